@@ -1,0 +1,1 @@
+"""Jukebox Orchestrator: a Keras model from raw data to a registered, served-ready ONNX model."""
