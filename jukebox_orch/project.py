@@ -266,7 +266,7 @@ class ModelProject(ABC):
         return keras.optimizers.Adam(hyperparameters.learning_rate)
 
     def augment(self, x: Any) -> Any:
-        """Change a raw training batch (batch, *shape) of tensors at random; never part of the exported model."""
+        """Change a raw training batch (batch, *shape) at random; never part of the exported model."""
         return x
 
     def baselines(self, features: Features) -> Mapping[str, np.ndarray]:
