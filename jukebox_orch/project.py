@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import keras
+    from matplotlib.figure import Figure
 
     from jukebox_orch.tasks import Task
 
@@ -265,10 +266,22 @@ class ModelProject(ABC):
 
         return keras.optimizers.Adam(hyperparameters.learning_rate)
 
-    def augment(self, x: Any) -> Any:
-        """Change a raw training batch (batch, *shape) at random; never part of the exported model."""
+    def augment(self, x: Any, hyperparameters: Any, seed: Any) -> Any:
+        """Change a raw training batch (batch, *shape) at random; never part of the exported model.
+
+        `x` and the result are TensorFlow tensors of the features' dtype. `seed` is an int32 tensor (2,),
+        another one for every batch: use it with the `stateless_…` operations of `tf.random` and `tf.image`,
+        so that the same training seed gives the same model.
+        """
         return x
 
     def baselines(self, features: Features) -> Mapping[str, np.ndarray]:
         """Predictions of simple rules on the test split, to be beaten, by name; beside the task's own."""
+        return {}
+
+    def figures(self, features: Features, prediction: np.ndarray) -> Mapping[str, Figure]:
+        """More matplotlib figures for the evaluation report, by name, beside the task's own.
+
+        `prediction` (n, outputs) is the model's output on the test split.
+        """
         return {}
