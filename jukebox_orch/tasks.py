@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from typing_extensions import override
 
 if TYPE_CHECKING:
     from jukebox_orch.project import Features, Part
@@ -105,9 +107,11 @@ class Classification(Task):
         """Judge by `primary`."""
         super().__init__(primary)
 
+    @override
     def loss(self, y: np.ndarray) -> str:
         return "sparse_categorical_crossentropy" if y.ndim == 1 else "categorical_crossentropy"
 
+    @override
     def score(self, part: Part, prediction: np.ndarray) -> dict[str, float]:
         rows = row_counts(part, prediction.shape[1])
         total = rows.sum()
@@ -125,21 +129,25 @@ class Classification(Task):
             "calibration_error": float((gaps * calibration["rows"]).sum() / total),
         }
 
+    @override
     def baseline(self, train: Part, test: Part) -> tuple[str, np.ndarray]:
         """Predict the training split's label shares, so always its most frequent class."""
         classes = int(max(train.y.max(), test.y.max())) + 1 if train.y.ndim == 1 else train.y.shape[1]
         counts = row_counts(train, classes).sum(axis=0)
         return "majority_class", np.tile(counts / counts.sum(), (len(test), 1))
 
+    @override
     def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
         return float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
 
+    @override
     def balance(self, features: Features) -> pd.DataFrame:
         counts = {
             name: row_counts(part, len(features.labels)).sum(axis=0) for name, part in features.parts.items()
         }
         return pd.DataFrame({name: c / c.sum() for name, c in counts.items()}, index=list(features.labels))
 
+    @override
     def details(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
         matrix = confusion(part, prediction)
         table = per_class(matrix)
@@ -150,6 +158,7 @@ class Classification(Task):
             "calibration": _calibration(part, prediction).to_dict("records"),
         }
 
+    @override
     def collapsed(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
         matrix = confusion(part, prediction)
         dead = (matrix.sum(axis=1) > 0) & (matrix.sum(axis=0) == 0)
@@ -167,9 +176,11 @@ class Regression(Task):
         """Judge by `primary`."""
         super().__init__(primary)
 
+    @override
     def loss(self, y: np.ndarray) -> str:
         return "mean_squared_error"
 
+    @override
     def score(self, part: Part, prediction: np.ndarray) -> dict[str, float]:
         from sklearn import metrics
 
@@ -180,15 +191,18 @@ class Regression(Task):
             "r2": float(metrics.r2_score(part.y, values, sample_weight=weight)),
         }
 
+    @override
     def baseline(self, train: Part, test: Part) -> tuple[str, np.ndarray]:
         """Predict the training split's mean."""
         mean = np.average(train.y, weights=train.weight)
         return "mean", np.full((len(test), 1), mean)
 
+    @override
     def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
         """Any two numbers may differ by rounding: rows equal to 4 significant digits agree."""
         return float(np.isclose(ours, theirs, rtol=1e-4, atol=1e-5).mean())
 
+    @override
     def balance(self, features: Features) -> pd.DataFrame:
         edges = np.histogram_bin_edges(features.train.y, bins=10)
         inner = np.concatenate([[-np.inf], edges[1:-1], [np.inf]])
@@ -196,10 +210,9 @@ class Regression(Task):
             name: np.histogram(part.y, bins=inner, weights=part.weight)[0] / part.weight.sum()
             for name, part in features.parts.items()
         }
-        return pd.DataFrame(
-            shares, index=[f"{a:.4g} to {b:.4g}" for a, b in zip(edges, edges[1:], strict=False)]
-        )
+        return pd.DataFrame(shares, index=[f"{a:.4g} to {b:.4g}" for a, b in pairwise(edges)])
 
+    @override
     def details(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
         residuals = part.y - prediction.reshape(-1)
         quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
@@ -210,6 +223,7 @@ class Regression(Task):
             ]
         }
 
+    @override
     def collapsed(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
         return ["constant prediction"] if np.ptp(prediction) == 0 and np.ptp(part.y) > 0 else []
 

@@ -1,0 +1,188 @@
+"""Fits a project's Keras model on its features: the same seed, data and code give the same weights."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jukebox_orch.project import Features, Hyperparameters, InputError, ModelProject, Part
+from jukebox_orch.values import FeatureSet, TrainedModel, Training, array_digest
+
+if TYPE_CHECKING:
+    import keras
+
+# Eigen splits its sums by thread: with a fixed number a laptop and a pod add in the same order.
+_THREADS = "2"
+_SCORED_ENTRIES = 20_000
+_SCORING_BATCH = 1024
+
+
+def train(
+    project: ModelProject,
+    feature_set: FeatureSet,
+    hyperparameters: Hyperparameters,
+    seed: int,
+    log: Callable[[str], None],
+) -> TrainedModel:
+    """Build, fit and score the project's model.
+
+    Args:
+        log: receives a line of progress at most once a second.
+
+    Raises:
+        InputError: the network does not fit the features, or its loss became NaN or infinite.
+    """
+    keras = load_keras_framework(seed)
+    features = feature_set.features
+    started = time.perf_counter()
+    model = serving_model(project, features, hyperparameters)
+    steps = hyperparameters.epochs * -(-len(features.train) // hyperparameters.batch_size)
+    model.compile(
+        optimizer=project.optimizer(hyperparameters, steps),
+        loss=project.task.loss(features.train.y),
+        weighted_metrics=["accuracy"] if project.task.kind == "classification" else ["mae"],
+        steps_per_execution=max(1, min(16, len(features.train) // hyperparameters.batch_size)),
+        jit_compile=False,  # pyright: ignore[reportArgumentType] # Keras annotates its own default only
+    )
+    callbacks: list[keras.callbacks.Callback] = [_progress(keras, hyperparameters.epochs, log)]
+    if hyperparameters.early_stopping_patience:
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                monitor="val_loss",
+                patience=hyperparameters.early_stopping_patience,
+                restore_best_weights=True,
+            )
+        )
+    history = model.fit(
+        _training_batches(project, features.train, hyperparameters, seed),
+        epochs=hyperparameters.epochs,
+        validation_data=_dataset(features.validation).batch(_SCORING_BATCH),
+        shuffle=False,  # the pipeline shuffles, by the seed
+        verbose=0,  # pyright: ignore[reportArgumentType]
+        callbacks=callbacks,
+    ).history
+    seconds = time.perf_counter() - started
+    name, baseline = project.task.baseline(features.train, features.validation)
+    training = Training(
+        features_digest=feature_set.digest,
+        dataset_digest=feature_set.dataset_digest,
+        seed=seed,
+        hyperparameters=hyperparameters.model_dump(),
+        history={metric: [float(v) for v in values] for metric, values in history.items()},
+        train=_score(project, model, _sample(features.train)),
+        validation=_score(project, model, features.validation),
+        baseline=project.task.score(features.validation, baseline),
+        baseline_name=name,
+        model_digest=hashlib.sha256(
+            f"{model.to_json()}{array_digest(*model.get_weights())}".encode()
+        ).hexdigest(),
+        seconds=seconds,
+    )
+    return TrainedModel(training, model)
+
+
+def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    """Outputs (n, outputs) float32 of the network for raw inputs (n, …)."""
+    return np.asarray(model.predict(x, batch_size=_SCORING_BATCH, verbose=0))  # pyright: ignore[reportArgumentType]
+
+
+def serving_model(project: ModelProject, features: Features, hyperparameters: Any) -> keras.Model:
+    """The project's network behind its normalisation: raw inputs in, outputs out.
+
+    Raises:
+        InputError: the network's input or output shape does not fit the features.
+    """
+    import keras
+
+    network = project.build_model(features, hyperparameters)
+    outputs = len(features.labels) or 1
+    if tuple(network.input_shape[1:]) != features.shape or tuple(network.output_shape[1:]) != (outputs,):
+        raise InputError(
+            f"{project.name}: build_model() returned {network.input_shape} -> {network.output_shape}; "
+            f"the features need (None, {', '.join(map(str, features.shape))}) -> (None, {outputs})"
+        )
+    offset, scale = features.normalization.offset, features.normalization.scale
+    raw = keras.Input(features.shape, dtype=features.train.x.dtype.name, name="raw")
+    normalize = keras.layers.Rescaling(
+        scale=(1.0 / scale).tolist(), offset=(-offset / scale).tolist(), name="normalization"
+    )
+    return keras.Model(raw, network(normalize(raw)), name=project.name)
+
+
+def load_keras_framework(seed: int) -> Any:
+    """Import Keras with every source of randomness fixed.
+
+    TensorFlow reads the number of threads when it starts; where another part of the process has started it
+    before, its setting stays.
+    """
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+    import tensorflow as tf
+
+    tf.get_logger().setLevel(logging.ERROR)
+    # Layer names are counted per process and end up in the ONNX file: count from the start.
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    return keras
+
+
+def _training_batches(project: ModelProject, part: Part, hyperparameters: Hyperparameters, seed: int) -> Any:
+    """The split as a `tf.data` pipeline of (x, y, weight) batches, in another order every epoch."""
+    import tensorflow as tf
+
+    batches = (
+        _dataset(part)
+        .shuffle(len(part), seed=seed, reshuffle_each_iteration=True)
+        .batch(hyperparameters.batch_size)
+    )
+    if type(project).augment is not ModelProject.augment:
+        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
+        batches = tf.data.Dataset.zip(batches, seeds).map(
+            lambda row, pair: (project.augment(row[0], hyperparameters, tf.cast(pair, tf.int32)), *row[1:])
+        )
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _dataset(part: Part) -> Any:
+    """Entries of (x, y, weight); weights have mean 1, so that the learning rate keeps its meaning."""
+    import tensorflow as tf
+
+    weight = (part.weight / part.weight.mean()).astype(np.float32)
+    return tf.data.Dataset.from_tensor_slices((part.x, part.y, weight))
+
+
+def _progress(keras: Any, epochs: int, log: Callable[[str], None]) -> keras.callbacks.Callback:
+    """Report epochs, at most one a second and always the last."""
+    state = {"reported": 0.0}
+
+    def report(epoch: int, logs: dict[str, float] | None) -> None:
+        now = time.monotonic()
+        if now - state["reported"] >= 1 or epoch + 1 == epochs:
+            state["reported"] = now
+            log(
+                f"epoch {epoch + 1}/{epochs}: "
+                + ", ".join(f"{k} {v:.4f}" for k, v in sorted((logs or {}).items()))
+            )
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=report)
+
+
+def _sample(part: Part) -> Part:
+    """At most 20,000 evenly spaced entries: enough to see over-fitting, cheap on large splits."""
+    if len(part) <= _SCORED_ENTRIES:
+        return part
+    index = np.linspace(0, len(part) - 1, _SCORED_ENTRIES).astype(int)
+    return Part(part.x[index], part.y[index], part.weight[index], part.keys)
+
+
+def _score(project: ModelProject, model: keras.Model, part: Part) -> dict[str, float]:
+    return project.task.score(part, predict(model, part.x))
