@@ -216,6 +216,7 @@ class ModelProject(ABC):
         owners: e-mail addresses or `team:name`, shown on every asset.
         limitations: what the model must not be used for; goes into the model card.
         task: what is predicted and how it is judged, `jukebox_orch.tasks.Classification()` or `Regression()`.
+        tables: the dataset's tables and arrays: name -> columns it must have (none for an array).
         rules: validation rule -> what it demands; each becomes a blocking check.
         source, split, hyperparameters, gates: the settings, as pydantic models with defaults that work.
         parity_tolerance: largest absolute difference allowed between Keras and ONNX outputs.
@@ -224,6 +225,7 @@ class ModelProject(ABC):
     name: ClassVar[str]
     description: ClassVar[str]
     task: ClassVar[Task]
+    tables: ClassVar[Mapping[str, Sequence[str]]]
     rules: ClassVar[Mapping[str, str]]
     owners: ClassVar[Sequence[str]] = ()
     limitations: ClassVar[str] = "Not stated by the project."
@@ -278,6 +280,12 @@ class ModelProject(ABC):
     def baselines(self, features: Features) -> Mapping[str, np.ndarray]:
         """Predictions of simple rules on the test split, to be beaten, by name; beside the task's own."""
         return {}
+
+    def monitored(self, dataset: Dataset) -> pd.DataFrame:
+        """One row per observation, numeric columns whose drift is watched; default: of the longest table."""
+        tables = [table for table in dataset.values() if isinstance(table, pd.DataFrame)]
+        longest = max(tables, key=len, default=pd.DataFrame())
+        return longest.select_dtypes(["number", "bool"])
 
     def figures(self, features: Features, prediction: np.ndarray) -> Mapping[str, Figure]:
         """More matplotlib figures for the evaluation report, by name, beside the task's own.

@@ -1,0 +1,182 @@
+"""Pydantic settings as Dagster configuration: the launchpad form, and refusal of bad values before any step.
+
+Dagster's own schema knows types, defaults and descriptions, not bounds. So bounds are written into the
+descriptions, and the config mapping of a job validates the whole form with pydantic when the run is created.
+"""
+
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+import dagster as dg
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from jukebox_orch.project import InputError, ModelProject
+
+# Which part of the run's settings each asset takes.
+ASSET_SETTINGS: dict[str, tuple[str, ...]] = {
+    "dataset": ("source", "gates", "model_name"),
+    "validated_data": ("gates",),
+    "features": ("split", "seed"),
+    "trained_model": ("hyperparameters", "seed"),
+    "evaluation": ("gates", "model_name"),
+    "onnx_model": ("version",),
+    "registered_model": ("gates", "model_name", "version", "prod_flag"),
+}
+
+_MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$|^$"
+
+
+def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) -> type[BaseModel]:
+    """Everything a run of the project can be told, with the instance's `defaults` over the project's own.
+
+    Raises:
+        InputError: a default is unknown or out of bounds.
+    """
+    groups: dict[str, tuple[type[BaseModel], str]] = {
+        "source": (project.source, "Where the data comes from"),
+        "split": (project.split, "How the data is divided into train, validation and test"),
+        "hyperparameters": (project.hyperparameters, "How the network is built and trained"),
+        "gates": (project.gates, "Thresholds that stop a run or warn"),
+    }
+    unknown = sorted(set(defaults) - set(groups) - {"seed", "model_name", "version", "prod_flag"})
+    if unknown:
+        raise InputError(
+            f"{name}: unknown default(s) {', '.join(unknown)}; known: {', '.join(groups)}, seed, …"
+        )
+    fields: dict[str, Any] = {
+        group: (
+            model,
+            Field(parse(model, defaults.get(group, {}), f"{name}: defaults of {group}"), description=text),
+        )
+        for group, (model, text) in groups.items()
+    }
+    fields["seed"] = (
+        int,
+        Field(defaults.get("seed", 42), ge=0, le=2**31 - 1, description="Fixes every source of randomness"),
+    )
+    fields["model_name"] = (
+        str,
+        Field(
+            defaults.get("model_name", name),
+            pattern=_MODEL_NAME,
+            description="Name in the model registry and folder in the model store",
+        ),
+    )
+    fields["version"] = (
+        str,
+        Field(
+            defaults.get("version", ""),
+            pattern=_VERSION,
+            description="Label of the model version, for example a git tag without its v; empty: the registry's number",
+        ),
+    )
+    fields["prod_flag"] = (
+        bool,
+        Field(
+            defaults.get("prod_flag", False),
+            description="True: a model that passes gets the alias `production`; False: `staging`",
+        ),
+    )
+    return create_model("RunSettings", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+
+
+def config_schema(settings: type[BaseModel], names: Sequence[str] | None = None) -> dict[str, dg.Field]:
+    """The Dagster schema of a pydantic model, or of some of its fields."""
+    return {
+        name: dg.Field(
+            _config_type(info.annotation, f"{settings.__name__}_{name}"),
+            description=_description(info),
+            is_required=info.is_required(),
+            **(
+                {}
+                if info.is_required()
+                else {"default_value": _plain(info.get_default(call_default_factory=True))}
+            ),
+        )
+        for name, info in settings.model_fields.items()
+        if names is None or name in names
+    }
+
+
+def job_config(settings: type[BaseModel], ops: Mapping[str, str], label: str) -> dg.ConfigMapping:
+    """One flat form for a job, handed to each asset as far as it concerns it.
+
+    Args:
+        ops: asset noun -> op name, of the assets in the job.
+        label: name of the job, for messages.
+    """
+    names = {name for noun in ops for name in ASSET_SETTINGS[noun]}
+
+    @dg.config_mapping(
+        config_schema=config_schema(settings, sorted(names, key=list(settings.model_fields).index))
+    )
+    def mapping(config: Mapping[str, Any]) -> Mapping[str, Any]:
+        parsed = parse(settings, config, f"run config of {label}").model_dump(mode="json")
+        return {
+            "ops": {
+                op: {"config": {name: parsed[name] for name in ASSET_SETTINGS[noun]}}
+                for noun, op in ops.items()
+            }
+        }
+
+    return mapping
+
+
+def parse(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
+    """Validate settings.
+
+    Raises:
+        InputError: naming each bad field, its value and what is allowed.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}"
+            for e in error.errors(include_url=False)
+        )
+        raise InputError(f"{where}: {problems}") from None
+
+
+def _config_type(annotation: Any, name: str) -> Any:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return dg.Enum(name, [dg.EnumValue(str(value)) for value in arguments])
+    if origin in (Union, types.UnionType):
+        inner = [a for a in arguments if a is not type(None)]
+        if len(inner) == 1:
+            return dg.Noneable(_config_type(inner[0], name))
+    if origin is list:
+        return dg.Array(_config_type(arguments[0], name))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return dg.Shape(config_schema(annotation), description=annotation.__doc__)
+    if annotation in (int, float, bool, str):
+        return annotation
+    raise TypeError(
+        f"{name}: a setting of type {annotation} has no form field; use int, float, bool, str, Literal, "
+        "Optional of these, a list of these or another settings model"
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _description(info: FieldInfo) -> str:
+    """The field's description with its bounds, as in "Passes over the data (>= 1, <= 1000)"."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [
+        f"{sign} {getattr(constraint, attribute)}"
+        for constraint in info.metadata
+        for attribute, sign in signs.items()
+        if getattr(constraint, attribute, None) not in (None, PydanticUndefined)
+    ]
+    return (info.description or "") + (f" ({', '.join(bounds)})" if bounds else "")
