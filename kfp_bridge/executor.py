@@ -1,0 +1,130 @@
+"""The executor input a KFP launcher gives a task, and the executor output it reads back.
+
+Formats: `ExecutorInput` and `ExecutorOutput` of
+https://github.com/kubeflow/pipelines/blob/master/api/v2alpha1/pipeline_spec.proto, as JSON.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kfp_bridge.errors import BridgeError
+
+_MOUNTS = (("gs://", "/gcs/"), ("minio://", "/minio/"), ("s3://", "/s3/"))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact of a task: `path` is where it lies, or must be written, in this container."""
+
+    name: str
+    uri: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class ExecutorInput:
+    """Inputs and outputs of one task."""
+
+    parameters: Mapping[str, Any]
+    inputs: Mapping[str, Artifact]
+    outputs: Mapping[str, Artifact]
+    output_parameters: Mapping[str, Path]
+    output_file: Path
+
+    def input(self, name: str) -> Artifact:
+        """The input artifact of this name, present on disk."""
+        if name not in self.inputs:
+            raise BridgeError(
+                f"executor input: artifact {name!r} is missing; the pipeline and the image do not fit"
+            )
+        artifact = self.inputs[name]
+        if not artifact.path.exists():
+            raise BridgeError(f"executor input: artifact {name!r} ({artifact.uri}) is not at {artifact.path}")
+        return artifact
+
+    def output(self, name: str) -> Artifact:
+        """The output artifact of this name, its folder made."""
+        if name not in self.outputs:
+            raise BridgeError(
+                f"executor input: output {name!r} is missing; the pipeline and the image do not fit"
+            )
+        artifact = self.outputs[name]
+        artifact.path.parent.mkdir(parents=True, exist_ok=True)
+        return artifact
+
+
+def parse_executor_input(text: str) -> ExecutorInput:
+    """Read the JSON of `{{$}}`.
+
+    Raises:
+        BridgeError: not JSON, or not of this format.
+    """
+    try:
+        content = json.loads(text)
+        inputs, outputs = content.get("inputs", {}), content["outputs"]
+        return ExecutorInput(
+            parameters=dict(inputs.get("parameterValues", {})),
+            inputs=_artifacts(inputs.get("artifacts", {})),
+            outputs=_artifacts(outputs.get("artifacts", {})),
+            output_parameters={n: Path(p["outputFile"]) for n, p in outputs.get("parameters", {}).items()},
+            output_file=Path(outputs["outputFile"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BridgeError(
+            f"--executor-input: not the JSON of a KFP launcher: {type(error).__name__}: {error}"
+        ) from error
+
+
+def write_executor_output(task: ExecutorInput, metadata: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write executor_output.json: metadata of output artifacts, by artifact name."""
+    artifacts = {
+        name: {
+            "artifacts": [
+                {"name": task.outputs[name].name, "uri": task.outputs[name].uri, "metadata": dict(values)}
+            ]
+        }
+        for name, values in metadata.items()
+        if name in task.outputs
+    }
+    task.output_file.parent.mkdir(parents=True, exist_ok=True)
+    task.output_file.write_text(
+        json.dumps({"artifacts": artifacts}, sort_keys=True, allow_nan=False), encoding="utf-8"
+    )
+
+
+def write_parameter(task: ExecutorInput, name: str, value: str) -> None:
+    """Write an output parameter where the launcher looks for it."""
+    if name not in task.output_parameters:
+        raise BridgeError(
+            f"executor input: output parameter {name!r} is missing; the pipeline and the image do not fit"
+        )
+    path = task.output_parameters[name]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(value, encoding="utf-8")
+
+
+def local_path(uri: str, custom_path: str | None = None) -> Path:
+    """Where a launcher puts the object of a URI in the container (the rule of kfp.dsl.Artifact.path)."""
+    if custom_path:
+        return Path(custom_path)
+    for scheme, mount in _MOUNTS:
+        if uri.startswith(scheme):
+            return Path(mount + uri[len(scheme) :])
+    if "://" in uri:
+        raise BridgeError(f"artifact {uri}: its scheme has no place in a container; use s3, gs or minio")
+    return Path(uri)
+
+
+def _artifacts(artifacts: Mapping[str, Any]) -> dict[str, Artifact]:
+    found = {}
+    for name, listed in artifacts.items():
+        artifact = listed["artifacts"][0] if listed.get("artifacts") else None
+        if artifact is not None:
+            uri = artifact["uri"]
+            found[name] = Artifact(
+                artifact.get("name", name), uri, local_path(uri, artifact.get("customPath"))
+            )
+    return found

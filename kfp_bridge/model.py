@@ -1,0 +1,189 @@
+"""The exported graph as frozen values: what graph.py reads, compile.py writes and verify.py compares."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ARTIFACT_TYPES = ("Artifact", "ClassificationMetrics", "Dataset", "HTML", "Markdown", "Metrics", "Model")
+ARTIFACT_TYPE_KEY = "kfp/artifact_type"
+CACHE_KEY = "kfp/cache"
+
+INFO_MARK = "kfp-bridge: "
+"""Starts the line of the pipeline description that holds what has no place of its own in a pipeline spec."""
+
+# Output artifacts of every task beside the values of its assets.
+RECORD = "dagster_record"
+METRICS = "dagster_metrics"
+REPORT = "dagster_report"
+REPORT_HTML = "dagster_report_html"
+CONFUSION_MATRIX = "dagster_confusion_matrix"
+
+ParameterType = Literal["STRING", "NUMBER_INTEGER", "NUMBER_DOUBLE", "BOOLEAN", "LIST", "STRUCT"]
+Outcome = Literal["mapped", "not exported", "unmapped"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the container finds the Definitions: exactly one of an importable module or a Python file."""
+
+    module: str | None = None
+    file: str | None = None
+    attribute: str | None = None
+
+    def __str__(self) -> str:
+        place = self.module or self.file or "?"
+        return f"{place}:{self.attribute}" if self.attribute else place
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One leaf of the run config. `path` is where its value belongs there; `default` is None without one."""
+
+    name: str
+    path: tuple[str, ...]
+    type: ParameterType
+    default: Any
+    required: bool
+    description: str
+
+
+@dataclass(frozen=True)
+class Asset:
+    """One asset. `key` is its `a/b` form; `artifact_type` is None for an asset without a value."""
+
+    key: str
+    artifact_type: str | None
+    code_version: str | None
+    group: str | None
+    description: str
+    kinds: tuple[str, ...]
+    owners: tuple[str, ...]
+    tags: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One asset check: whether its failure (severity ERROR) stops what comes after it."""
+
+    asset: str
+    name: str
+    blocking: bool
+    description: str
+
+    def __str__(self) -> str:
+        return f"{self.asset}:{self.name}"
+
+
+@dataclass(frozen=True)
+class Retry:
+    """Retries of a task; `delay` in whole seconds; `factor` 1 for a constant delay, 2 for an exponential one."""
+
+    count: int
+    delay: int
+    factor: float
+
+
+@dataclass(frozen=True)
+class Pod:
+    """Settings of a task's pod, by reference where they are secret. Sequences are sorted, so equal means equal."""
+
+    cpu_request: str | None = None
+    cpu_limit: str | None = None
+    memory_request: str | None = None
+    memory_limit: str | None = None
+    accelerator_type: str | None = None
+    accelerator_count: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    secret_env: tuple[tuple[str, str, str, bool], ...] = ()
+    """(variable, secret, key, optional)"""
+    config_map_env: tuple[tuple[str, str, str, bool], ...] = ()
+    field_env: tuple[tuple[str, str], ...] = ()
+    pvc_mounts: tuple[tuple[str, str, str], ...] = ()
+    """(claim, mount path, sub path)"""
+    secret_mounts: tuple[tuple[str, str, bool], ...] = ()
+    config_map_mounts: tuple[tuple[str, str, bool], ...] = ()
+    empty_dirs: tuple[tuple[str, str, str, str], ...] = ()
+    """(volume, mount path, medium, size limit)"""
+    node_selector: tuple[tuple[str, str], ...] = ()
+    tolerations: tuple[tuple[str, str, str, str, int | None], ...] = ()
+    """(key, operator, value, effect, seconds)"""
+    labels: tuple[tuple[str, str], ...] = ()
+    annotations: tuple[tuple[str, str], ...] = ()
+    image_pull_policy: str | None = None
+    image_pull_secrets: tuple[str, ...] = ()
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    run_as_non_root: bool | None = None
+    timeout_seconds: int | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One task: the assets that one op (or graph) makes and the checks it runs.
+
+    `inputs` are asset keys whose artifacts the task takes; `after` are names of steps it only waits for.
+    """
+
+    name: str
+    assets: tuple[Asset, ...]
+    checks: tuple[Check, ...]
+    inputs: tuple[str, ...]
+    after: tuple[str, ...]
+    parameters: tuple[str, ...]
+    retry: Retry | None
+    pod: Pod
+    cache: bool
+
+
+@dataclass(frozen=True)
+class Import:
+    """An asset outside the selection whose last materialization is used: `record` is that materialization."""
+
+    key: str
+    artifact_type: str
+    uri: str
+    record: Mapping[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A schedule of the job; `parameters` override the pipeline's defaults."""
+
+    name: str
+    cron: tuple[str, ...]
+    timezone: str
+    running: bool
+    parameters: Mapping[str, Any] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class MappingRow:
+    """One line of the mapping report: what something in Dagster became in KFP, or why it did not."""
+
+    subject: str
+    field: str
+    becomes: str
+    outcome: Outcome = "mapped"
+
+
+@dataclass(frozen=True)
+class PipelineGraph:
+    """Everything of a Dagster job that the exported pipeline must reproduce."""
+
+    name: str
+    job: str | None
+    select: str | None
+    description: str
+    source: Source
+    steps: tuple[Step, ...]
+    imports: tuple[Import, ...]
+    parameters: tuple[Parameter, ...]
+    partitioned: bool
+    schedules: tuple[Schedule, ...]
+    service_account: str | None
+    report: tuple[MappingRow, ...]
+
+    @property
+    def unmapped(self) -> tuple[MappingRow, ...]:
+        """What stops a strict export."""
+        return tuple(row for row in self.report if row.outcome == "unmapped")

@@ -1,0 +1,141 @@
+"""The record of a task: what Dagster knows of its assets' values and checks, as JSON beside the values.
+
+A step writes one record; the steps after it report its materializations into their own instance, and
+`kfp-bridge sync` reports them into the instance of the platform. Events are kept whole, in the JSON form of
+`dagster.serialize_value`, so that every metadata type, tag and data version survives.
+
+    {"version": 1, "assets": [{"asset": "a/b", "sha256": "…", "stored": null, "event": {…}}], "checks": [{…}]}
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from kfp_bridge.errors import BridgeError
+
+VERSION = 1
+DATA_VERSION_TAG = "dagster/data_version"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class AssetRecord:
+    """One materialization.
+
+    `sha256` is `digest` of its value, None without a value; `stored` is the value's place relative to the
+    instance's storage folder when the IO manager wrote it there.
+    """
+
+    asset: str
+    sha256: str | None
+    event: dg.AssetMaterialization
+    stored: str | None = None
+
+    @property
+    def path(self) -> str | None:
+        """Where the asset's IO manager wrote the value: a local path or an fsspec URL."""
+        entry = self.event.metadata.get("path")
+        return None if entry is None else str(entry.value)
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON form, see the module's docstring."""
+        event = json.loads(dg.serialize_value(self.event))
+        return {"asset": self.asset, "sha256": self.sha256, "stored": self.stored, "event": event}
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """All materializations and check evaluations of one task."""
+
+    assets: tuple[AssetRecord, ...]
+    checks: tuple[dg.AssetCheckEvaluation, ...]
+
+    def write(self, path: Path) -> None:
+        """Write the record as JSON, creating folders."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = {
+            "version": VERSION,
+            "assets": [asset.to_json() for asset in self.assets],
+            "checks": [json.loads(dg.serialize_value(check)) for check in self.checks],
+        }
+        path.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
+
+    def of(self, asset: str) -> AssetRecord | None:
+        """The record of one asset."""
+        return next((record for record in self.assets if record.asset == asset), None)
+
+
+def parse_record(text: str, place: str) -> TaskRecord:
+    """Read a record back.
+
+    Raises:
+        BridgeError: not a record of this version.
+    """
+    try:
+        content = json.loads(text)
+        if content["version"] != VERSION:
+            raise BridgeError(f"{place}: record version {content['version']!r}, this bridge reads {VERSION}")
+        assets = tuple(parse_asset_record(item, place) for item in content["assets"])
+        checks = tuple(_event(check, dg.AssetCheckEvaluation) for check in content["checks"])
+    except (ValueError, TypeError, KeyError, dg.DagsterError) as error:
+        raise BridgeError(f"{place}: is not a record of a step: {type(error).__name__}: {error}") from error
+    return TaskRecord(assets, checks)
+
+
+def parse_asset_record(item: Mapping[str, Any], place: str) -> AssetRecord:
+    """Read the record of one asset back (the form that importers carry)."""
+    try:
+        event = _event(item["event"], dg.AssetMaterialization)
+        return AssetRecord(item["asset"], item["sha256"], event, item["stored"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise BridgeError(
+            f"{place}: is not the record of an asset: {type(error).__name__}: {error}"
+        ) from error
+
+
+def relocated(event: dg.AssetMaterialization, path: str) -> dg.AssetMaterialization:
+    """The materialization with its value at another place; everything else stays."""
+    entry = event.metadata["path"]
+    metadata = {**event.metadata, "path": type(entry)(path)}  # same metadata type: path, text or URL
+    return event.with_metadata(metadata)
+
+
+def stored_path(path: str | None, storage: str) -> str | None:
+    """The path relative to an instance's storage folder, None when it lies elsewhere."""
+    if path is None or "://" in path or not Path(path).is_relative_to(storage):
+        return None
+    return Path(path).relative_to(storage).as_posix()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of the sorted list of a folder's files with theirs."""
+    if path.is_file():
+        return _file_digest(path)
+    listing = hashlib.sha256()
+    for file in _files(path):
+        listing.update(f"{file.relative_to(path).as_posix()}\0{_file_digest(file)}\n".encode())
+    return listing.hexdigest()
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.as_posix())
+
+
+def _file_digest(path: Path) -> str:
+    sha256 = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            sha256.update(chunk)
+    return sha256.hexdigest()
+
+
+def _event(content: Mapping[str, Any], kind: type) -> Any:
+    event = dg.deserialize_value(json.dumps(content), kind)
+    if not isinstance(event, kind):
+        raise TypeError(f"expected {kind.__name__}, found {type(event).__name__}")
+    return event

@@ -1,0 +1,271 @@
+"""`python -m kfp_bridge.step`: what every task of an exported pipeline runs.
+
+A step materializes its assets with their checks in an instance of its own that lasts as long as the step:
+the materializations of the upstream assets are reported into it with the place where KFP put their values,
+so that the assets' own IO manager loads them. Afterwards values, record, metrics and reports are written
+where KFP wants them. Exit code 0; 1 when the assets or a blocking check fail, or an input's digest is wrong;
+2 when the executor input or the argument is not usable. The last line of the log says why.
+
+An IO manager must record `path` (local or fsspec URL) in the metadata of what it writes, and read what it
+loads from the `path` of the upstream's last materialization, or lie under the instance's storage folder
+(Dagster's own file system IO manager without `base_dir` does).
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import dagster as dg
+
+from kfp_bridge.config import run_config
+from kfp_bridge.errors import BridgeError, StepError
+from kfp_bridge.executor import ExecutorInput, parse_executor_input, write_executor_output, write_parameter
+from kfp_bridge.load import job_subset, load_definitions, partition_tags, resolve_job
+from kfp_bridge.model import CONFUSION_MATRIX, METRICS, RECORD, REPORT, REPORT_HTML, Source
+from kfp_bridge.names import identifier
+from kfp_bridge.records import (
+    DATA_VERSION_TAG,
+    AssetRecord,
+    TaskRecord,
+    digest,
+    parse_asset_record,
+    parse_record,
+    relocated,
+    stored_path,
+)
+from kfp_bridge.reports import confusion_matrix, html_report, markdown_report, scalar_metrics
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one task; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="kfp_bridge.step", description="Materialize the assets of one KFP task."
+    )
+    parser.add_argument(
+        "--executor-input", required=True, help="JSON that a KFP launcher puts in place of {{$}}"
+    )
+    parser.add_argument("--step", required=True, help="JSON that kfp-bridge export wrote")
+    options = parser.parse_args(arguments)
+    try:
+        run_step(json.loads(options.step), parse_executor_input(options.executor_input))
+    except BridgeError as error:
+        sys.stdout.flush()
+        print(error, file=sys.stderr, flush=True)
+        return error.exit_code
+    except ValueError as error:
+        print(f"--step: not JSON: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+def run_step(step: Mapping[str, Any], task: ExecutorInput) -> None:
+    """Materialize the step's assets from the task's inputs and write its outputs.
+
+    Raises:
+        StepError: an asset or a blocking check failed, or an input is not what its record says.
+        BridgeError: the executor input, the record of an input or the code location is not usable.
+    """
+    with tempfile.TemporaryDirectory(prefix="kfp-bridge-") as home:
+        os.environ["DAGSTER_HOME"] = home
+        with dg.DagsterInstance.ephemeral(tempdir=home) as instance:
+            partition = str(task.parameters["partition_key"]) if step["partitioned"] else None
+            _report_inputs(step, task, instance, Path(home))
+            result = _execute(step, task, instance, partition)
+            record = _record(step, task, instance, result)
+            _write(step, task, record)
+            _raise_on_failure(result, record)
+
+
+def reconstruct_job(step_json: str) -> dg.JobDefinition:
+    """The job with exactly the step's assets and checks, run in this process.
+
+    Retries are left to KFP: inside the step they would multiply with the task's own.
+    """
+    step = json.loads(step_json)
+    defs = load_definitions(Source(**step["source"]))
+    job = resolve_job(defs, step["job"], None)
+    assets = {dg.AssetKey.from_user_string(asset["asset"]) for asset in step["assets"]}
+    checks = {
+        dg.AssetCheckKey(dg.AssetKey.from_user_string(check["asset"]), check["check"])
+        for check in step["checks"]
+    }
+    executor = dg.in_process_executor.configured({"retries": {"disabled": {}}}, name="in_process_once")
+    return job_subset(job, assets, checks).with_executor_def(executor)
+
+
+def _execute(
+    step: Mapping[str, Any], task: ExecutorInput, instance: dg.DagsterInstance, partition: str | None
+) -> Any:
+    step_json = json.dumps(step)
+    job = reconstruct_job(step_json)
+    paths = {name: parameter["path"] for name, parameter in step["parameters"].items()}
+    values = {
+        name: _typed(task.parameters.get(name), parameter["type"])
+        for name, parameter in step["parameters"].items()
+    }
+    reconstructable = dg.build_reconstructable_job("kfp_bridge.step", "reconstruct_job", (step_json,))
+    try:
+        return dg.execute_job(
+            reconstructable,
+            instance,
+            run_config=run_config(paths, values),
+            tags=partition_tags(job, partition, instance),
+            raise_on_error=False,
+        )
+    except dg.DagsterInvalidConfigError as error:
+        raise StepError(f"task {step['task']}: {error}") from error
+
+
+def _report_inputs(
+    step: Mapping[str, Any], task: ExecutorInput, instance: dg.DagsterInstance, home: Path
+) -> None:
+    imported = {
+        item["asset"]: parse_asset_record(item, "parameter imports")
+        for item in json.loads(task.parameters.get("imports") or "[]")
+    }
+    for item in step["inputs"]:
+        record = imported.get(item["asset"]) or _recorded(task, item)
+        event = record.event
+        if item["value"] is not None:
+            artifact = task.input(item["value"])
+            _refuse_other_digest(item["asset"], record, artifact.path)
+            if record.path is None:
+                raise StepError(f"asset {item['asset']}: its record has no `path`; see the mapping page")
+            event = relocated(event, str(_place(artifact.path, record, home, item["value"])))
+        instance.report_runless_asset_event(event)
+
+
+def _recorded(task: ExecutorInput, item: Mapping[str, Any]) -> AssetRecord:
+    artifact = task.input(item["record"])
+    record = parse_record(artifact.path.read_text(encoding="utf-8"), item["record"]).of(item["asset"])
+    if record is None:
+        raise StepError(f"record {item['record']}: asset {item['asset']} was not materialized by its task")
+    return record
+
+
+def _refuse_other_digest(asset: str, record: AssetRecord, path: Path) -> None:
+    found = digest(path)
+    if record.sha256 is None and path.is_file():
+        raise StepError(
+            f"asset {asset}: its record has no sha256; its IO manager must record one to be imported"
+        )
+    # The digest an IO manager records for a folder is its own; it verifies that one when it loads.
+    imported_folder = record.event.metadata.get("sha256") is not None and path.is_dir()
+    if record.sha256 != found and not imported_folder:
+        raise StepError(
+            f"asset {asset}: {path} has sha256 {found}, its record says {record.sha256}; refusing to use it"
+        )
+
+
+def _place(artifact: Path, record: AssetRecord, home: Path, name: str) -> Path:
+    """Give the value its own file name again (formats are told by suffix), in the storage folder if it lay there."""
+    recorded = PurePosixPath(record.path or "")
+    place = home / "storage" / record.stored if record.stored else home / "inputs" / name / recorded.name
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.symlink_to(artifact.resolve(), target_is_directory=artifact.is_dir())
+    return place
+
+
+def _record(
+    step: Mapping[str, Any], task: ExecutorInput, instance: dg.DagsterInstance, result: Any
+) -> TaskRecord:
+    values = {asset["asset"]: asset["value"] for asset in step["assets"]}
+    events = {
+        event.asset_key.to_user_string(): event.step_materialization_data.materialization
+        for event in result.get_asset_materialization_events()
+    }
+    records = []
+    for key, event in sorted(events.items()):
+        record = AssetRecord(key, None, event)
+        if values.get(key) and result.success:
+            record = _copied(record, task.output(values[key]).path, instance)
+        records.append(record)
+    return TaskRecord(tuple(records), tuple(result.get_asset_check_evaluations()))
+
+
+def _copied(record: AssetRecord, target: Path, instance: dg.DagsterInstance) -> AssetRecord:
+    """Copy the value from where the asset's IO manager wrote it; the record of the copy."""
+    if record.path is None:
+        raise StepError(
+            f"asset {record.asset}: the materialization of its IO manager records no `path`; an exported asset's IO "
+            "manager must add `path` (where it wrote the value) to the output's metadata"
+        )
+    import fsspec
+
+    filesystem, source = fsspec.url_to_fs(record.path)
+    if not filesystem.exists(source):
+        raise StepError(
+            f"asset {record.asset}: its IO manager recorded path {record.path}, but nothing is there"
+        )
+    if filesystem.isdir(source):
+        filesystem.get(source.rstrip("/") + "/", str(target) + "/", recursive=True)
+    else:
+        filesystem.get_file(source, str(target))
+    return replace(
+        record, sha256=digest(target), stored=stored_path(record.path, instance.storage_directory())
+    )
+
+
+def _write(step: Mapping[str, Any], task: ExecutorInput, record: TaskRecord) -> None:
+    record.write(task.output(RECORD).path)
+    task.output(REPORT).path.write_text(markdown_report(record), encoding="utf-8")
+    task.output(REPORT_HTML).path.write_text(html_report(record), encoding="utf-8")
+    # A digest decides whether the tasks after this one may be taken from KFP's cache.
+    for asset in record.assets:
+        data_version = asset.event.tags.get(DATA_VERSION_TAG, "") if asset.event.tags else ""
+        write_parameter(task, f"{identifier(asset.asset)}_digest", asset.sha256 or data_version)
+    metadata: dict[str, Mapping[str, Any]] = {METRICS: scalar_metrics(record)}
+    if matrix := confusion_matrix(record):
+        metadata[CONFUSION_MATRIX] = matrix
+    for asset in step["assets"]:
+        found = record.of(asset["asset"])
+        if asset["value"] and found is not None and found.sha256:
+            metadata[asset["value"]] = {"asset": found.asset, "sha256": found.sha256}
+    write_executor_output(task, metadata)
+
+
+def _raise_on_failure(result: Any, record: TaskRecord) -> None:
+    for check in record.checks:
+        if not check.passed and check.blocking and check.severity is dg.AssetCheckSeverity.ERROR:
+            said = check.description or ", ".join(f"{k}={v.value}" for k, v in sorted(check.metadata.items()))
+            name = f"{check.asset_key.to_user_string()}:{check.check_name}"
+            raise StepError(" ".join(f"blocking asset check {name} failed: {said}".split()))
+    if result.success:
+        return
+    failures = [event.step_failure_data.error for event in result.get_step_failure_events()]
+    if not failures:
+        raise StepError(" ".join(str(result.get_run_failure_event().message).split()))
+    error = failures[0]
+    while error.cause is not None:
+        error = error.cause
+    raise StepError(" ".join(error.message.split()))
+
+
+def _typed(value: Any, kind: str) -> Any:
+    """The value in the Python type of its parameter: JSON from a launcher knows one kind of number."""
+    match kind:
+        case "NUMBER_DOUBLE":
+            return None if value is None else float(value)
+        case "NUMBER_INTEGER":
+            return None if value is None else int(value)
+        case "LIST" | "STRUCT":
+            return _whole_numbers(value)
+    return value
+
+
+def _whole_numbers(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _whole_numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
