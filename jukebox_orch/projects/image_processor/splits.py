@@ -1,0 +1,132 @@
+"""Which images can be used, and to which split each belongs."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+
+from jukebox_orch.project import Dataset, Finding, InputError, Validation
+from jukebox_orch.projects.image_processor.spool import SHAPE, chunks
+
+RULES = {
+    "images": "Every image is uint8, 32 x 32 x 3, and has a label.",
+    "labels": "Every label is the number of a class.",
+    "classes": "There are two classes or more, each with three different usable images or more.",
+    "blank": "An image has more than one colour.",
+    "contradictions": "The same image has the same label wherever it occurs.",
+}
+_SMALLEST_CLASS = 3
+
+
+def validate_images(dataset: Dataset) -> Validation:
+    """Judge by `RULES`; blank and contradictory images are quarantined, everything else is fatal."""
+    images, samples, classes = dataset.get("images"), dataset.get("samples"), dataset.get("classes")
+    if not (
+        isinstance(images, np.ndarray)
+        and isinstance(samples, pd.DataFrame)
+        and isinstance(classes, pd.DataFrame)
+        and images.dtype == np.uint8
+        and images.shape == (len(samples), *SHAPE)
+        and len(images)
+    ):
+        form = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "missing"
+        message = f"images are {form}; needed is uint8 (n, 32, 32, 3) with n > 0 and n samples"
+        return Validation(0, 0, [Finding("images", message, 1, fatal=True)])
+    labels, names = samples["label"].to_numpy(), classes["name"].tolist()
+    outside = (labels < 0) | (labels >= len(names))
+    if outside.any():
+        first = samples[outside].iloc[0]
+        message = (
+            f"{first['file']}: image {first['row']} has label {first['label']}; there are {len(names)} classes, "
+            "numbered from 0. Name the missing classes or correct the labels"
+        )
+        return Validation(
+            len(samples), int(outside.sum()), [_finding("labels", message, samples, outside, fatal=True)]
+        )
+
+    blank, contradictory, digests = _unusable(images, labels)
+    findings = []
+    if blank.any():
+        findings.append(_finding("blank", "images of a single colour are left out", samples, blank))
+    if contradictory.any():
+        message = "the same image occurs with different labels; all its copies are left out"
+        findings.append(_finding("contradictions", message, samples, contradictory))
+    usable = ~(blank | contradictory)
+    different = [len(np.unique(digests[usable & (labels == i)])) for i in range(len(names))]
+    small = [f"{n!r} ({count})" for n, count in zip(names, different, strict=True) if count < _SMALLEST_CLASS]
+    if len(names) < 2 or small:
+        files = ", ".join(samples["file"].astype(str).unique()[:3])
+        message = (
+            f"{files}: only one class, {names[0]!r}; a classifier needs two or more"
+            if len(names) == 1
+            else f"{files}: too few different usable images (need {_SMALLEST_CLASS}) of {', '.join(small[:10])}"
+        )
+        findings.append(Finding("classes", message, max(1, len(small)), fatal=True))
+    return Validation(len(samples), int((~usable).sum()), findings)
+
+
+def tables(dataset: Dataset) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
+    """Images, samples and class names of a dataset that passed validation."""
+    images, samples, classes = dataset["images"], dataset["samples"], dataset["classes"]
+    return np.asanyarray(images), pd.DataFrame(samples), pd.DataFrame(classes)["name"].tolist()
+
+
+def split_rows(
+    dataset: Dataset, validation_share: float, test_share: float, published_test: bool, seed: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Row numbers (ascending) and image digests of train, validation and test.
+
+    Every class is divided by the shares. Equal images always go to the same split; a training image that
+    the published test split has too is left out.
+
+    Raises:
+        InputError: a class has no image left for one of the splits.
+    """
+    images, samples, names = tables(dataset)
+    labels = samples["label"].to_numpy()
+    blank, contradictory, digests = _unusable(images, labels)
+    usable = ~(blank | contradictory)
+    marked = samples["test"].to_numpy() & published_test
+    random = np.random.default_rng(seed)
+    split = np.full(len(labels), "", "U10")
+    for label, label_name in enumerate(names):
+        own = usable & (labels == label)
+        held_out = np.unique(digests[own & marked])
+        rest = random.permutation(np.setdiff1d(digests[own], held_out))
+        test = 0 if marked.any() else max(1, round(test_share * len(rest)))
+        validation = max(1, round(validation_share * len(rest)))
+        groups = {
+            "test": held_out if marked.any() else rest[:test],
+            "validation": rest[test : test + validation],
+            "train": rest[test + validation :],
+        }
+        for name, group in groups.items():
+            if not len(group):
+                raise InputError(f"class {label_name!r} has no image left for the {name} split")
+            chosen = own & np.isin(digests, group)
+            split[chosen & marked if name == "test" and marked.any() else chosen] = name
+    rows = {name: np.flatnonzero(split == name) for name in ("train", "validation", "test")}
+    return {name: (index, digests[index]) for name, index in rows.items()}
+
+
+def _unusable(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n,) bool: blank; (n,) bool: same pixels, other label; (n,) uint64: digest of the pixels."""
+    blank = np.empty(len(images), bool)
+    digests = np.empty(len(images), np.uint64)
+    for start, piece in chunks(images):
+        flat = np.ascontiguousarray(piece).reshape(len(piece), -1, 3)
+        blank[start : start + len(piece)] = (flat == flat[:, :1]).all(axis=(1, 2))
+        joined = b"".join(hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in flat)
+        digests[start : start + len(piece)] = np.frombuffer(joined, "<u8")
+    pairs = pd.DataFrame({"digest": digests, "label": labels})
+    contradictory = pairs.groupby("digest")["label"].transform("nunique").to_numpy() > 1
+    return blank, contradictory, digests
+
+
+def _finding(
+    rule: str, message: str, samples: pd.DataFrame, rows: np.ndarray, fatal: bool = False
+) -> Finding:
+    examples = samples[rows].head(5).astype({"file": str}).to_dict("records")
+    return Finding(rule, message, int(rows.sum()), fatal, examples)  # pyright: ignore[reportArgumentType]

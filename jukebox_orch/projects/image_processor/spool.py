@@ -1,0 +1,58 @@
+"""Arrays of images that grow on disk, so that a set larger than memory can be read and split."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from typing import Self
+
+import numpy as np
+
+SHAPE = (32, 32, 3)
+"""Height, width, channels (red, green, blue) of every image."""
+
+CHUNK = 4096
+"""Images that are handled at a time: 12 MiB."""
+
+
+class Spool:
+    """Collects images in an unnamed temporary file (below `TMPDIR`); a context manager.
+
+    The file has no name in any folder: its space is freed with the last array over it, also after a crash.
+    """
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
+        self._rows = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, images: np.ndarray) -> None:
+        """Add `images`, uint8 (n, 32, 32, 3)."""
+        self._file.write(np.ascontiguousarray(images, dtype=np.uint8).data)
+        self._rows += len(images)
+
+    def array(self) -> np.ndarray:
+        """All images as one read-only array, uint8 (n, 32, 32, 3), mapped from the file; outlives the spool."""
+        if not self._rows:
+            return np.empty((0, *SHAPE), np.uint8)
+        self._file.flush()
+        return np.memmap(self._file, np.uint8, "r", shape=(self._rows, *SHAPE))
+
+
+def chunks(images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Pieces of at most `CHUNK` images with the index of their first."""
+    for start in range(0, len(images), CHUNK):
+        yield start, images[start : start + CHUNK]
+
+
+def select(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The images at `rows`, spooled: uint8 (len(rows), 32, 32, 3)."""
+    with Spool() as spool:
+        for start in range(0, len(rows), CHUNK):
+            spool.append(images[rows[start : start + CHUNK]])
+        return spool.array()
