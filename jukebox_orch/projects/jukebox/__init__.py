@@ -1,0 +1,5 @@
+"""From the sound of a song to the country whose charts it is in."""
+
+from jukebox_orch.projects.jukebox.project import Jukebox
+
+__all__ = ["Jukebox"]

@@ -1,0 +1,164 @@
+"""Rankings to splits of songs, each with the distribution of its rows over the countries.
+
+All rankings of one song have equal inputs, and cross-entropy is linear in the target: the mean over a song's
+rows of their losses is the loss of the mean of their one-hot labels. So a song's rows become one entry with a
+label distribution and a weight; loss and gradients stay what they are row by row, at a hundredth of the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field, model_validator
+
+from jukebox_orch.project import Dataset, Features, InputError, Normalization, Part, Settings
+from jukebox_orch.projects.jukebox.rules import usability
+from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES
+
+
+class JukeboxSplit(Settings):
+    """How rankings are split. Never row by row: a song's rows would sit in training and test alike, and the
+    test would reward memory.
+    """
+
+    kind: Literal["by_date", "by_song"] = Field(
+        "by_date",
+        description="by_date: the last day is the test, the day before validates, both with songs known from "
+        "training, as in use; by_song: no song is in two splits, as for songs never seen",
+    )
+    validation_share: float = Field(0.15, gt=0, lt=0.5, description="by_song: share of songs that validate")
+    test_share: float = Field(0.15, gt=0, lt=0.5, description="by_song: share of songs that test")
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> JukeboxSplit:
+        if self.validation_share + self.test_share > 0.8:
+            raise ValueError("validation_share and test_share leave less than 0.2 to train on; lower them")
+        return self
+
+
+def song_features(dataset: Dataset, split: JukeboxSplit, seed: int) -> Features:
+    """Quarantine, split, aggregate. Entries are ordered by song, whatever the order of the rows.
+
+    Raises:
+        InputError: the data has too few days or songs for the split.
+    """
+    rows, songs = _usable(dataset)
+    masks = _by_date(rows) if split.kind == "by_date" else _by_song(rows, songs, split, seed)
+    trained = np.unique(rows["song"][masks["train"][0]])
+    parts = {
+        name: _part(rows[mask], songs, keys, trained if name == "test" else None)
+        for name, (mask, keys) in masks.items()
+    }
+    return Features(
+        **parts, inputs=FEATURES, labels=COUNTRIES, normalization=Normalization.standard(parts["train"].x)
+    )
+
+
+def aggregate(
+    song: np.ndarray, country: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of (song, country) to entries of (song, distribution, weight).
+
+    Args:
+        song, country: (rows,) non-negative integers.
+        classes: number of countries.
+
+    Returns:
+        (n,) the distinct songs, ascending; (n, classes) float32 share of each country in the song's rows;
+        (n,) float32 number of the song's rows.
+    """
+    distinct, entry = np.unique(song, return_inverse=True)
+    counts = np.bincount(entry * classes + country, minlength=len(distinct) * classes)
+    counts = counts.reshape(len(distinct), classes)
+    weight = counts.sum(axis=1)
+    return distinct, (counts / weight[:, None]).astype(np.float32), weight.astype(np.float32)
+
+
+def song_lookup(features: Features) -> np.ndarray:
+    """(n, classes) predictions on the test split: what the identical song had in training, else the prior."""
+    train, test = features.train, features.test
+    _, same = np.unique(np.concatenate([train.x, test.x]), axis=0, return_inverse=True)
+    same = same.reshape(-1)
+    counts = np.zeros((same.max() + 1, train.y.shape[1]))
+    np.add.at(counts, same[: len(train)], train.y * train.weight[:, None])
+    prior = counts.sum(axis=0)
+    found = counts[same[len(train) :]]
+    found = np.where(found.sum(axis=1, keepdims=True) > 0, found, prior)
+    return found / found.sum(axis=1, keepdims=True)
+
+
+def _usable(dataset: Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The usable rankings as (song, country, date), song counting in the returned songs sorted by id."""
+    verdict = usability(dataset)
+    rankings, songs = dataset["rankings"], dataset["songs"]
+    assert isinstance(rankings, pd.DataFrame)  # noqa: S101 - for the type checker
+    assert isinstance(songs, pd.DataFrame)  # noqa: S101
+    if not verdict.usable.any():
+        raise InputError("table rankings: not one usable row; see the findings of the validation")
+    order = np.argsort(songs["spotify_id"].to_numpy(dtype=str), kind="stable")
+    rank_of = np.empty(len(order), dtype=np.int64)
+    rank_of[order] = np.arange(len(order))
+    rows = pd.DataFrame(
+        {
+            "song": rank_of[verdict.song[verdict.usable]],
+            "country": verdict.country[verdict.usable],
+            "date": rankings["snapshot_date"].to_numpy()[verdict.usable],
+        }
+    )
+    return rows, songs.iloc[order].reset_index(drop=True)
+
+
+Masks = Mapping[str, tuple[np.ndarray, np.ndarray]]
+"""Split -> (rows,) bool and the keys it is made of."""
+
+
+def _by_date(rows: pd.DataFrame) -> Masks:
+    days = np.unique(rows["date"].to_numpy())
+    if len(days) < 3:
+        raise InputError(
+            f"column snapshot_date: usable rankings of {len(days)} days ({', '.join(_days(days))}); split by_date "
+            "needs at least 3, one each to train, validate and test: add days or use split kind by_song"
+        )
+    groups = {"train": days[:-2], "validation": days[-2:-1], "test": days[-1:]}
+    return {name: (rows["date"].isin(group).to_numpy(), _days(group)) for name, group in groups.items()}
+
+
+def _by_song(rows: pd.DataFrame, songs: pd.DataFrame, split: JukeboxSplit, seed: int) -> Masks:
+    """By a hash of seed and song id: a song stays where it is when data is added."""
+    present = np.unique(rows["song"])
+    ids = songs["spotify_id"].to_numpy(dtype=object)[present]
+    hashed = pd.util.hash_array(ids, hash_key=f"{seed:016d}"[-16:], categorize=False)
+    position = hashed.astype(np.float64) / 2.0**64
+    held_out = split.test_share + split.validation_share
+    groups = {
+        "train": position >= held_out,
+        "validation": (position >= split.test_share) & (position < held_out),
+        "test": position < split.test_share,
+    }
+    for name, chosen in groups.items():
+        if not chosen.any():
+            raise InputError(
+                f"column spotify_id: {len(present)} usable songs leave none for {name} in split by_song: "
+                "add songs or raise the shares"
+            )
+    return {
+        name: (rows["song"].isin(present[chosen]).to_numpy(), np.sort(ids[chosen].astype(str)))
+        for name, chosen in groups.items()
+    }
+
+
+def _part(rows: pd.DataFrame, songs: pd.DataFrame, keys: np.ndarray, trained: np.ndarray | None) -> Part:
+    entries, y, weight = aggregate(rows["song"].to_numpy(), rows["country"].to_numpy(), len(COUNTRIES))
+    x = songs.loc[entries, list(FEATURES)].to_numpy(dtype=np.float32)
+    slices = {}
+    if trained is not None:
+        known = np.isin(entries, trained)
+        slices = {n: m for n, m in {"known_songs": known, "unseen_songs": ~known}.items() if m.any()}
+    return Part(x=x, y=y, weight=weight, keys=keys, slices=slices)
+
+
+def _days(dates: np.ndarray) -> np.ndarray:
+    return np.datetime_as_string(dates, unit="D")

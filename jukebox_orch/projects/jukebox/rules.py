@@ -1,0 +1,196 @@
+"""Which rows of the jukebox data can be used, and what is wrong with the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from jukebox_orch.project import Dataset, Finding, Validation
+from jukebox_orch.projects.jukebox.schema import (
+    COUNTRIES,
+    FEATURES,
+    RANGES,
+    RANKING_COLUMNS,
+    RANKS,
+    SONG_COLUMNS,
+)
+
+RULES = {
+    "schema": "Both tables have all their columns; one row per song, one ranking per song, country and day",
+    "types": "Features are numbers and snapshot_date is a date; none is missing",
+    "ranges": f"Features are finite and in their documented ranges; daily_rank is {RANKS[0]} to {RANKS[1]}",
+    "join_completeness": "Every ranking has a song with usable properties",
+    "label_coverage": f"Every country is one of the {len(COUNTRIES)} published charts; at least two have rows",
+}
+
+
+@dataclass(frozen=True)
+class Usability:
+    """What may be trained on: the one decision behind validation and features.
+
+    Attributes:
+        labelled: (rankings,) bool, rows of a country's chart, as opposed to the worldwide one.
+        usable: (rankings,) bool, the labelled rows left after quarantine.
+        song: (rankings,) int64, position of the row's song in table `songs`; -1: unknown or unusable.
+        country: (rankings,) int64, index in `COUNTRIES`; -1: none of them.
+        findings: what the quarantined rows, and some that are kept, have wrong.
+    """
+
+    labelled: np.ndarray
+    usable: np.ndarray
+    song: np.ndarray
+    country: np.ndarray
+    findings: Sequence[Finding]
+
+
+def validate(dataset: Dataset) -> Validation:
+    """Judge the dataset; rows are the rankings of the countries' charts (the worldwide one has no label)."""
+    broken = list(_broken(dataset))
+    if broken:
+        rows = len(dataset.get("rankings", ()))
+        return Validation(rows=rows, invalid_rows=rows, findings=broken)
+    verdict = usability(dataset)
+    rows, usable = int(verdict.labelled.sum()), int(verdict.usable.sum())
+    present = np.unique(verdict.country[verdict.usable])
+    findings = list(verdict.findings)
+    if len(present) < 2:
+        findings.append(
+            Finding(
+                "label_coverage",
+                f"usable rankings of {len(present)} countries: nothing can be told apart; provide at least two",
+                rows - usable,
+                fatal=True,
+            )
+        )
+    elif len(present) < len(COUNTRIES):
+        absent = ", ".join(np.delete(COUNTRIES, present))
+        findings.append(Finding("label_coverage", f"no usable rankings of {absent}: never predicted", 0))
+    return Validation(rows=rows, invalid_rows=rows - usable, findings=findings)
+
+
+def usability(dataset: Dataset) -> Usability:
+    """Decide on every row of `rankings`; all columns must be there and typed."""
+    songs, rankings = _frames(dataset)
+    findings: list[Finding] = []
+    good = _usable_songs(songs, findings)
+    first = good & ~songs["spotify_id"].where(good).duplicated()
+    song, described = _song_positions(songs, rankings, first)
+    country, unknown = _countries(rankings)
+    rank, date, code = rankings["daily_rank"], rankings["snapshot_date"], rankings["spotify_id"].cat.codes
+
+    worldwide = rankings["country"].isna()
+    keys = pd.DataFrame({"song": code, "country": rankings["country"].cat.codes, "date": date})
+    duplicate = keys.duplicated()
+    # The worldwide chart has one song per rank and day: more rows without a country have lost theirs.
+    lost = worldwide & ~duplicate
+    lost &= (
+        pd.DataFrame({"date": date, "rank": rank})[lost].duplicated().reindex(lost.index, fill_value=False)
+    )
+    labelled = ~worldwide | lost
+
+    quarantine = {
+        ("schema", "repeat a song, country and date; the first is used"): duplicate,
+        ("types", "have no snapshot_date"): date.isna(),
+        ("ranges", f"have a daily_rank outside {RANKS[0]} to {RANKS[1]}"): ~rank.between(*RANKS),
+        ("join_completeness", "are of a song that song properties do not describe"): ~described,
+        ("join_completeness", "are of a song without usable properties"): described & (song < 0),
+        ("label_coverage", "have a country that is not one of the published charts"): unknown,
+        ("label_coverage", "have no country though the worldwide chart has that rank already"): lost,
+    }
+    usable = labelled.to_numpy()
+    for (rule, problem), found in quarantine.items():
+        wrong = labelled & found
+        if wrong.any():
+            message = f"{wrong.sum():,} rankings {problem}: left out; correct them in the source"
+            findings.append(Finding(rule, message, int(wrong.sum()), examples=_examples(rankings, wrong)))
+        usable = usable & ~wrong.to_numpy()
+    return Usability(labelled.to_numpy(), usable, song, country, findings)
+
+
+def _broken(dataset: Dataset) -> Iterator[Finding]:
+    """Findings that leave no table to look at."""
+    for table, columns in (("songs", SONG_COLUMNS), ("rankings", RANKING_COLUMNS)):
+        frame = dataset.get(table)
+        if not isinstance(frame, pd.DataFrame) or frame.empty:
+            yield Finding("schema", f"table {table} is missing or empty; check the source", 0, fatal=True)
+            continue
+        missing = [column for column in columns if column not in frame]
+        if missing:
+            message = f"table {table} has no column {', '.join(missing)}; check the source"
+            yield Finding("schema", message, len(frame), fatal=True)
+        numbers = {*FEATURES, "daily_rank"} & set(frame)
+        wrong = [name for name in sorted(numbers) if not pd.api.types.is_numeric_dtype(frame[name])]
+        if "snapshot_date" in frame and not pd.api.types.is_datetime64_any_dtype(frame["snapshot_date"]):
+            wrong.append("snapshot_date")
+        if wrong:
+            message = f"table {table}: column {', '.join(wrong)} is of the wrong type; read the source again"
+            yield Finding("types", message, len(frame), fatal=True)
+
+
+def _frames(dataset: Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
+    songs, rankings = dataset["songs"], dataset["rankings"]
+    assert isinstance(songs, pd.DataFrame)  # noqa: S101 - for the type checker: a dataset may hold arrays too
+    assert isinstance(rankings, pd.DataFrame)  # noqa: S101
+    return songs, rankings.astype({"spotify_id": "category", "country": "category"})
+
+
+def _usable_songs(songs: pd.DataFrame, findings: list[Finding]) -> pd.Series:
+    """(songs,) bool: all features there, finite and in range; what is wrong is added to `findings`."""
+
+    def report(rule: str, wrong: pd.Series, problem: str, columns: Sequence[str]) -> None:
+        if wrong.any():
+            shown = _examples(songs[["spotify_id", "name", *columns]], wrong)
+            findings.append(
+                Finding(rule, f"{wrong.sum():,} songs {problem}", int(wrong.sum()), examples=shown)
+            )
+
+    good = pd.Series(True, index=songs.index)
+    for column, (low, high) in RANGES.items():
+        values = songs[column].astype("float64")
+        missing, outside = values.isna(), values.notna() & ~values.between(low, high)
+        report("types", missing, f"have no {column}: not used; complete or remove them", [column])
+        problem = f"have a {column} outside {low} to {high}"
+        if column == "duration_ms":
+            problem += f", {int((values == 0).sum()):,} of them 0 (withdrawn songs)"
+        report("ranges", outside, f"{problem}: not used; correct or remove them", [column])
+        good &= ~(missing | outside)
+    report(
+        "ranges", songs["loudness"] > 0, "have a loudness above 0 dB: unusual, used as they are", ["loudness"]
+    )
+    nameless = songs["name"].isna() | songs["artists"].isna()
+    report("types", nameless, "have no name or artists: no matter to the model", ["artists"])
+    again = songs["spotify_id"].duplicated()
+    report("schema", again, "are described again: the first usable description counts", [])
+    return good
+
+
+def _song_positions(
+    songs: pd.DataFrame, rankings: pd.DataFrame, usable: pd.Series
+) -> tuple[np.ndarray, np.ndarray]:
+    """Per ranking: position of its usable song or -1, and whether its song is described at all."""
+    ids, codes = rankings["spotify_id"].cat.categories, rankings["spotify_id"].cat.codes.to_numpy()
+    positions = np.flatnonzero(usable)
+    found = pd.Index(songs["spotify_id"].to_numpy()[positions]).get_indexer(ids)
+    position = np.where(found >= 0, positions[found] if len(positions) else -1, -1)
+    described = ids.isin(songs["spotify_id"])
+    # One entry more, for rankings without a song id (code -1).
+    return np.append(position, -1)[codes], np.append(described, False)[codes]
+
+
+def _countries(rankings: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Per ranking: index of its country or -1, and whether it names one that is unknown."""
+    codes = rankings["country"].cat.codes.to_numpy()
+    index = pd.Index(COUNTRIES).get_indexer(rankings["country"].cat.categories)
+    country = np.append(index, -1)[codes]
+    return country, (codes >= 0) & (country < 0)
+
+
+def _examples(frame: pd.DataFrame, wrong: pd.Series) -> list[dict[str, object]]:
+    """The first five wrong rows as plain values, with their position in the table as `row`."""
+    rows = frame[wrong].head(5)
+    shown = rows.astype("str").astype(object).where(rows.notna(), None)
+    shown.insert(0, "row", np.flatnonzero(wrong)[:5])
+    return [{str(name): value for name, value in row.items()} for row in shown.to_dict("records")]

@@ -1,0 +1,233 @@
+"""One Parquet or CSV file, as bytes, to one typed table; every error names file, column and first bad rows."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from jukebox_orch.project import InputError
+from jukebox_orch.projects.jukebox.schema import FEATURES, WHOLE_NUMBERS
+
+
+def _open_zip(stream: IO[bytes]) -> IO[bytes]:
+    """The only file of a zip archive."""
+    archive = zipfile.ZipFile(stream)
+    if len(archive.namelist()) != 1:
+        raise zipfile.BadZipFile(f"it holds {len(archive.namelist())} files, expected one CSV")
+    return archive.open(archive.namelist()[0])
+
+
+_COMPRESSED: dict[str, Callable[[IO[bytes]], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zip": _open_zip,
+}
+
+SUFFIXES = (".parquet", ".csv", *(f".csv{suffix}" for suffix in _COMPRESSED))
+"""File names read as data."""
+
+MAX_ROWS = 100_000_000
+"""Most rows of one Parquet file: a few kilobytes can claim billions."""
+
+MAX_EXPANSION = 100
+"""A compressed CSV may grow this much; chart data grows about five-fold, a zip bomb a thousand-fold."""
+
+FREE_EXPANSION = 64 * 1024**2
+"""Bytes to which any compressed CSV may grow, however small it is."""
+
+_KEYS = ("spotify_id", "country")
+
+ColumnChoice = Callable[[Sequence[str], str], list[str]]
+"""(column names of the file, its name for messages) -> those to read, or InputError."""
+
+
+def read_table(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pd.DataFrame:
+    """Read the columns that `choose` picks of the file `name` with content `raw`.
+
+    Returns:
+        spotify_id and country as category, snapshot_date as datetime64[us], features and daily_rank as bool,
+        int64 or float64, all else as str.
+
+    Raises:
+        InputError: not readable as what its name says; `shown` is how messages call the file.
+    """
+    read = _parquet if _suffix(name) == ".parquet" else _csv
+    try:
+        table = read(raw, name, shown, choose)
+    except (
+        pa.ArrowInvalid,
+        OSError,
+        EOFError,
+        UnicodeDecodeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"{shown}: cannot be read, it may be cut off or of another kind: {reason}; copy it again"
+        ) from error
+    if not table.num_rows:
+        raise InputError(f"{shown}: the file has columns but no rows; copy it again or remove it")
+    frame = table.unify_dictionaries().to_pandas()
+    return pd.DataFrame({column: _typed(frame[column], shown) for column in frame})
+
+
+def _parquet(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pa.Table:
+    buffer = pa.BufferReader(raw)
+    file = pq.ParquetFile(buffer)
+    if file.metadata.num_rows > MAX_ROWS:
+        raise InputError(
+            f"{shown}: claims {file.metadata.num_rows:,} rows; at most {MAX_ROWS:,} are read, split it"
+        )
+    columns = choose(file.schema_arrow.names, shown)
+    return pq.read_table(buffer, columns=columns, read_dictionary=[key for key in _KEYS if key in columns])
+
+
+def _csv(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pa.Table:
+    raw = _unwrapped(_expanded(raw, name, shown))
+    columns = choose(next(csv.reader(io.StringIO(_head(raw)))), shown)
+    keys = dict.fromkeys((*_KEYS, "snapshot_date"), pa.dictionary(pa.int32(), pa.string()))
+    numbers = dict.fromkeys((*FEATURES, "daily_rank"), pa.float64()) | {"is_explicit": pa.bool_()}
+    types = {column: (keys | numbers).get(column, pa.string()) for column in columns}
+    try:
+        return _parsed(raw, shown, types)
+    except pa.ArrowInvalid:
+        # As text everything can be read: what is no number is then found, and named, when it is typed.
+        return _parsed(raw, shown, {c: pa.string() if c in numbers else types[c] for c in columns})
+
+
+def _parsed(raw: bytes, shown: str, types: dict[str, pa.DataType]) -> pa.Table:
+    ragged: list[pa_csv.InvalidRow] = []
+
+    def skip(row: pa_csv.InvalidRow) -> str:
+        ragged.append(row)
+        return "skip"
+
+    table = pa_csv.read_csv(
+        pa.BufferReader(raw),
+        parse_options=pa_csv.ParseOptions(newlines_in_values=True, invalid_row_handler=skip),
+        convert_options=pa_csv.ConvertOptions(
+            include_columns=list(types),
+            column_types=types,
+            null_values=[""],  # and nothing else: "NA" is Namibia
+            strings_can_be_null=True,
+        ),
+    )
+    if ragged:
+        first = "; ".join(f"{row.text[:80]!r} has {row.actual_columns}" for row in ragged[:5])
+        raise InputError(
+            f"{shown}: {len(ragged):,} lines do not have the {ragged[0].expected_columns} fields of the header: "
+            f"{first}; correct or remove them"
+        )
+    return table
+
+
+def _expanded(raw: bytes, name: str, shown: str) -> bytes:
+    """`raw` uncompressed as its name says, up to the documented bounds."""
+    open_as = _COMPRESSED.get(_suffix(name))
+    if open_as is None:
+        return raw
+    bound = max(FREE_EXPANSION, MAX_EXPANSION * len(raw))
+    with open_as(io.BytesIO(raw)) as stream:
+        text = stream.read(bound + 1)
+    if len(text) > bound:
+        raise InputError(
+            f"{shown}: {len(raw):,} compressed bytes expand to more than {bound:,}; that is no chart data. "
+            "If it is, provide it uncompressed or as Parquet"
+        )
+    return text
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name.lower().split("?")[0]).suffix
+
+
+def _unwrapped(raw: bytes) -> bytes:
+    """Undo one surplus layer of quoting, around whole lines or around every field."""
+    rows = [row for row in csv.reader(io.StringIO(_head(raw))) if row]
+    whole_lines = any(len(row) == 1 and "," in row[0] for row in rows)
+    every_field = any(field.startswith('"') and field.endswith('"') for row in rows for field in row[:1])
+    if not (whole_lines or every_field):
+        return raw
+    lines = csv.reader(io.StringIO(raw.decode("utf-8-sig")))
+    return "\n".join(",".join(row) for row in lines).encode()
+
+
+def _head(raw: bytes) -> str:
+    """The first two lines."""
+    return "\n".join(raw[:65_536].decode("utf-8-sig", errors="replace").splitlines()[:2])
+
+
+def _typed(column: pd.Series, shown: str) -> pd.Series:
+    if column.name == "snapshot_date":
+        return _dates(column, shown)
+    if column.name in _KEYS:
+        return column if isinstance(column.dtype, pd.CategoricalDtype) else column.astype("category")
+    if column.name not in (*FEATURES, "daily_rank"):
+        return column.astype("str")
+    numbers = _numbers(column, shown)
+    if column.name == "is_explicit" and numbers.isin([0, 1]).all():
+        return numbers.astype(bool)
+    if column.name in WHOLE_NUMBERS and _whole(numbers):
+        return numbers.astype("int64")
+    return numbers.astype("float64")
+
+
+def _numbers(column: pd.Series, shown: str) -> pd.Series:
+    if pd.api.types.is_numeric_dtype(column):
+        return column
+    known = column.notna()
+    text = column[known].astype("str").str.strip()
+    if column.name == "is_explicit":
+        text = text.str.lower().replace({"true": "1", "false": "0"})
+    numbers = pd.to_numeric(text, errors="coerce")
+    wrong = numbers.isna() & (text.str.lower() != "nan")
+    if wrong.any():
+        raise _not_a("number", text[wrong], shown)
+    return numbers.reindex(column.index)
+
+
+def _whole(numbers: pd.Series) -> bool:
+    values = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    return bool((np.abs(values) < 2**53).all() and (values == np.round(values)).all())
+
+
+def _dates(column: pd.Series, shown: str) -> pd.Series:
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return column.dt.tz_localize(None).astype("datetime64[us]")
+    codes, values = pd.factorize(column)  # few days, many rows
+    text = pd.Series(values).astype("str").str.strip()
+    # A time of day, as some exports append, is dropped: a chart is of a day.
+    iso = text.str.extract(r"^(\d{4}-\d{2}-\d{2})(?:[T ][\d:.]+(?:Z|[+-]\d{2}:?\d{2})?)?$")[0]
+    dates = pd.to_datetime(iso, format="%Y-%m-%d", errors="coerce")
+    dates = dates.fillna(pd.to_datetime(text, format="%d/%m/%Y", errors="coerce"))
+    wrong = np.flatnonzero(dates.isna())
+    if len(wrong):
+        bad = column[np.isin(codes, wrong)]
+        raise _not_a("date (expected YYYY-MM-DD or DD/MM/YYYY)", bad, shown)
+    days = dates.to_numpy().astype("datetime64[us]")
+    return pd.Series(np.append(days, np.datetime64("NaT", "us"))[codes], index=column.index)
+
+
+def _not_a(what: str, bad: pd.Series, shown: str) -> InputError:
+    first = ", ".join(f"{value!r} in row {row}" for row, value in bad.head(5).items())
+    return InputError(
+        f"{shown}: column {bad.name}: {len(bad):,} values are no {what}: {first}; correct them in the source. "
+        "Rows count from 0 below the header"
+    )
