@@ -40,14 +40,14 @@ class SourceFile(Settings):
     """One input file, pinned to its content."""
 
     url: str = Field(description="Path or fsspec URL of the file")
-    sha256: str = Field("", description="Digest the file must have; empty: not verified")
+    sha256: str = Field(default="", description="Digest the file must have; empty: not verified")
 
 
 class Source(Settings):
     """Where the data comes from. A project may subclass it to add fields."""
 
     location: str = Field(
-        "",
+        default="",
         description="Folder, file or fsspec URL (https://, s3://, …) of the data; empty: the embedded sample",
     )
     files: list[SourceFile] = Field(
@@ -59,11 +59,13 @@ class Source(Settings):
 class Hyperparameters(Settings):
     """What every Keras training takes. A project subclasses it with its own defaults, bounds and fields."""
 
-    epochs: int = Field(50, ge=1, le=10_000, description="Passes over the training split at most")
-    batch_size: int = Field(128, ge=1, le=65_536, description="Training rows per gradient step")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Step size of the optimizer at the start")
+    epochs: int = Field(default=50, ge=1, le=10_000, description="Passes over the training split at most")
+    batch_size: int = Field(default=128, ge=1, le=65_536, description="Training rows per gradient step")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, le=1, description="Step size of the optimizer at the start"
+    )
     early_stopping_patience: int = Field(
-        10,
+        default=10,
         ge=0,
         le=10_000,
         description="Stop after this many epochs without a better validation loss; 0: never",
@@ -74,16 +76,22 @@ class Gates(Settings):
     """The thresholds that stop a run or warn. A project subclasses it with its own defaults."""
 
     max_invalid_share: float = Field(
-        0.05, ge=0, le=1, description="Validation fails when more than this share of the rows is unusable"
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Validation fails when more than this share of the rows is unusable",
     )
     metric_floor: float = Field(
-        0.0, description="Evaluation fails when the primary metric on the test split is worse than this"
+        default=0.0,
+        description="Evaluation fails when the primary metric on the test split is worse than this",
     )
     champion_tolerance: float = Field(
-        0.01, ge=0, description="How much worse than the champion, on the same test split, still passes"
+        default=0.01,
+        ge=0,
+        description="How much worse than the champion, on the same test split, still passes",
     )
     drift_warn: float = Field(
-        0.1, gt=0, description="Warn when a feature's population stability index (PSI) reaches this"
+        default=0.1, gt=0, description="Warn when a feature's population stability index (PSI) reaches this"
     )
 
 

@@ -32,14 +32,14 @@ Members = list[tuple[tarfile.TarInfo, bytes]]
 def refused(location: Path, message: str, convert: bool = False) -> None:
     """`load` names the file and says why."""
     with pytest.raises(InputError) as raised:
-        ImageProcessor().load(ImageSource(location=str(location), convert=convert))  # pyright: ignore[reportCallIssue]
+        ImageProcessor().load(ImageSource(location=str(location), convert=convert))
     assert str(location) in str(raised.value)
     assert re.search(message, str(raised.value)), raised.value
 
 
 def verdict(location: Path) -> Validation:
     project = ImageProcessor()
-    return project.validate(project.load(ImageSource(location=str(location))))  # pyright: ignore[reportCallIssue]
+    return project.validate(project.load(ImageSource(location=str(location))))
 
 
 def with_member(name: str, data: bytes = b"x", **attributes: object) -> Members:
@@ -378,7 +378,7 @@ class TestValidation:
     )
     def test_arrays_of_another_form(self, images: np.ndarray | None, tmp_path: Path) -> None:
         project = ImageProcessor()
-        dataset = project.load(ImageSource(location=str(write_folder(tmp_path))))  # pyright: ignore[reportCallIssue]
+        dataset = project.load(ImageSource(location=str(write_folder(tmp_path))))
         dataset.pop("images")
         if images is not None:
             dataset["images"] = images

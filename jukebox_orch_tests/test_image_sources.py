@@ -134,7 +134,7 @@ class TestFolder:
 
     def test_named_image_files_take_their_class_from_their_folder(self, tmp_path: Path) -> None:
         write_folder(tmp_path)
-        files = [SourceFile(url=str(tmp_path / c / "0001.png"), sha256="") for c in ("dog", "cat")]
+        files = [SourceFile(url=str(tmp_path / c / "0001.png")) for c in ("dog", "cat")]
         dataset = load(files=files)
         np.testing.assert_array_equal(samples(dataset)["label"], [1, 0])
 

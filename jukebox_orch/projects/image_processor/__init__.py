@@ -39,7 +39,7 @@ class ImageSource(Source):
     """A CIFAR-10 archive (binary version), NumPy archives, or a folder of images by class."""
 
     convert: bool = Field(
-        False,
+        default=False,
         description="Resize image files to 32 x 32 and turn them into RGB; off: other sizes and modes are refused",
     )
 
@@ -47,27 +47,34 @@ class ImageSource(Source):
 class ImageSplit(Settings):
     """How the images are divided; every class by the same shares, equal images never into two splits."""
 
-    validation_share: float = Field(0.15, gt=0, le=0.4, description="Share of the images that stops training")
-    test_share: float = Field(0.2, gt=0, le=0.4, description="Share of the images that judges the model")
+    validation_share: float = Field(
+        default=0.15, gt=0, le=0.4, description="Share of the images that stops training"
+    )
+    test_share: float = Field(
+        default=0.2, gt=0, le=0.4, description="Share of the images that judges the model"
+    )
     published_test: bool = Field(
-        True, description="Judge on the images that the source marks as test images, where it marks any"
+        default=True,
+        description="Judge on the images that the source marks as test images, where it marks any",
     )
 
 
 class ImageHyperparameters(Hyperparameters):
     """Settings of the convolutional network."""
 
-    epochs: int = Field(25, ge=1, le=10_000, description="Passes over the training split at most")
-    batch_size: int = Field(64, ge=1, le=65_536, description="Images per gradient step")
+    epochs: int = Field(default=25, ge=1, le=10_000, description="Passes over the training split at most")
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="Images per gradient step")
     early_stopping_patience: int = Field(
-        6,
+        default=6,
         ge=0,
         le=10_000,
         description="Stop after this many epochs without a better validation loss; 0: never",
     )
-    optimizer: Literal["adam", "rmsprop", "sgd"] = Field("adam", description="Rule of the gradient steps")
+    optimizer: Literal["adam", "rmsprop", "sgd"] = Field(
+        default="adam", description="Rule of the gradient steps"
+    )
     augmentation: Literal["none", "shift", "shift_and_flip"] = Field(
-        "none",
+        default="none",
         description="Change training images at random: move by up to 3 pixels; also mirror left and right",
     )
 
@@ -76,7 +83,7 @@ class ImageGates(Gates):
     """Thresholds for image classification."""
 
     metric_floor: float = Field(
-        0.5, description="Evaluation fails when the accuracy on the test images is lower than this"
+        default=0.5, description="Evaluation fails when the accuracy on the test images is lower than this"
     )
 
 

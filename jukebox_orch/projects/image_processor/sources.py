@@ -53,7 +53,7 @@ def list_files(location: str) -> list[SourceFile]:
     except (FileNotFoundError, ImportError, ValueError) as error:
         raise InputError(f"{location}: there is no such file or folder: {error}") from error
     if info["type"] != "directory":
-        return [SourceFile(url=location, sha256="")]
+        return [SourceFile(url=location)]
 
     files: list[SourceFile] = []
     problems: list[str] = []
@@ -194,7 +194,7 @@ def _sort_in(
     elif entry.get("size") == 0:
         problems.append(f"{url}: has zero bytes")
     else:
-        files.append(SourceFile(url=url, sha256=""))
+        files.append(SourceFile(url=url))
 
 
 def _url(fs: Any, name: str) -> str:
