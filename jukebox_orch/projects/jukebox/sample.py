@@ -103,7 +103,7 @@ def _with_known_faults(songs: pd.DataFrame, rankings: pd.DataFrame) -> Dataset:
     songs.loc[[7, 90, 300], "loudness"] = 1.2
     songs = songs.drop(index=55)
     rankings.loc[9, "country"] = "XX"
-    rankings = pd.concat([rankings, rankings.iloc[[100, 2_000]]], ignore_index=True)
+    rankings = pd.concat([rankings, rankings.iloc[[100, 1_000]]], ignore_index=True)
     rankings = rankings[["spotify_id", "country", "snapshot_date", "daily_rank"]]
     return {
         "songs": songs.reset_index(drop=True).astype({"name": "str", "artists": "str"}),

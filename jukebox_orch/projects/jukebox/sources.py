@@ -133,8 +133,12 @@ def _stack(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 def _unreadable(url: str, error: Exception) -> Exception:
     """What to tell about `error`; network trouble stays an OSError, so that it may be tried again."""
     shown = _shown(url)
+    if url.startswith("http") and isinstance(error, FileNotFoundError):
+        error = (
+            error.__cause__ if isinstance(error.__cause__, Exception) else error
+        )  # fsspec hides the reason
     status = getattr(error, "status", None)
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) or status in (404, 410):
         return InputError(f"{shown}: not found; check the path or URL")
     if isinstance(error, PermissionError) or status in (401, 403):
         return InputError(f"{shown}: access denied; check permissions or credentials")

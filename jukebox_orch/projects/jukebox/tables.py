@@ -22,24 +22,11 @@ import pyarrow.parquet as pq
 from jukebox_orch.project import InputError
 from jukebox_orch.projects.jukebox.schema import FEATURES, WHOLE_NUMBERS
 
-
-def _open_zip(stream: IO[bytes]) -> IO[bytes]:
-    """The only file of a zip archive."""
-    archive = zipfile.ZipFile(stream)
-    if len(archive.namelist()) != 1:
-        raise zipfile.BadZipFile(f"it holds {len(archive.namelist())} files, expected one CSV")
-    return archive.open(archive.namelist()[0])
-
-
-_COMPRESSED: dict[str, Callable[[IO[bytes]], Any]] = {
-    ".gz": gzip.open,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-    ".zip": _open_zip,
-}
-
-SUFFIXES = (".parquet", ".csv", *(f".csv{suffix}" for suffix in _COMPRESSED))
+SUFFIXES = (".parquet", ".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".csv.zip")
 """File names read as data."""
+
+MAX_BYTES = 2 * 1024**3
+"""Largest file read, in bytes as stored and, if compressed, as expanded."""
 
 MAX_ROWS = 100_000_000
 """Most rows of one Parquet file: a few kilobytes can claim billions."""
@@ -49,6 +36,17 @@ MAX_EXPANSION = 100
 
 FREE_EXPANSION = 64 * 1024**2
 """Bytes to which any compressed CSV may grow, however small it is."""
+
+_UNREADABLE = (
+    pa.ArrowException,
+    OSError,
+    EOFError,
+    UnicodeDecodeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,  # a zip archive with a password
+)
 
 _KEYS = ("spotify_id", "country")
 
@@ -69,15 +67,7 @@ def read_table(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pd.Da
     read = _parquet if _suffix(name) == ".parquet" else _csv
     try:
         table = read(raw, name, shown, choose)
-    except (
-        pa.ArrowInvalid,
-        OSError,
-        EOFError,
-        UnicodeDecodeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-    ) as error:
+    except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
             f"{shown}: cannot be read, it may be cut off or of another kind: {reason}; copy it again"
@@ -140,11 +130,12 @@ def _parsed(raw: bytes, shown: str, types: dict[str, pa.DataType]) -> pa.Table:
 
 def _expanded(raw: bytes, name: str, shown: str) -> bytes:
     """`raw` uncompressed as its name says, up to the documented bounds."""
-    open_as = _COMPRESSED.get(_suffix(name))
-    if open_as is None:
+    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": _only_member}
+    unpack: Callable[[IO[bytes]], Any] | None = openers.get(_suffix(name))
+    if unpack is None:
         return raw
-    bound = max(FREE_EXPANSION, MAX_EXPANSION * len(raw))
-    with open_as(io.BytesIO(raw)) as stream:
+    bound = min(MAX_BYTES, max(FREE_EXPANSION, MAX_EXPANSION * len(raw)))
+    with unpack(io.BytesIO(raw)) as stream:
         text = stream.read(bound + 1)
     if len(text) > bound:
         raise InputError(
@@ -152,6 +143,13 @@ def _expanded(raw: bytes, name: str, shown: str) -> bytes:
             "If it is, provide it uncompressed or as Parquet"
         )
     return text
+
+
+def _only_member(packed: IO[bytes]) -> IO[bytes]:
+    archive = zipfile.ZipFile(packed)
+    if len(archive.namelist()) != 1:
+        raise zipfile.BadZipFile(f"it holds {len(archive.namelist())} files, expected one CSV file")
+    return archive.open(archive.namelist()[0])
 
 
 def _suffix(name: str) -> str:
