@@ -67,7 +67,7 @@ class TestCifar:
             try:
                 url = f"http://127.0.0.1:{server.server_port}"
                 assert len(load(f"{url}/{cifar.name}")["images"]) == 300
-                with pytest.raises(InputError, match=r"missing\.tar: there is no such file"):
+                with pytest.raises(InputError, match=r"missing\.tar: not found"):
                     load(f"{url}/missing.tar")
             finally:
                 server.shutdown()

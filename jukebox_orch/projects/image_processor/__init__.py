@@ -24,7 +24,13 @@ from jukebox_orch.project import (
     Validation,
 )
 from jukebox_orch.projects.image_processor.sources import list_files, read_files, sample_table
-from jukebox_orch.projects.image_processor.splits import RULES, split_rows, tables, validate_images
+from jukebox_orch.projects.image_processor.splits import (
+    RULES,
+    color_statistics,
+    split_rows,
+    tables,
+    validate_images,
+)
 from jukebox_orch.projects.image_processor.spool import select
 from jukebox_orch.tasks import Classification
 
@@ -98,6 +104,7 @@ class ImageProcessor(ModelProject):
         "works and is no model of photographs."
     )
     task = Classification()
+    tables = {"images": (), "samples": ("label", "file", "row", "test"), "classes": ("name",)}  # noqa: RUF012
     rules = RULES
     source = ImageSource
     split = ImageSplit
@@ -182,6 +189,11 @@ class ImageProcessor(ModelProject):
         )
         rows, columns = first[0] + tf.range(x.shape[1]), first[1] + tf.range(x.shape[2])
         return tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
+
+    @override
+    def monitored(self, dataset: Dataset) -> pd.DataFrame:
+        """Label, brightness, contrast and mean of each colour per image."""
+        return color_statistics(dataset)
 
     @override
     def figures(self, features: Features, prediction: np.ndarray) -> Mapping[str, Figure]:

@@ -12,10 +12,10 @@ import pandas as pd
 
 from jukebox_orch.project import Dataset, InputError, SourceFile
 from jukebox_orch.projects.image_processor.cifar import read_cifar
-from jukebox_orch.projects.image_processor.fetch import content, fetched
 from jukebox_orch.projects.image_processor.npz import read_npz
 from jukebox_orch.projects.image_processor.pictures import FILE_LIMIT, decode
 from jukebox_orch.projects.image_processor.spool import Spool
+from jukebox_orch.reading import content, fetched, shown, unreadable
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
@@ -50,8 +50,9 @@ def list_files(location: str) -> list[SourceFile]:
     try:
         fs, path = fsspec.url_to_fs(location)
         info = fs.info(path)
-    except (FileNotFoundError, ImportError, ValueError) as error:
-        raise InputError(f"{location}: there is no such file or folder: {error}") from error
+    except Exception as error:
+        # Every file system of fsspec has errors of its own; their texts may show credentials.
+        raise unreadable(location, error) from None
     if info["type"] != "directory":
         return [SourceFile(url=location)]
 
@@ -64,15 +65,15 @@ def list_files(location: str) -> list[SourceFile]:
             folders += 1
             inside = _entries(fs, entry["name"])
             if not inside:
-                problems.append(f"{url}: class folder without an image")
+                problems.append(f"{shown(url)}: class folder without an image")
             for image in inside:
                 _sort_in(_url(fs, image["name"]), image, _PICTURES, files, problems)
         else:
             _sort_in(url, entry, (".npz", *_ARCHIVES), files, problems)
     if folders and any(not f.url.lower().endswith(_PICTURES) for f in files):
-        problems.append(f"{location}: has archives and class folders; keep one of them")
+        problems.append(f"{shown(location)}: has archives and class folders; keep one of them")
     if not files and not problems:
-        problems.append(f"{location}: the folder is empty")
+        problems.append(f"{shown(location)}: the folder is empty")
     _raise(problems)
     return files
 
@@ -85,22 +86,22 @@ def sample_table(labels: np.ndarray, files: np.ndarray, rows: np.ndarray, test: 
 
 def _read_archives(files: list[SourceFile], collected: _Collected) -> Dataset:
     for file in files:
-        name = file.url.lower()
+        name, where = file.url.lower(), shown(file.url)
         if name.endswith(".npz"):
             with fetched(file) as stream:
-                npz = read_npz(file.url, stream)
-                collected.add(file.url, npz.images, npz.labels, npz.test)
-                collected.name_classes(file.url, npz.classes)
+                npz = read_npz(where, stream)
+                collected.add(where, npz.images, npz.labels, npz.test)
+                collected.name_classes(where, npz.classes)
         elif name.endswith(_ARCHIVES):
             with fetched(file) as stream:
-                classes, batches = read_cifar(file.url, stream)
+                classes, batches = read_cifar(where, stream)
             for batch in batches:
                 test = np.full(len(batch.labels), batch.test)
-                collected.add(f"{file.url}: {batch.name}", iter([batch.images]), batch.labels, test)
-            collected.name_classes(file.url, classes)
+                collected.add(f"{where}: {batch.name}", iter([batch.images]), batch.labels, test)
+            collected.name_classes(where, classes)
         else:
             kinds = ", ".join((".npz", *_ARCHIVES, *_PICTURES))
-            raise InputError(f"{file.url}: is none of {kinds}; image files and archives cannot be mixed")
+            raise InputError(f"{where}: is none of {kinds}; image files and archives cannot be mixed")
     return collected.dataset()
 
 
@@ -112,7 +113,7 @@ def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
 
     def picture(file: SourceFile) -> np.ndarray | str:
         try:
-            return decode(file.url, content(file, FILE_LIMIT), convert)
+            return decode(shown(file.url), content(file, FILE_LIMIT), convert)
         except InputError as error:
             return str(error)
 
@@ -131,7 +132,7 @@ def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
         images = spool.array()
     n = len(files)
     samples = sample_table(
-        labels, np.array([file.url for file in files], object), np.zeros(n, int), np.zeros(n, bool)
+        labels, np.array([shown(file.url) for file in files], object), np.zeros(n, int), np.zeros(n, bool)
     )
     return {"images": images, "samples": samples, "classes": pd.DataFrame({"name": classes})}
 
@@ -181,18 +182,19 @@ def _sort_in(
     url: str, entry: dict[str, Any], kinds: tuple[str, ...], files: list[SourceFile], problems: list[str]
 ) -> None:
     """Accept an entry of a folder as a file to read, or say what is wrong with it."""
+    where = shown(url)
     if entry.get("islink"):
-        problems.append(f"{url}: is a link; only regular files are read")
+        problems.append(f"{where}: is a link; only regular files are read")
     elif entry["type"] == "directory":
         problems.append(
-            f"{url}: is a folder inside a class folder; images lie directly in their class folder"
+            f"{where}: is a folder inside a class folder; images lie directly in their class folder"
         )
     elif entry["type"] != "file":
-        problems.append(f"{url}: is not a regular file")
+        problems.append(f"{where}: is not a regular file")
     elif not url.lower().endswith(kinds):
-        problems.append(f"{url}: is none of {', '.join(kinds)}")
+        problems.append(f"{where}: is none of {', '.join(kinds)}")
     elif entry.get("size") == 0:
-        problems.append(f"{url}: has zero bytes")
+        problems.append(f"{where}: has zero bytes")
     else:
         files.append(SourceFile(url=url))
 

@@ -111,6 +111,19 @@ def split_rows(
     return {name: (index, digests[index]) for name, index in rows.items()}
 
 
+def color_statistics(dataset: Dataset) -> pd.DataFrame:
+    """Per image: label, brightness (mean of all values), contrast (their deviation), mean of each colour."""
+    images, samples, _ = tables(dataset)
+    values = np.empty((len(images), 5))
+    for start, piece in chunks(images):
+        colors = piece.mean(axis=(1, 2))
+        values[start : start + len(piece), 0] = colors.mean(axis=1)
+        values[start : start + len(piece), 1] = piece.std(axis=(1, 2, 3))
+        values[start : start + len(piece), 2:] = colors
+    table = pd.DataFrame(values, columns=["brightness", "contrast", "red", "green", "blue"])
+    return table.assign(label=samples["label"].to_numpy())
+
+
 def _unusable(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(n,) bool: blank; (n,) bool: same pixels, other label; (n,) uint64: digest of the pixels."""
     blank = np.empty(len(images), bool)
