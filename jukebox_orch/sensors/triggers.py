@@ -1,0 +1,199 @@
+"""The settings of a project's triggers, and the file a deployment keeps them in."""
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+_MATCHER = re.compile(r'[a-zA-Z_][a-zA-Z0-9_]*\s*(=|!=|=~|!~)\s*"[^"\n]*"')
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,40}")
+_SCP_LIKE = re.compile(r"[\w][\w.-]*@[\w][\w.-]*:[\w~./-]+")
+GIT_SCHEMES = ("https", "http", "ssh", "file")
+
+
+def checked_location(url: str) -> str:
+    """Accept a folder or an fsspec URL that carries no credentials."""
+    parts = urlsplit(url)
+    if "@" in parts.netloc:
+        raise ValueError(
+            "must not hold a user or password: give credentials by the environment or a mounted file"
+        )
+    if parts.query or parts.fragment:
+        raise ValueError(
+            "must have no query or fragment: a signed URL is a secret and would reach the run config"
+        )
+    if "::" in url or any(ord(c) < 32 for c in url):
+        raise ValueError("must be one folder, bucket or URL, without `::` or control characters")
+    if not parts.scheme and not url.startswith("/"):
+        raise ValueError("must be an absolute path or a URL such as s3://bucket/folder")
+    return url
+
+
+def checked_repository(url: str) -> str:
+    """Accept a git URL whose transport is one of `GIT_SCHEMES`, without a password or an option in it."""
+    if not url or url.startswith("-") or "::" in url or any(c.isspace() or ord(c) < 32 for c in url):
+        raise ValueError("must be a git URL: no leading `-`, no `transport::address`, no blanks")
+    if _SCP_LIKE.fullmatch(url):
+        return url
+    parts = urlsplit(url)
+    if parts.scheme not in GIT_SCHEMES:
+        raise ValueError(f"must start with {', '.join(s + '://' for s in GIT_SCHEMES)} or be user@host:path")
+    if parts.password or (parts.username and parts.scheme != "ssh"):
+        raise ValueError("must not hold a user or password: use credentials_file")
+    if (parts.hostname or "").startswith("-") or (parts.username or "").startswith("-"):
+        raise ValueError("must not have a host or user that starts with `-`")
+    return url
+
+
+def _checked_pattern(pattern: str) -> str:
+    if not re.fullmatch(r"[\w./-]*\*", pattern) or pattern.startswith("-"):
+        raise ValueError(
+            "must be a prefix of letters, digits, `.`, `_`, `/`, `-` and one final `*`, such as v*"
+        )
+    return pattern
+
+
+def _checked_matcher(matcher: str) -> str:
+    if not _MATCHER.fullmatch(matcher):
+        raise ValueError('must look like name="value" (or !=, =~, !~), as Alertmanager writes matchers')
+    return matcher
+
+
+def _checked_label(label: str) -> str:
+    if not _LABEL.fullmatch(label):
+        raise ValueError("must be a label name: letters, digits and `_`, at most 41 characters")
+    return label
+
+
+def _checked_http(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be an http:// or https:// URL, such as http://alertmanager:9093")
+    return checked_location(url).rstrip("/")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NewDataTrigger(_Settings):
+    """New files at a location start a run that trains on exactly them."""
+
+    location: Annotated[str, AfterValidator(checked_location)] = Field(
+        description="Folder, mounted volume, s3:// prefix or other fsspec URL; or one http(s) URL of a file"
+    )
+    patterns: list[str] = Field(
+        ["*.parquet", "*.csv"], min_length=1, description="Globs of the paths or names that count"
+    )
+    complete_when: Literal["quiet", "success_marker", "manifest"] = Field(
+        "quiet",
+        description="quiet: unchanged for quiet_seconds; success_marker: its folder has a _SUCCESS not older "
+        "than the file; manifest: its folder's SHA256SUMS names it and its content agrees",
+    )
+    quiet_seconds: float = Field(30, ge=0, le=86_400, description="How long a file must not have changed (s)")
+    include_earlier: bool = Field(False, description="Train on all earlier files too, not only the new ones")
+    max_files_per_run: int = Field(1_000, ge=1, le=10_000, description="More files wait for the next tick")
+    max_file_bytes: int = Field(2 * 1024**3, ge=1, description="Larger files are refused (bytes)")
+    interval_seconds: int = Field(30, ge=1, le=86_400, description="Time between two looks (s)")
+
+
+class GitTagsTrigger(_Settings):
+    """New version tags of a repository start a run with that version."""
+
+    repository: Annotated[str, AfterValidator(checked_repository)] = Field(
+        description="https://, ssh://, file://, http:// or user@host:path"
+    )
+    pattern: Annotated[str, AfterValidator(_checked_pattern)] = Field(
+        "v*", description="Prefix of the tags that count and `*` for the version, such as v* or jukebox/v*"
+    )
+    require_matching_code: bool | None = Field(
+        None,
+        description="Hold a tag back until this deployment runs its code; null: yes in Kubernetes, else no",
+    )
+    credentials_file: Path | None = Field(
+        None, description="Mounted file in the format of git-credential-store, for https://"
+    )
+    ssh_key_file: Path | None = Field(None, description="Mounted private key, for ssh")
+    known_hosts_file: Path | None = Field(None, description="Mounted known_hosts, for ssh")
+    max_runs_per_tick: int = Field(3, ge=1, le=100, description="More tags wait for the next tick")
+    interval_seconds: int = Field(60, ge=1, le=86_400, description="Time between two looks (s)")
+
+
+class ModelAlertsTrigger(_Settings):
+    """Firing alerts of an Alertmanager start a run."""
+
+    url: Annotated[str, AfterValidator(_checked_http)] = Field(
+        description="Alertmanager, with its route prefix if it has one, such as http://alertmanager:9093"
+    )
+    matchers: list[Annotated[str, AfterValidator(_checked_matcher)]] = Field(
+        min_length=1, description='Which alerts are this project\'s, such as model="jukebox"; all must match'
+    )
+    cooldown_seconds: float = Field(
+        3_600, ge=0, le=30 * 86_400, description="Least time between two runs (s)"
+    )
+    label_tags: list[Annotated[str, AfterValidator(_checked_label)]] = Field(
+        ["alertname", "severity"], description="Labels copied to run tags as jukebox/alert_<label>"
+    )
+    max_runs_per_tick: int = Field(
+        1, ge=1, le=100, description="Only without a cooldown can it be more than 1"
+    )
+    interval_seconds: int = Field(30, ge=1, le=86_400, description="Time between two looks (s)")
+
+
+class Triggers(_Settings):
+    """What starts training runs of one project without a person; a trigger left out is not watched."""
+
+    new_data: NewDataTrigger | None = None
+    git_tags: GitTagsTrigger | None = None
+    model_alerts: ModelAlertsTrigger | None = None
+
+
+def load_triggers(path: str | Path, projects: Collection[str] | None = None) -> dict[str, Triggers]:
+    """Read a YAML file: project name -> `Triggers`.
+
+    Args:
+        path: The file.
+        projects: The installed projects; when given, any other name in the file is an error.
+
+    Raises:
+        ValueError: The file cannot be read or has an unknown project or field or a bad value; the message
+            names file, field, value and what is expected.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ValueError(f"triggers file {path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"triggers file {path}: not YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"triggers file {path}: must map project names to triggers, not {type(content).__name__}"
+        )
+    problems: list[str] = []
+    triggers: dict[str, Triggers] = {}
+    for name, settings in content.items():
+        if projects is not None and name not in projects:
+            problems.append(f"{name}: no such project; installed: {', '.join(sorted(projects)) or 'none'}")
+            continue
+        try:
+            triggers[name] = Triggers.model_validate(settings)
+        except ValidationError as error:
+            problems += [
+                f"{'.'.join(str(part) for part in (name, *problem['loc']))}: "
+                f"{problem['msg'].removeprefix('Value error, ')} (got {_shown(problem['input'])})"
+                for problem in error.errors()
+            ]
+    if problems:
+        raise ValueError(f"triggers file {path}:\n" + "\n".join(f"  {problem}" for problem in problems))
+    return triggers
+
+
+def _shown(value: object) -> str:
+    """Show a bad value without the password or query secret it may hold."""
+    return re.sub(r"\?[^']*", "?***", re.sub(r"//[^/@\s]*@", "//***@", repr(value)))[:200]

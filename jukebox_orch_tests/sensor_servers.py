@@ -1,0 +1,315 @@
+"""Real servers for the sensors' tests and benchmarks: git over http, Alertmanager, S3, and one that misbehaves.
+
+Each is a context manager on a free loopback port that stops what it started.
+"""
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import httpx
+import pytest
+
+VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_until(is_ready, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_ready():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} after {seconds} s")
+        time.sleep(0.05)
+
+
+def git(*arguments: str | Path, cwd: Path) -> str:
+    identity = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org", "GIT_CONFIG_GLOBAL": os.devnull}
+    committer = {"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org"}
+    return subprocess.run(
+        ["git", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **identity, **committer},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+
+
+class Repository:
+    """A bare repository that is pushed to from a clone, as a developer does."""
+
+    def __init__(self, folder: Path, name: str = "models.git"):
+        self.bare, self._clone = folder / name, folder / f"clone-of-{name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        git("init", "--bare", "-q", "-b", "main", self.bare, cwd=folder)
+        git("init", "-q", "-b", "main", self._clone, cwd=folder)
+        git("remote", "add", "origin", self.bare, cwd=self._clone)
+
+    @property
+    def url(self) -> str:
+        return f"file://{self.bare}"
+
+    def commit(self) -> str:
+        git("commit", "-q", "--allow-empty", "-m", f"change {time.time_ns()}", cwd=self._clone)
+        git("push", "-q", "origin", "main", cwd=self._clone)
+        return git("rev-parse", "HEAD", cwd=self._clone)
+
+    def tag(self, name: str, annotated: bool = False) -> str:
+        """Tag a new commit, or move the tag to it, push, and return the commit."""
+        commit = self.commit()
+        git("tag", "-f", *(["-a", "-m", "release"] if annotated else []), name, cwd=self._clone)
+        git("push", "-q", "-f", "origin", f"refs/tags/{name}", cwd=self._clone)
+        return commit
+
+    def delete(self, name: str) -> None:
+        git("push", "-q", "origin", f":refs/tags/{name}", cwd=self._clone)
+
+    def add_refs(self, names: list[str]) -> str:
+        """Write many tags at once, names unchecked by porcelain, and return their commit."""
+        commit = self.commit()
+        lines = "".join(f"create refs/tags/{name} {commit}\n" for name in names)
+        subprocess.run(["git", "update-ref", "--stdin"], cwd=self.bare, input=lines, text=True, check=True)
+        git("pack-refs", "--all", cwd=self.bare)
+        return commit
+
+
+@contextmanager
+def serve(handler: type[BaseHTTPRequestHandler], certificate: Path | None = None) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"{'https' if certificate else 'http'}://localhost:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+@contextmanager
+def git_http_server(root: Path, password: str | None = None) -> Iterator[str]:
+    """Serve the bare repositories below a folder by `git http-backend`, for `reader:password` when given."""
+    backend = Path(git("--exec-path", cwd=root)) / "git-http-backend"
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._run(b"")
+
+        def do_POST(self) -> None:
+            self._run(self.rfile.read(int(self.headers.get("content-length") or 0)))
+
+        def _run(self, body: bytes) -> None:
+            import base64
+
+            expected = "Basic " + base64.b64encode(f"reader:{password}".encode()).decode()
+            if password and self.headers.get("authorization") != expected:
+                self.send_response(401)
+                self.send_header("WWW-Authenticate", 'Basic realm="git"')
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            path, _, query = self.path.partition("?")
+            environment = {
+                **os.environ,
+                "GIT_PROJECT_ROOT": str(root),
+                "GIT_HTTP_EXPORT_ALL": "1",
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "REQUEST_METHOD": self.command,
+                "CONTENT_TYPE": self.headers.get("content-type", ""),
+                "GIT_PROTOCOL": self.headers.get("git-protocol", ""),
+            }
+            answer = subprocess.run([backend], env=environment, input=body, capture_output=True, check=True)
+            head, _, content = answer.stdout.partition(b"\r\n\r\n")
+            headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
+            self.send_response(int(headers.pop("Status", "200").split()[0]))
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep the test output clean."""
+
+    with serve(Handler) as url:
+        yield url
+
+
+class Misbehaviour:
+    """What a server answers next: status, body, headers, a delay (s), or silence for ever."""
+
+    def __init__(self) -> None:
+        self.status, self.body, self.delay = 200, b"", 0.0
+        self.headers: dict[str, str] = {}
+        self.requests: list[tuple[str, str]] = []
+        self._over = threading.Event()
+
+    @contextmanager
+    def serve(self, certificate: Path | None = None) -> Iterator[str]:
+        behaviour = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                behaviour.requests.append((self.command, self.path))
+                behaviour._over.wait(behaviour.delay)
+                self.send_response(behaviour.status)
+                for name, value in {"Content-Length": str(len(behaviour.body)), **behaviour.headers}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(behaviour.body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Keep the test output clean."""
+
+        with serve(Handler, certificate) as url:
+            try:
+                yield url
+            finally:
+                self._over.set()
+
+
+def self_signed_certificate(folder: Path) -> Path:
+    """Return a PEM file with a key and a certificate that nobody trusts."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    subprocess.run(
+        ["openssl", *command, "-keyout", key, "-out", certificate], check=True, capture_output=True
+    )
+    certificate.write_bytes(certificate.read_bytes() + key.read_bytes())
+    return certificate
+
+
+class Alertmanager:
+    """A client of a running Alertmanager, as Prometheus and an operator use it."""
+
+    def __init__(self, url: str):
+        self.url = url
+
+    def fire(
+        self, *alerts: dict[str, str], starts_at: float | None = None, ends_at: float | None = None
+    ) -> None:
+        """Post alerts, one per dict of labels, from `starts_at` (now) to `ends_at` (in an hour), s since the epoch."""
+        moments = {
+            "startsAt": _rfc3339(starts_at or time.time()),
+            "endsAt": _rfc3339(ends_at or time.time() + 3_600),
+        }
+        body = [{"labels": {"alertname": "ModelDrift", **labels}, **moments} for labels in alerts]
+        httpx.post(f"{self.url}/api/v2/alerts", json=body, timeout=30).raise_for_status()
+
+    def silence(self, label: str, value: str) -> None:
+        body = {
+            "matchers": [{"name": label, "value": value, "isRegex": False, "isEqual": True}],
+            "startsAt": _rfc3339(time.time() - 1),
+            "endsAt": _rfc3339(time.time() + 3_600),
+            "createdBy": "test",
+            "comment": "test",
+        }
+        httpx.post(f"{self.url}/api/v2/silences", json=body, timeout=30).raise_for_status()
+
+
+@contextmanager
+def alertmanager(folder: Path) -> Iterator[Alertmanager]:
+    """Run Debian's prometheus-alertmanager with an inhibition rule: `muted_by` mutes alerts of one `model`."""
+    program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
+    if program is None:
+        pytest.skip("needs Alertmanager: apt-get install prometheus-alertmanager")
+    config = folder / "alertmanager.yml"
+    config.write_text(
+        "route: {receiver: none, group_wait: 0s}\nreceivers: [{name: none}]\n"
+        "inhibit_rules: [{source_matchers: ['role=\"mute\"'], target_matchers: ['role=\"mutable\"'], equal: [model]}]\n"
+    )
+    port = free_port()
+    listen = ["--cluster.listen-address=", f"--web.listen-address=127.0.0.1:{port}"]
+    with _process(
+        [program, f"--config.file={config}", f"--storage.path={folder / 'am'}", *listen], folder / "am.log"
+    ):
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: _answers(f"{url}/-/ready"), 20, "Alertmanager was not ready")
+        yield Alertmanager(url)
+
+
+@contextmanager
+def s3_server(folder: Path) -> Iterator[dict[str, str]]:
+    """Run versitygw over `folder` (its subfolders are the buckets) and yield a client's environment variables."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    keys = {"ROOT_ACCESS_KEY": "user", "ROOT_SECRET_KEY": "password"}
+    command = [versitygw(), "--port", f"127.0.0.1:{port}", "posix", folder]
+    with _process(command, folder.parent / "versitygw.log", {**os.environ, **keys}):
+        url = f"http://127.0.0.1:{port}"
+        wait_until(lambda: _answers(url), 20, "versitygw was not ready")
+        yield {
+            "AWS_ENDPOINT_URL": url,
+            "AWS_ACCESS_KEY_ID": "user",
+            "AWS_SECRET_ACCESS_KEY": "password",
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+
+def versitygw() -> Path:
+    """Return the S3 server's program, built once into the user's cache folder when Go is there."""
+    found = shutil.which("versitygw")
+    if found:
+        return Path(found)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jukebox-orch-tests"
+    program = cache / "versitygw"
+    if not program.exists():
+        go = shutil.which("go")
+        if go is None:
+            pytest.skip(f"needs the S3 server versitygw on PATH, or Go to build it: go install {VERSITYGW}")
+        subprocess.run(
+            [go, "install", VERSITYGW],
+            env={**os.environ, "GOBIN": str(cache)},
+            check=True,
+            capture_output=True,
+        )
+    return program
+
+
+@contextmanager
+def _process(command: list, log: Path, environment: dict[str, str] | None = None) -> Iterator[None]:
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, env=environment
+        )
+        try:
+            yield
+        finally:
+            process.terminate()
+            process.wait(20)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code < 500
+    except httpx.TransportError:
+        return False
+
+
+def _rfc3339(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).isoformat()
