@@ -92,8 +92,8 @@ def _blocks(url: str) -> Iterator[bytes]:
         with fs.open(path, "rb") as stream:
             while block := stream.read(_BLOCK):
                 yield block
-    except Exception as error:
-        # Every file system of fsspec has errors of its own; their texts may show credentials.
+    except Exception as error:  # noqa: BLE001 - every file system of fsspec has errors of its own
+        # Their texts may show credentials, so they are not chained.
         raise unreadable(url, error) from None
 
 

@@ -131,6 +131,8 @@ def test_a_forbidden_file(file: Path) -> None:
 
 def test_credentials_are_not_shown(server: str) -> None:
     assert shown("https://me:secret@host/a.csv?X-Amz-Signature=abc#f") == "https://host/a.csv"
+    password = "".join(["hun", "ter2"])
+    with_password = server.replace("//", f"//me:{password}@")
     with pytest.raises(InputError) as raised:
-        content(SourceFile(url=f"{server.replace('//', '//me:secret@')}/404?token=secret"))
-    assert "secret" not in "".join(traceback.format_exception(raised.value))
+        content(SourceFile(url=f"{with_password}/404?token={password}"))
+    assert password not in "".join(traceback.format_exception(raised.value))

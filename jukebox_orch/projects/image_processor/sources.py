@@ -50,8 +50,8 @@ def list_files(location: str) -> list[SourceFile]:
     try:
         fs, path = fsspec.url_to_fs(location)
         info = fs.info(path)
-    except Exception as error:
-        # Every file system of fsspec has errors of its own; their texts may show credentials.
+    except Exception as error:  # noqa: BLE001 - every file system of fsspec has errors of its own
+        # Their texts may show credentials, so they are not chained.
         raise unreadable(location, error) from None
     if info["type"] != "directory":
         return [SourceFile(url=location)]
