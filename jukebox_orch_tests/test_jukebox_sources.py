@@ -129,6 +129,18 @@ def test_dates_may_be_day_month_year_and_differ_between_files(
     assert_same(load(other), load(folder))
 
 
+@pytest.mark.parametrize("dtype", ["date32[day][pyarrow]", "datetime64[s, UTC]", "str"])
+def test_parquet_may_hold_dates_of_any_type(
+    folder: Path, made: tuple[pd.DataFrame, pd.DataFrame], dtype: str
+) -> None:
+    expected = load(folder)
+    rankings = made[1].copy()
+    if "UTC" in dtype:
+        rankings["snapshot_date"] = rankings["snapshot_date"].dt.tz_localize("UTC")
+    rankings.astype({"snapshot_date": dtype}).to_parquet(folder / "song_rankings.parquet")
+    assert_same(load(folder), expected)
+
+
 def test_one_file_in_the_published_layout_holds_both_tables(
     tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame]
 ) -> None:

@@ -25,12 +25,14 @@ class JukeboxSplit(Settings):
     """
 
     kind: Literal["by_date", "by_song"] = Field(
-        "by_date",
+        default="by_date",
         description="by_date: the last day is the test, the day before validates, both with songs known from "
         "training, as in use; by_song: no song is in two splits, as for songs never seen",
     )
-    validation_share: float = Field(0.15, gt=0, lt=0.5, description="by_song: share of songs that validate")
-    test_share: float = Field(0.15, gt=0, lt=0.5, description="by_song: share of songs that test")
+    validation_share: float = Field(
+        default=0.15, gt=0, lt=0.5, description="by_song: share of songs that validate"
+    )
+    test_share: float = Field(default=0.15, gt=0, lt=0.5, description="by_song: share of songs that test")
 
     @model_validator(mode="after")
     def _something_to_train_on(self) -> JukeboxSplit:

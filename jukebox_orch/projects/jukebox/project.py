@@ -28,26 +28,31 @@ if TYPE_CHECKING:
 class JukeboxHyperparameters(Hyperparameters):
     """A dense network, and how long and how fast it learns."""
 
-    epochs: int = Field(80, ge=1, le=10_000, description="Passes over the training songs at most")
-    batch_size: int = Field(128, ge=1, le=65_536, description="Songs per gradient step")
+    epochs: int = Field(default=80, ge=1, le=10_000, description="Passes over the training songs at most")
+    batch_size: int = Field(default=128, ge=1, le=65_536, description="Songs per gradient step")
     learning_rate: float = Field(
-        5e-3, gt=0, le=1, description="Adam's step size at the start; falls to 0 along a cosine"
+        default=5e-3, gt=0, le=1, description="Adam's step size at the start; falls to 0 along a cosine"
     )
     early_stopping_patience: int = Field(
-        15,
+        default=15,
         ge=0,
         le=10_000,
         description="Stop after this many epochs without a better validation loss; 0: never",
     )
-    hidden_layers: int = Field(2, ge=1, le=8, description="Dense layers between features and countries")
-    hidden_units: int = Field(256, ge=8, le=4096, description="Units of each of them")
+    hidden_layers: int = Field(
+        default=2, ge=1, le=8, description="Dense layers between features and countries"
+    )
+    hidden_units: int = Field(default=256, ge=8, le=4096, description="Units of each of them")
 
 
 class JukeboxGates(Gates):
     """The floor is for the next day (split by_date); songs never seen (by_song) reach about 0.17."""
 
     metric_floor: float = Field(
-        0.3, ge=0, le=1, description="Evaluation fails when the accuracy on the test split is below this"
+        default=0.3,
+        ge=0,
+        le=1,
+        description="Evaluation fails when the accuracy on the test split is below this",
     )
 
 

@@ -82,13 +82,9 @@ def usability(dataset: Dataset) -> Usability:
     rank, date, code = rankings["daily_rank"], rankings["snapshot_date"], rankings["spotify_id"].cat.codes
 
     worldwide = rankings["country"].isna()
-    keys = pd.DataFrame({"song": code, "country": rankings["country"].cat.codes, "date": date})
-    duplicate = keys.duplicated()
-    # The worldwide chart has one song per rank and day: more rows without a country have lost theirs.
-    lost = worldwide & ~duplicate
-    lost &= (
-        pd.DataFrame({"date": date, "rank": rank})[lost].duplicated().reindex(lost.index, fill_value=False)
-    )
+    keys = pd.DataFrame({"song": code, "country": rankings["country"].cat.codes, "date": date, "rank": rank})
+    duplicate = keys.duplicated(["song", "country", "date"])
+    lost = worldwide & _beyond_one_chart(keys[worldwide]).reindex(worldwide.index, fill_value=False)
     labelled = ~worldwide | lost
 
     quarantine = {
@@ -98,7 +94,7 @@ def usability(dataset: Dataset) -> Usability:
         ("join_completeness", "are of a song that song properties do not describe"): ~described,
         ("join_completeness", "are of a song without usable properties"): described & (song < 0),
         ("label_coverage", "have a country that is not one of the published charts"): unknown,
-        ("label_coverage", "have no country though the worldwide chart has that rank already"): lost,
+        ("label_coverage", "have no country though the worldwide chart has that rank or song already"): lost,
     }
     usable = labelled.to_numpy()
     for (rule, problem), found in quarantine.items():
@@ -186,6 +182,12 @@ def _countries(rankings: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     index = pd.Index(COUNTRIES).get_indexer(rankings["country"].cat.categories)
     country = np.append(index, -1)[codes]
     return country, (codes >= 0) & (country < 0)
+
+
+def _beyond_one_chart(worldwide: pd.DataFrame) -> pd.Series:
+    """Whether a row without a country is none of the worldwide chart, which has each rank and song once a day."""
+    taken = worldwide.duplicated(["date", "rank"]) | worldwide.duplicated(["date", "song"])
+    return taken & ~worldwide.duplicated()
 
 
 def _examples(frame: pd.DataFrame, wrong: pd.Series) -> list[dict[str, object]]:

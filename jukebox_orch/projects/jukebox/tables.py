@@ -74,7 +74,7 @@ def read_table(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pd.Da
         ) from error
     if not table.num_rows:
         raise InputError(f"{shown}: the file has columns but no rows; copy it again or remove it")
-    frame = table.unify_dictionaries().to_pandas()
+    frame = table.unify_dictionaries().to_pandas(ignore_metadata=True)
     return pd.DataFrame({column: _typed(frame[column], shown) for column in frame})
 
 
@@ -176,7 +176,8 @@ def _typed(column: pd.Series, shown: str) -> pd.Series:
     if column.name == "snapshot_date":
         return _dates(column, shown)
     if column.name in _KEYS:
-        return column if isinstance(column.dtype, pd.CategoricalDtype) else column.astype("category")
+        text = isinstance(column.dtype, pd.CategoricalDtype) and column.cat.categories.dtype == "str"
+        return column if text else column.astype("str").astype("category")
     if column.name not in (*FEATURES, "daily_rank"):
         return column.astype("str")
     numbers = _numbers(column, shown)
@@ -207,11 +208,11 @@ def _whole(numbers: pd.Series) -> bool:
 
 
 def _dates(column: pd.Series, shown: str) -> pd.Series:
+    """Days; a time of day, as some exports append, is dropped: a chart is of a day."""
     if pd.api.types.is_datetime64_any_dtype(column):
-        return column.dt.tz_localize(None).astype("datetime64[us]")
-    codes, values = pd.factorize(column)  # few days, many rows
+        return column.dt.tz_localize(None).dt.normalize().astype("datetime64[us]")
+    codes, values = pd.factorize(column)
     text = pd.Series(values).astype("str").str.strip()
-    # A time of day, as some exports append, is dropped: a chart is of a day.
     iso = text.str.extract(r"^(\d{4}-\d{2}-\d{2})(?:[T ][\d:.]+(?:Z|[+-]\d{2}:?\d{2})?)?$")[0]
     dates = pd.to_datetime(iso, format="%Y-%m-%d", errors="coerce")
     dates = dates.fillna(pd.to_datetime(text, format="%d/%m/%Y", errors="coerce"))
