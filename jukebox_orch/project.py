@@ -176,6 +176,11 @@ class Part:
     keys: np.ndarray
     slices: Mapping[str, np.ndarray] = field(default_factory=dict)
 
+    @classmethod
+    def of_rows(cls, x: np.ndarray, y: np.ndarray, keys: np.ndarray) -> Part:
+        """A split whose every entry is one source row; `keys` may repeat and be of any type."""
+        return cls(x, y, np.ones(len(x), np.float32), np.unique(keys).astype("U"))
+
     def __len__(self) -> int:
         return len(self.x)
 

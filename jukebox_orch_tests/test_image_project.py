@@ -82,12 +82,12 @@ class TestSplits:
     def test_a_class_that_is_only_in_the_test_split_is_named(self, tmp_path: Path) -> None:
         labels = np.repeat([0, 1], 20)
         path = save(tmp_path / "a.npz", random_images(40), labels, test=labels == 1)
-        with pytest.raises(InputError, match="class '0' has no image left for the test split"):
+        with pytest.raises(InputError, match="class '1' has no image beside the published test images"):
             features_of(path)
 
     def test_the_seed_decides(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.npz", random_images(60), np.arange(60) % 2)
-        digests = [FeatureSet(features_of(path, seed), "").digest for seed in (1, 1, 2)]
+        digests = [FeatureSet(features_of(path, seed), "", {}).digest for seed in (1, 1, 2)]
         assert digests[0] == digests[1] != digests[2]
 
     def test_features_are_raw_bytes_on_disk(self, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def trained() -> SimpleNamespace:
     """The embedded sample, trained with the defaults and exported."""
     project = ImageProcessor()
     features = project.build_features(project.load(ImageSource()), ImageSplit(), 0)
-    model = training.train(project, FeatureSet(features, ""), ImageHyperparameters(), 0, lambda line: None)
+    model = training.train(project, FeatureSet(features, "", {}), ImageHyperparameters(), 0, lambda line: None)
     prediction = training.predict(model.keras_model, features.test.x)
     onnx = export.export(project, model.keras_model, features, {}, prediction)
     return SimpleNamespace(features=features, model=model, prediction=prediction, onnx=onnx)
@@ -214,7 +214,7 @@ def test_augmented_training_is_repeatable(tmp_path: Path) -> None:
     hyperparameters = ImageHyperparameters(epochs=2, augmentation="shift_and_flip", batch_size=16)
     weights = [
         training.train(
-            PROJECT, FeatureSet(features, ""), hyperparameters, 3, lambda line: None
+            PROJECT, FeatureSet(features, "", {}), hyperparameters, 3, lambda line: None
         ).keras_model.get_weights()
         for _ in range(2)
     ]

@@ -129,12 +129,7 @@ class ImageProcessor(ModelProject):
         rows = split_rows(dataset, split.validation_share, split.test_share, split.published_test, seed)
         images, samples, names = tables(dataset)
         parts = {
-            name: Part(
-                x=select(images, index),
-                y=samples["label"].to_numpy()[index],
-                weight=np.ones(len(index), np.float32),
-                keys=np.array([f"{digest:016x}" for digest in np.unique(digests)]),
-            )
+            name: Part.of_rows(select(images, index), samples["label"].to_numpy()[index], digests)
             for name, (index, digests) in rows.items()
         }
         return Features(

@@ -9,6 +9,7 @@ import pandas as pd
 
 from jukebox_orch.project import Dataset, Finding, InputError, Validation
 from jukebox_orch.projects.image_processor.spool import SHAPE, chunks
+from jukebox_orch.splitting import split_by_share
 
 RULES = {
     "images": "Every image is uint8, 32 x 32 x 3, and has a label.",
@@ -88,26 +89,20 @@ def split_rows(
     labels = samples["label"].to_numpy()
     blank, contradictory, digests = _unusable(images, labels)
     usable = ~(blank | contradictory)
-    marked = samples["test"].to_numpy() & published_test
-    random = np.random.default_rng(seed)
-    split = np.full(len(labels), "", "U10")
-    for label, label_name in enumerate(names):
-        own = usable & (labels == label)
-        held_out = np.unique(digests[own & marked])
-        rest = random.permutation(np.setdiff1d(digests[own], held_out))
-        test = 0 if marked.any() else max(1, round(test_share * len(rest)))
-        validation = max(1, round(validation_share * len(rest)))
-        groups = {
-            "test": held_out if marked.any() else rest[:test],
-            "validation": rest[test : test + validation],
-            "train": rest[test + validation :],
-        }
-        for name, group in groups.items():
-            if not len(group):
-                raise InputError(f"class {label_name!r} has no image left for the {name} split")
-            chosen = own & np.isin(digests, group)
-            split[chosen & marked if name == "test" and marked.any() else chosen] = name
-    rows = {name: np.flatnonzero(split == name) for name in ("train", "validation", "test")}
+    published = np.flatnonzero(usable & samples["test"].to_numpy() & published_test)
+    rest = np.flatnonzero(usable & ~np.isin(digests, digests[published]))
+    if missing := sorted(set(range(len(names))) - set(labels[rest])):
+        raise InputError(f"class {names[missing[0]]!r} has no image beside the published test images")
+    shares = split_by_share(
+        digests[rest],
+        validation_share,
+        0 if len(published) else test_share,
+        seed,
+        np.asarray(names)[labels[rest]],
+    )
+    rows = {name: rest[index] for name, index in shares.items()}
+    if len(published):
+        rows["test"] = published
     return {name: (index, digests[index]) for name, index in rows.items()}
 
 
