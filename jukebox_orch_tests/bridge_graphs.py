@@ -39,18 +39,18 @@ class JsonFiles(dg.ConfigurableIOManager):
 
 
 class Training(dg.Config):
-    epochs: int = Field(5, description="Passes over the\ntraining data", gt=0)
-    learning_rate: float = Field(0.1, description="Step size: of SGD")
+    epochs: int = Field(default=5, description="Passes over the\ntraining data", gt=0)
+    learning_rate: float = Field(default=0.1, description="Step size: of SGD")
     optimizer: Literal["sgd", "adam"] = "sgd"
-    layers: list[int] = Field([4, 2], description="Units per layer")
-    extra: dict[str, str] = {}
+    layers: list[int] = Field(default=[4, 2], description="Units per layer")
+    extra: dict[str, str] = Field(default={})
 
 
 class ModelRun(dg.Config):
     training: Training = Training()
-    model_name: str = Field("toy", description="Name in the registry")
+    model_name: str = Field(default="toy", description="Name in the registry")
     bad_data: bool = False
-    floor: float | None = Field(None, description="Lowest accuracy")
+    floor: float | None = Field(default=None, description="Lowest accuracy")
 
 
 RESOURCES = {
@@ -110,7 +110,9 @@ def dataset(config: ModelRun):
     rows = [] if config.bad_data else [1, 2, 3]
     yield dg.Output(rows, metadata={"mean": 2.0, "preview": dg.MetadataValue.md("**three** rows <b>x</b>")})
     yield dg.AssetCheckResult(
-        check_name="not_empty", passed=bool(rows), description="the dataset has no rows" if not rows else "rows found"
+        check_name="not_empty",
+        passed=bool(rows),
+        description="the dataset has no rows" if not rows else "rows found",
     )
     yield dg.AssetCheckResult(check_name="drift", passed=False, severity=dg.AssetCheckSeverity.WARN)
 
@@ -133,7 +135,9 @@ def trained_model(context: dg.AssetExecutionContext, config: ModelRun, rows: lis
 
 @dg.asset_check(asset=["toy", "trained_model"], blocking=True, description="Enough weights")
 def enough_weights(trained_model: dict):
-    return dg.AssetCheckResult(passed=len(trained_model["weights"]) > 1, metadata={"count": len(trained_model["weights"])})
+    return dg.AssetCheckResult(
+        passed=len(trained_model["weights"]) > 1, metadata={"count": len(trained_model["weights"])}
+    )
 
 
 @dg.asset_check(asset=["toy", "trained_model"], additional_ins={"rows": dg.AssetIn(key=["toy", "dataset"])})
@@ -165,9 +169,16 @@ def toy_config(val: ModelRun):
 
 
 TOY = [dataset, trained_model, published, announcement]
-toy_job = dg.define_asset_job("toy_training", selection="group:toy", config=toy_config, description="Trains the toy.")
+toy_job = dg.define_asset_job(
+    "toy_training",
+    selection=dg.AssetSelection.groups("toy"),
+    config=toy_config,
+    description="Trains the toy.",
+)
 toy_by_op = dg.define_asset_job(
-    "toy_by_op", selection="group:toy", config={"ops": {"toy__trained_model": {"config": {"training": {"epochs": 7}}}}}
+    "toy_by_op",
+    selection=dg.AssetSelection.groups("toy"),
+    config={"ops": {"toy__trained_model": {"config": {"training": {"epochs": 7}}}}},
 )
 
 
@@ -193,3 +204,102 @@ toy = dg.Definitions(
     sensors=[new_rows],
     resources={"io_manager": JsonFiles()},
 )
+
+
+# Everything else an asset graph can hold.
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec("train_split", metadata={"kfp/artifact_type": "None"}, code_version="a"),
+        dg.AssetSpec(
+            "test_split",
+            metadata={"kfp/artifact_type": "None"},
+            code_version="b",
+            deps=["train_split", "lake"],
+        ),
+    ],
+    can_subset=True,
+)
+def splits(context: dg.AssetExecutionContext):
+    for key in sorted(context.selected_asset_keys, key=lambda key: key.to_user_string(), reverse=True):
+        yield dg.MaterializeResult(asset_key=key, metadata={"rows": 3})
+
+
+@dg.multi_asset(
+    outs={
+        "left": dg.AssetOut(metadata={"kfp/artifact_type": "Dataset"}, code_version="1"),
+        "right": dg.AssetOut(metadata={"kfp/artifact_type": "Metrics"}, code_version="1"),
+    },
+    deps=["train_split"],
+)
+def halves():
+    return [1], [2]
+
+
+@dg.op
+def add_one(left: list[int]) -> list[int]:
+    return [value + 1 for value in left]
+
+
+class Factor(dg.Config):
+    factor: int = 3
+
+
+@dg.op
+def multiply(config: Factor, values: list[int]) -> list[int]:
+    return [value * config.factor for value in values]
+
+
+@dg.graph_asset(metadata={"kfp/artifact_type": "Dataset"})
+def scaled(left):
+    return multiply(add_one(left))
+
+
+@dg.multi_asset_check(
+    specs=[
+        dg.AssetCheckSpec("positive", asset="left", blocking=True),
+        dg.AssetCheckSpec("positive", asset="scaled"),
+    ]
+)
+def positive(left: list[int], scaled: list[int]):
+    yield dg.AssetCheckResult(asset_key="left", check_name="positive", passed=min(left) > 0)
+    yield dg.AssetCheckResult(
+        asset_key="scaled", check_name="positive", passed=False, severity=dg.AssetCheckSeverity.ERROR
+    )
+
+
+DAYS = dg.StaticPartitionsDefinition(["monday", "tuesday"])
+
+
+@dg.asset(partitions_def=DAYS, metadata={"kfp/artifact_type": "Dataset"})
+def daily(context: dg.AssetExecutionContext):
+    return context.partition_key
+
+
+@dg.asset(partitions_def=DAYS, metadata={"kfp/artifact_type": "Dataset"})
+def daily_upper(daily: str):
+    return daily.upper()
+
+
+lake = dg.AssetSpec("lake", metadata={"kfp/artifact_type": "Dataset"})
+
+zoo = dg.Definitions(
+    assets=[splits, halves, scaled, lake],
+    asset_checks=[positive],
+    resources={"io_manager": JsonFiles()},
+)
+partitioned = dg.Definitions(assets=[daily, daily_upper], resources={"io_manager": JsonFiles()})
+
+
+@dg.asset(metadata={"kfp/artifact_type": "Dataset"})
+def numbers():
+    return [1, 2, 3]
+
+
+@dg.asset(metadata={"kfp/artifact_type": "Dataset"})
+def total(numbers: list[int]):
+    return sum(numbers)
+
+
+with_default_files = dg.Definitions(assets=[numbers, total])

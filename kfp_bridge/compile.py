@@ -10,13 +10,15 @@ import inspect
 import json
 import keyword
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Optional
 
 from kfp_bridge.errors import BridgeError, ExportError
 from kfp_bridge.model import (
+    COMMAND,
     CONFUSION_MATRIX,
     INFO_MARK,
     METRICS,
@@ -34,7 +36,6 @@ from kfp_bridge.pods import apply_pod
 if TYPE_CHECKING:
     from kfp import dsl
 
-COMMAND = ("python", "-m", "kfp_bridge.step")
 PYTHON_TYPES = MappingProxyType(
     {
         "STRING": str,
@@ -102,7 +103,8 @@ def build_pipeline(graph: PipelineGraph, image: str) -> Any:
         imported = {item.key: _importer(item) for item in graph.imports}
         for name in _order(graph.steps, producers):
             step = steps[name]
-            task = components[name](**_arguments(graph, step, producers, tasks, imported, channels))
+            artifacts = _Upstream(producers, tasks, imported)
+            task = components[name](**_arguments(graph, step, artifacts, channels))
             task.after(*(tasks[gate] for gate in step.after))
             _configure(task, step)
             tasks[name] = task
@@ -135,7 +137,7 @@ def pipeline_description(graph: PipelineGraph) -> str:
     return f"{text}\n{INFO_MARK}{json.dumps(info, sort_keys=True)}"
 
 
-def step_argument(graph: PipelineGraph, step: Step, producers: dict[str, Step]) -> str:
+def step_argument(graph: PipelineGraph, step: Step, producers: Mapping[str, Step]) -> str:
     """What `kfp_bridge.step` must know of its task, as canonical JSON."""
     parameters = {
         p.name: {"path": list(p.path), "type": p.type} for p in graph.parameters if p.name in step.parameters
@@ -191,7 +193,7 @@ def outputs(step: Step) -> dict[str, str]:
 
 
 def _component(
-    graph: PipelineGraph, step: Step, producers: dict[str, Step], image: str
+    graph: PipelineGraph, step: Step, producers: Mapping[str, Step], image: str
 ) -> Callable[..., "dsl.PipelineTask"]:
     from kfp import dsl
 
@@ -237,25 +239,28 @@ def _component(
     return dsl.container_component(run)
 
 
+@dataclass(frozen=True)
+class _Upstream:
+    producers: Mapping[str, Step]
+    tasks: Mapping[str, "dsl.PipelineTask"]
+    imported: Mapping[str, "dsl.PipelineTask"]
+
+
 def _arguments(
-    graph: PipelineGraph,
-    step: Step,
-    producers: dict[str, Step],
-    tasks: dict[str, "dsl.PipelineTask"],
-    imported: dict[str, "dsl.PipelineTask"],
-    channels: dict[str, Any],
+    graph: PipelineGraph, step: Step, upstream: _Upstream, channels: Mapping[str, Any]
 ) -> dict[str, Any]:
+    producers = upstream.producers
     arguments: dict[str, Any] = {}
     for key in step.inputs:
-        if key in imported:
-            arguments[_input_name(key)] = imported[key].output
+        if key in upstream.imported:
+            arguments[_input_name(key)] = upstream.imported[key].output
             continue
-        outputs_of = tasks[producers[key].name].outputs
+        outputs_of = upstream.tasks[producers[key].name].outputs
         if _artifact_type(graph, producers, key):
             arguments[_input_name(key)] = outputs_of[identifier(key)]
         arguments[_digest_name(key)] = outputs_of[f"{identifier(key)}_digest"]
     for producer in _record_producers(step, producers):
-        arguments[_record_name(producer)] = tasks[producer.name].outputs[RECORD]
+        arguments[_record_name(producer)] = upstream.tasks[producer.name].outputs[RECORD]
     for parameter in pipeline_parameters(graph):
         if parameter.name in step.parameters or not parameter.path:
             arguments[parameter.name] = channels[parameter.name]
@@ -289,7 +294,7 @@ def _imported(graph: PipelineGraph, step: Step) -> list[dict[str, Any]]:
     return [dict(item.record) for item in graph.imports if item.key in step.inputs]
 
 
-def _order(steps: tuple[Step, ...], producers: dict[str, Step]) -> list[str]:
+def _order(steps: tuple[Step, ...], producers: Mapping[str, Step]) -> list[str]:
     upstream = {
         step.name: {producers[key].name for key in step.inputs if key in producers} | set(step.after)
         for step in steps
@@ -299,12 +304,12 @@ def _order(steps: tuple[Step, ...], producers: dict[str, Step]) -> list[str]:
     )
 
 
-def _record_producers(step: Step, producers: dict[str, Step]) -> list[Step]:
+def _record_producers(step: Step, producers: Mapping[str, Step]) -> list[Step]:
     found = {producers[key].name: producers[key] for key in step.inputs if key in producers}
     return [found[name] for name in sorted(found)]
 
 
-def _artifact_type(graph: PipelineGraph, producers: dict[str, Step], key: str) -> str | None:
+def _artifact_type(graph: PipelineGraph, producers: Mapping[str, Step], key: str) -> str | None:
     if key in producers:
         return next(asset.artifact_type for asset in producers[key].assets if asset.key == key)
     return next(item.artifact_type for item in graph.imports if item.key == key)
@@ -350,7 +355,8 @@ def _docstring(parameters: tuple[Parameter, ...]) -> str:
     described = [
         f"    {parameter.name}: {parameter.description}" for parameter in parameters if parameter.description
     ]
-    return "\n".join(["Args:", *described]) if described else ""
+    # docstring_parser takes the first line for the summary, so there must be one before the arguments.
+    return "\n".join(["Pipeline parameters.", "", "Args:", *described]) if described else ""
 
 
 def _manifest_options(graph: PipelineGraph, manifest: bool) -> dict[str, Any]:

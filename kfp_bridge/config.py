@@ -29,7 +29,7 @@ _MISSING = object()
 def read_parameters(job: dg.JobDefinition) -> tuple[tuple[Parameter, ...], list[MappingRow]]:
     """Parameters of the job, sorted by name, and a report row for each; what KFP cannot express is `unmapped`."""
     schema = job.get_config_schema_snapshot()
-    root = schema.get_config_snap(job.get_job_snapshot().mode_def_snaps[0].root_config_key)
+    root = schema.get_config_snap(str(job.get_job_snapshot().mode_def_snaps[0].root_config_key))
     walk = _Walk(schema, has_ops_form=not is_mapped(job))
     walk.shape(root, (), _MISSING)
     names = _parameter_names([leaf.path for leaf in walk.leaves])

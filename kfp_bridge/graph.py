@@ -172,7 +172,10 @@ class _GraphReader:
         if not has_value or declared == "None":
             return None
         if declared not in ARTIFACT_TYPES:
-            wanted = f"declare metadata {{{ARTIFACT_TYPE_KEY!r}: one of {', '.join(ARTIFACT_TYPES)}; or 'None' for no value}}"
+            choices = ", ".join(ARTIFACT_TYPES)
+            wanted = (
+                f"declare metadata {{{ARTIFACT_TYPE_KEY!r}: …}}, one of {choices}, or 'None' for no value"
+            )
             reason = wanted if declared is None else f"{declared!r} is no KFP artifact type; {wanted}"
             self.rows.append(MappingRow(f"asset {name}", ARTIFACT_TYPE_KEY, reason, "unmapped"))
             return "Artifact"

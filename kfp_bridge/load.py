@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import sys
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from types import ModuleType
 
@@ -46,12 +47,12 @@ def resolve_job(defs: dg.Definitions, job: str | None, select: str | None) -> dg
     """
     try:
         if job is None:
-            made = dg.define_asset_job(PIPELINE_JOB, selection=select or "*")
-            resolved = dg.Definitions.merge(defs, dg.Definitions(jobs=[made])).get_job_def(PIPELINE_JOB)
+            made = dg.define_asset_job(PIPELINE_JOB, selection=select or dg.AssetSelection.all())
+            resolved = dg.Definitions.merge(defs, dg.Definitions(jobs=[made])).resolve_job_def(PIPELINE_JOB)
         else:
-            resolved = defs.get_job_def(job)
+            resolved = defs.resolve_job_def(job)
     except dg.DagsterError as error:
-        raise BridgeError(f"job {job or PIPELINE_JOB!r}, selection {select or '*'!r}: {error}") from error
+        raise BridgeError(f"job {job or PIPELINE_JOB!r}, selection {select or '*'!r}: {_reason(error)}") from error
     if not resolved.is_asset_job:
         raise BridgeError(f"job {job!r} is a job of ops; only asset jobs are exported")
     if job is not None and select is not None:
@@ -62,7 +63,7 @@ def resolve_job(defs: dg.Definitions, job: str | None, select: str | None) -> dg
 
 
 def job_subset(
-    job: dg.JobDefinition, assets: set[dg.AssetKey], checks: set[dg.AssetCheckKey]
+    job: dg.JobDefinition, assets: AbstractSet[dg.AssetKey], checks: AbstractSet[dg.AssetCheckKey]
 ) -> dg.JobDefinition:
     """The job reduced to exactly these assets and checks, with the run config form of the whole job.
 
@@ -94,7 +95,7 @@ def partition_tags(
         return {}
     if isinstance(job.partitions_def, dg.DynamicPartitionsDefinition) and job.partitions_def.name:
         instance.add_dynamic_partitions(job.partitions_def.name, [partition])
-    if not job.partitions_def.has_partition_key(partition, dynamic_partitions_store=instance):
+    if partition not in job.partitions_def.get_partition_keys(dynamic_partitions_store=instance):
         raise BridgeError(f"partition_key {partition!r}: job {job.name!r} has no such partition")
     return dict(job.get_tags_for_partition_key(partition, selected_asset_keys=None))
 
@@ -109,6 +110,11 @@ def _select(job: dg.JobDefinition, select: str) -> dg.JobDefinition:
     if not assets:
         raise BridgeError(f"selection {select!r} selects no asset of job {job.name!r}")
     return job_subset(job, assets, {key for key in check_keys(job) if key.asset_key in assets})
+
+
+def _reason(error: BaseException) -> str:
+    """The error with what caused it: Dagster wraps the reason for an unresolvable job."""
+    return f"{error}: {_reason(error.__cause__)}" if error.__cause__ is not None else str(error)
 
 
 def _import(source: Source) -> ModuleType:
@@ -132,7 +138,7 @@ def _import(source: Source) -> ModuleType:
         spec.loader.exec_module(module)
     except BridgeError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever the user's module raises is reported with its place
+    except Exception as error:
         raise BridgeError(f"cannot load {source}: {type(error).__name__}: {error}") from error
     return module
 

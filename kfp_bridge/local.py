@@ -114,7 +114,9 @@ def pipeline_values(spec: PipelineSpec, values: Mapping[str, Any]) -> dict[str, 
     """
     unknown = sorted(set(values) - set(spec.parameters))
     if unknown:
-        raise BridgeError(f"parameter {unknown[0]!r}: pipeline {spec.name} has {', '.join(sorted(spec.parameters)) or 'none'}")
+        raise BridgeError(
+            f"parameter {unknown[0]!r}: pipeline {spec.name} has {', '.join(sorted(spec.parameters)) or 'none'}"
+        )
     merged = {}
     for name, parameter in spec.parameters.items():
         if name in values:
@@ -122,7 +124,9 @@ def pipeline_values(spec: PipelineSpec, values: Mapping[str, Any]) -> dict[str, 
         elif "defaultValue" in parameter:
             merged[name] = _typed_default(parameter)
         elif not parameter.get("isOptional"):
-            raise BridgeError(f"parameter {name!r} of pipeline {spec.name} has no default: give it with -p {name}=VALUE")
+            raise BridgeError(
+                f"parameter {name!r} of pipeline {spec.name} has no default: give it with -p {name}=VALUE"
+            )
     return merged
 
 
@@ -136,11 +140,19 @@ def parse_value(spec: PipelineSpec, assignment: str) -> tuple[str, Any]:
     if not separator:
         raise BridgeError(f"-p {assignment!r}: expected NAME=VALUE")
     if name not in spec.parameters:
-        raise BridgeError(f"parameter {name!r}: pipeline {spec.name} has {', '.join(sorted(spec.parameters)) or 'none'}")
+        raise BridgeError(
+            f"parameter {name!r}: pipeline {spec.name} has {', '.join(sorted(spec.parameters)) or 'none'}"
+        )
     kind = spec.parameters[name]["parameterType"]
     if kind == "STRING":
         return name, text
-    wanted = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": (int, float), "BOOLEAN": bool, "LIST": list, "STRUCT": dict}[kind]
+    wanted = {
+        "NUMBER_INTEGER": int,
+        "NUMBER_DOUBLE": (int, float),
+        "BOOLEAN": bool,
+        "LIST": list,
+        "STRUCT": dict,
+    }[kind]
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -150,7 +162,9 @@ def parse_value(spec: PipelineSpec, assignment: str) -> tuple[str, Any]:
     return name, value
 
 
-def executor_input(spec: PipelineSpec, task: str, parameters: Mapping[str, Any], root: Path) -> dict[str, Any]:
+def executor_input(
+    spec: PipelineSpec, task: str, parameters: Mapping[str, Any], root: Path
+) -> dict[str, Any]:
     """The executor input that a KFP launcher would give the task, with files under `root`."""
     component, content = spec.component(task), spec.tasks[task]
     outputs = component.get("outputDefinitions", {})
@@ -163,7 +177,9 @@ def executor_input(spec: PipelineSpec, task: str, parameters: Mapping[str, Any],
             values[name] = source["runtimeValue"]["constant"]
         else:
             output = source["taskOutputParameter"]
-            values[name] = (root / output["producerTask"] / output["outputParameterKey"]).read_text(encoding="utf-8")
+            values[name] = (root / output["producerTask"] / output["outputParameterKey"]).read_text(
+                encoding="utf-8"
+            )
     artifacts = {
         name: {"artifacts": [_artifact(name, _artifact_uri(spec, source["taskOutputArtifact"], root))]}
         for name, source in content.get("inputs", {}).get("artifacts", {}).items()
@@ -173,9 +189,12 @@ def executor_input(spec: PipelineSpec, task: str, parameters: Mapping[str, Any],
         "inputs": {"parameterValues": values, "artifacts": artifacts},
         "outputs": {
             "artifacts": {
-                name: {"artifacts": [_artifact(name, str(folder / name))]} for name in outputs.get("artifacts", {})
+                name: {"artifacts": [_artifact(name, str(folder / name))]}
+                for name in outputs.get("artifacts", {})
             },
-            "parameters": {name: {"outputFile": str(folder / name)} for name in outputs.get("parameters", {})},
+            "parameters": {
+                name: {"outputFile": str(folder / name)} for name in outputs.get("parameters", {})
+            },
             "outputFile": str(folder / "executor_output.json"),
         },
     }
@@ -184,39 +203,57 @@ def executor_input(spec: PipelineSpec, task: str, parameters: Mapping[str, Any],
 def task_command(spec: PipelineSpec, task: str, executor_input_json: str) -> list[str]:
     """The container command of the task with its placeholder filled."""
     container = spec.executor(task)["container"]
-    arguments = [executor_input_json if argument == "{{$}}" else argument for argument in container.get("args", [])]
+    arguments = [
+        executor_input_json if argument == "{{$}}" else argument for argument in container.get("args", [])
+    ]
     return [*container["command"], *arguments]
+
+
+def _unknown_parameter(spec: PipelineSpec, name: str) -> BridgeError:
+    return BridgeError(
+        f"parameter {name!r}: pipeline {spec.name} has {', '.join(sorted(spec.parameters)) or 'none'}"
+    )
 
 
 def _run_task(spec: PipelineSpec, task: str, parameters: Mapping[str, Any], run: LocalRun) -> None:
     folder = run.root / task
-    work = folder / "work"
-    work.mkdir(parents=True)
+    (folder / "work").mkdir(parents=True)
     command = task_command(spec, task, json.dumps(executor_input(spec, task, parameters, run.root)))
     policy = spec.tasks[task].get("retryPolicy", {})
     delay = float(str(policy.get("backoffDuration", "0s")).removesuffix("s"))
     attempts = int(policy.get("maxRetryCount", 0)) + 1
-    for attempt in range(attempts):
-        if attempt:
-            time.sleep(delay)
-            delay *= float(policy.get("backoffFactor", 1))
-        with (folder / "log").open("ab") as log:
-            done = subprocess.run(  # noqa: S603 - the commands of the pipeline are what is to be run
-                command, cwd=work, env=_environment(spec, task, work), stdout=log, stderr=subprocess.STDOUT, check=False
-            )
-        if done.returncode == 0:
-            return
+    returncode = _run_once(spec, task, command, folder)
+    for _ in range(attempts - 1):
+        if returncode == 0:
+            break
+        time.sleep(delay)
+        delay *= float(policy.get("backoffFactor", 1))
+        returncode = _run_once(spec, task, command, folder)
+    if returncode == 0:
+        return
     lines = (folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    said = lines[-1] if lines else f"exit code {done.returncode} and an empty log"
+    said = lines[-1] if lines else f"exit code {returncode} and an empty log"
     raise RunError(f"task {task} failed (attempt {attempts} of {attempts}, log in {folder / 'log'}): {said}")
+
+
+def _run_once(spec: PipelineSpec, task: str, command: list[str], folder: Path) -> int:
+    work = folder / "work"
+    with (folder / "log").open("ab") as log:
+        return subprocess.run(  # noqa: S603 - the commands of the pipeline are what is to be run
+            command,
+            cwd=work,
+            env=_environment(spec, task, work),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
 
 
 def _environment(spec: PipelineSpec, task: str, work: Path) -> dict[str, str]:
     """Plain variables of the task; those that come from secrets are taken from the caller by their name."""
     pod = spec.pod(task)
-    referred = [
-        pair["envVar"] for kind in ("secretAsEnv", "configMapAsEnv") for item in pod.get(kind, []) for pair in item["keyToEnv"]
-    ]
+    references = [item for kind in ("secretAsEnv", "configMapAsEnv") for item in pod.get(kind, [])]
+    referred = [pair["envVar"] for item in references for pair in item["keyToEnv"]]
     kept = {name: os.environ[name] for name in (*_KEPT_VARIABLES, *referred) if name in os.environ}
     plain = {item["name"]: item.get("value", "") for item in spec.executor(task)["container"].get("env", [])}
     # `python` of the command is the interpreter this runs in, as it is the image's in a container.

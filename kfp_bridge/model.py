@@ -8,6 +8,9 @@ ARTIFACT_TYPES = ("Artifact", "ClassificationMetrics", "Dataset", "HTML", "Markd
 ARTIFACT_TYPE_KEY = "kfp/artifact_type"
 CACHE_KEY = "kfp/cache"
 
+COMMAND = ("python", "-m", "kfp_bridge.step")
+"""What the container of every task runs."""
+
 INFO_MARK = "kfp-bridge: "
 """Starts the line of the pipeline description that holds what has no place of its own in a pipeline spec."""
 

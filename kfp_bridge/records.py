@@ -100,9 +100,14 @@ def parse_asset_record(item: Mapping[str, Any], place: str) -> AssetRecord:
 
 def relocated(event: dg.AssetMaterialization, path: str) -> dg.AssetMaterialization:
     """The materialization with its value at another place; everything else stays."""
-    entry = event.metadata["path"]
-    metadata = {**event.metadata, "path": type(entry)(path)}  # same metadata type: path, text or URL
-    return event.with_metadata(metadata)
+    match event.metadata["path"]:  # the IO manager may ask for the attribute of its own metadata type
+        case dg.PathMetadataValue():
+            moved: dg.MetadataValue = dg.MetadataValue.path(path)
+        case dg.UrlMetadataValue():
+            moved = dg.MetadataValue.url(path)
+        case _:
+            moved = dg.MetadataValue.text(path)
+    return event.with_metadata({**event.metadata, "path": moved})
 
 
 def stored_path(path: str | None, storage: str) -> str | None:

@@ -52,12 +52,13 @@ def confusion_matrix(record: TaskRecord) -> dict[str, Any] | None:
         entry = asset.event.metadata.get(_MATRIX_ENTRY)
         if entry is None:
             continue
-        content = entry.value
+        content: Any = entry.value
         labels = content.get("labels") if isinstance(content, Mapping) else None
         matrix = content.get("matrix") if isinstance(content, Mapping) else None
         if not labels or not matrix or {len(labels)} != {len(matrix), *(len(row) for row in matrix)}:
             raise StepError(
-                f"asset {asset.asset}: metadata {_MATRIX_ENTRY!r} must be {{'labels': [n names], 'matrix': [n rows of n]}}"
+                f"asset {asset.asset}: metadata {_MATRIX_ENTRY!r} must be "
+                "{'labels': [n names], 'matrix': [n rows of n numbers]}"
             )
         return {
             "confusionMatrix": {

@@ -47,7 +47,12 @@ class PipelineSpec:
 
     def pod(self, task: str) -> Mapping[str, Any]:
         """Kubernetes settings of a task."""
-        executors = self.platform.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
+        executors = (
+            self.platform.get("platforms", {})
+            .get("kubernetes", {})
+            .get("deploymentSpec", {})
+            .get("executors", {})
+        )
         return executors.get(self.component(task)["executorLabel"], {})
 
     def step(self, task: str) -> dict[str, Any] | None:
@@ -59,7 +64,9 @@ class PipelineSpec:
         try:
             return json.loads(arguments[arguments.index("--step") + 1])
         except (ValueError, IndexError) as error:
-            raise BridgeError(f"{self.place}: task {task}: has no readable --step argument: {error}") from error
+            raise BridgeError(
+                f"{self.place}: task {task}: has no readable --step argument: {error}"
+            ) from error
 
 
 def load_spec(path: Path) -> PipelineSpec:
@@ -76,7 +83,7 @@ def load_spec(path: Path) -> PipelineSpec:
 def parse_spec(text: str, place: str) -> PipelineSpec:
     """Like `load_spec`, from text; `place` names it in messages."""
     try:
-        documents = [document for document in yaml.load_all(text, Loader=_LOADER) if document is not None]
+        documents = [_without_nulls(document) for document in yaml.load_all(text, Loader=_LOADER) if document]
     except yaml.YAMLError as error:
         raise BridgeError(f"{place}: is not YAML: {' '.join(str(error).split())}") from error
     if not documents or not all(isinstance(document, dict) for document in documents):
@@ -86,8 +93,21 @@ def parse_spec(text: str, place: str) -> PipelineSpec:
     return PipelineSpec(place, pipeline, platform, _info(pipeline, place))
 
 
+def pod_settings(platform: Mapping[str, Any]) -> Any:
+    """Kubernetes settings in a platform document, by executor label."""
+    kubernetes = platform.get("platforms", {}).get("kubernetes", {})
+    return kubernetes.get("deploymentSpec", {}).get("executors", {})
+
+
 # The C loader reads a pipeline of 500 tasks in a quarter of the time; PyYAML may be built without it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def _without_nulls(value: Any) -> Any:
+    """A null is an absent field in the protobuf that the YAML stands for."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _from_manifests(documents: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -106,6 +126,7 @@ def _refuse_broken(pipeline: dict[str, Any], platform: dict[str, Any], place: st
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
 
+    messages: Any = pipeline_spec_pb2  # generated code without types
     missing = [
         key
         for key in ("components", "deploymentSpec", "pipelineInfo", "root", "schemaVersion", "sdkVersion")
@@ -114,15 +135,17 @@ def _refuse_broken(pipeline: dict[str, Any], platform: dict[str, Any], place: st
     if missing:
         raise BridgeError(f"{place}: is no KFP pipeline or truncated: {', '.join(missing)} missing")
     try:
-        json_format.ParseDict(pipeline, pipeline_spec_pb2.PipelineSpec())
-        json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+        json_format.ParseDict(pipeline, messages.PipelineSpec())
+        json_format.ParseDict(platform, messages.PlatformSpec())
     except json_format.ParseError as error:
         raise BridgeError(f"{place}: is no valid KFP pipeline: {error}") from error
     executors = pipeline["deploymentSpec"].get("executors", {})
     for task, content in pipeline["root"].get("dag", {}).get("tasks", {}).items():
         component = pipeline["components"].get(content.get("componentRef", {}).get("name"), {})
         if component.get("executorLabel") not in executors:
-            raise BridgeError(f"{place}: task {task}: its component or executor is missing; the file is truncated")
+            raise BridgeError(
+                f"{place}: task {task}: its component or executor is missing; the file is truncated"
+            )
     if not pipeline["root"].get("dag", {}).get("tasks"):
         raise BridgeError(f"{place}: has no tasks")
 
@@ -131,8 +154,12 @@ def _info(pipeline: dict[str, Any], place: str) -> dict[str, Any]:
     lines = pipeline["pipelineInfo"].get("description", "").splitlines()
     marked = [line.removeprefix(INFO_MARK) for line in lines if line.startswith(INFO_MARK)]
     if len(marked) != 1:
-        raise BridgeError(f"{place}: was not written by kfp-bridge: its description has no {INFO_MARK.strip()!r} line")
+        raise BridgeError(
+            f"{place}: was not written by kfp-bridge: its description has no {INFO_MARK.strip()!r} line"
+        )
     try:
         return json.loads(marked[0])
     except ValueError as error:
-        raise BridgeError(f"{place}: the {INFO_MARK.strip()!r} line of its description is not JSON: {error}") from error
+        raise BridgeError(
+            f"{place}: the {INFO_MARK.strip()!r} line of its description is not JSON: {error}"
+        ) from error

@@ -23,7 +23,7 @@ def read_schedules(
     """Schedules of the job. One whose run request depends on the tick cannot be a KFP recurring run."""
     schedules, rows = [], []
     for name in sorted(schedule.name for schedule in defs.schedules or ()):
-        schedule = defs.get_schedule_def(name)
+        schedule = defs.resolve_schedule_def(name)
         if schedule.job_name != job.name:
             continue
         try:
@@ -45,7 +45,7 @@ def read_sensors(defs: dg.Definitions, job: dg.JobDefinition) -> list[MappingRow
         )
         if targets and job.name not in targets:
             continue
-        command = "no counterpart: call `kfp-bridge submit PIPELINE.yaml --host URL -p NAME=VALUE` from the event's source"
+        command = "KFP has none: let the event's source call `kfp-bridge submit PIPELINE.yaml -p NAME=VALUE`"
         rows.append(MappingRow(f"sensor {sensor.name}", "sensor", command, "not exported"))
     return rows
 
@@ -81,7 +81,7 @@ def _request(schedule: dg.ScheduleDefinition, tick: datetime) -> Any:
     context = dg.build_schedule_context(scheduled_execution_time=tick)
     try:
         requests = schedule.evaluate_tick(context).run_requests
-    except Exception as error:  # noqa: BLE001 - the schedule is user code; the export names it and why
+    except Exception as error:
         raise _NotExportableError(f"evaluating it failed: {type(error).__name__}: {error}") from error
     if not requests or len(requests) != 1:
         raise _NotExportableError(f"it requests {len(requests or ())} runs on a tick; KFP starts exactly one")
