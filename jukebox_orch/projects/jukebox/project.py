@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from pydantic import Field
 
 from jukebox_orch.project import (
@@ -19,6 +20,7 @@ from jukebox_orch.project import (
 )
 from jukebox_orch.projects.jukebox import rules, sample, sources
 from jukebox_orch.projects.jukebox.features import JukeboxSplit, song_features, song_lookup
+from jukebox_orch.projects.jukebox.schema import FEATURES, RANKING_COLUMNS, SONG_COLUMNS
 from jukebox_orch.tasks import Classification
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Jukebox(ModelProject):
         "a country's people."
     )
     task = Classification()
+    tables = {"songs": SONG_COLUMNS, "rankings": RANKING_COLUMNS}  # noqa: RUF012
     rules = rules.RULES
     source = Source
     split = JukeboxSplit
@@ -103,6 +106,13 @@ class Jukebox(ModelProject):
 
         decay = keras.optimizers.schedules.CosineDecay(hyperparameters.learning_rate, steps)
         return keras.optimizers.Adam(decay)  # pyright: ignore[reportArgumentType] - a schedule is documented
+
+    def monitored(self, dataset: Dataset) -> pd.DataFrame:
+        """The features of the songs that are in a chart, one row per song."""
+        songs, rankings = dataset["songs"], dataset["rankings"]
+        assert isinstance(songs, pd.DataFrame)  # noqa: S101
+        assert isinstance(rankings, pd.DataFrame)  # noqa: S101
+        return songs.loc[songs["spotify_id"].isin(rankings["spotify_id"]), list(FEATURES)]
 
     def baselines(self, features: Features) -> Mapping[str, np.ndarray]:
         """What a table of the training songs would answer."""
