@@ -47,8 +47,8 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
     size = 3.6 if len(labels) <= 12 else 7.5
     figure, (axis,) = _axes(1, 1, (size, size))
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    step = max(1, len(labels) // _MANY + (len(labels) % _MANY > 0)) if len(labels) > _MANY else 1
-    ticks = np.arange(0, len(labels), step)
+    step = -(-len(labels) // _MANY)  # every label of few, every second or third of many
+    ticks = list(range(0, len(labels), step))
     axis.set_xticks(ticks, [labels[i] for i in ticks], rotation=90, fontsize=7)
     axis.set_yticks(ticks, [labels[i] for i in ticks], fontsize=7)
     axis.set(xlabel="predicted", ylabel="true", title="share of the true class")

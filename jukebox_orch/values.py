@@ -195,10 +195,15 @@ class OnnxModel:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Value of `features`: the splits, bound to the dataset that they were made from."""
+    """Value of `features`: the splits, bound to the dataset that they were made from.
+
+    Attributes:
+        profile: distribution of the dataset's monitored columns, see `jukebox_orch.drift`.
+    """
 
     features: Features
     dataset_digest: str
+    profile: Mapping[str, Any]
 
     @cached_property
     def digest(self) -> str:
@@ -209,7 +214,7 @@ class FeatureSet:
             for part in features.parts.values()
             for array in (part.x, part.y, part.weight, part.keys.astype("U"), *part.slices.values())
         ]
-        names = json.dumps([features.inputs, features.labels, features.normalization.kind])
+        names = json.dumps([features.inputs, features.labels, features.normalization.kind, self.profile])
         constants = (np.asarray(features.normalization.offset), np.asarray(features.normalization.scale))
         return hashlib.sha256(f"{array_digest(*arrays, *constants)}{names}".encode()).hexdigest()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import dagster as dg
 from pydantic import BaseModel
@@ -15,9 +15,6 @@ import jukebox_orch
 from jukebox_orch.assets.config import ASSET_SETTINGS, config_schema, parse, run_settings
 from jukebox_orch.project import InputError, ModelProject
 from jukebox_orch.resources.artifacts import data_version, fingerprint
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 # What a step asks Kubernetes for; a training step is given more by `dagster-k8s/config` of the deployment.
 _REQUESTS = {
@@ -44,6 +41,15 @@ _CORE = (
     "drift.py",
     "resources/formats.py",
 )
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of an asset: blocking checks stop everything downstream when they fail."""
+
+    name: str
+    description: str
+    blocking: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,38 +99,49 @@ class Graph:
         """Name of the step that computes the asset."""
         return "__".join(self.key(noun).path)
 
-    def inputs(self, *nouns: str) -> dict[str, dg.AssetIn]:
-        """Upstream assets, as arguments of the same names."""
-        return {noun: dg.AssetIn(key=self.key(noun)) for noun in nouns}
+    def asset(
+        self,
+        noun: str,
+        *,
+        description: str,
+        kinds: set[str],
+        artifact_type: str,
+        checks: Sequence[Check],
+        upstream: Sequence[str] = (),
+        pool: str | None = None,
+    ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+        """Decorate the function that computes one of the graph's assets.
 
-    def asset_arguments(self, noun: str, kinds: set[str], artifact_type: str) -> dict[str, Any]:
-        """The arguments of `@dg.asset` that every asset of the graph shares."""
-        cpu, memory = _REQUESTS[noun]
-        resources = {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": _MEMORY_LIMIT}}
-        return {
-            "key": self.key(noun),
-            "group_name": self.name,
-            "kinds": kinds,
-            "owners": list(self.project.owners),
-            "code_version": self.code_version,
-            "retry_policy": RETRY_POLICY,
-            "io_manager_key": "artifacts",
-            "config_schema": config_schema(self.settings_type, ASSET_SETTINGS[noun]),
-            "op_tags": {
-                "dagster-k8s/config": {
-                    "container_config": {"resources": resources},
-                    "pod_template_spec_metadata": {
-                        "labels": {"jukebox/project": self.name, "jukebox/asset": noun}
-                    },
-                }
-            },
-            "metadata": {"kfp/artifact_type": artifact_type},
-            "tags": {"jukebox/project": self.name},
-        }
+        Args:
+            artifact_type: what the value is on Kubeflow Pipelines: Dataset, Model or Artifact.
+            upstream: nouns of the assets it takes, as arguments of the same names.
+        """
 
-    def check(self, noun: str, name: str, description: str, blocking: bool) -> dg.AssetCheckSpec:
-        """Declare a check of one of the assets."""
-        return dg.AssetCheckSpec(name, asset=self.key(noun), description=description, blocking=blocking)
+        def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
+            return dg.asset(
+                key=self.key(noun),
+                group_name=self.name,
+                description=description,
+                kinds=kinds,
+                owners=list(self.project.owners),
+                code_version=self.code_version,
+                retry_policy=RETRY_POLICY,
+                io_manager_key="artifact_store",
+                config_schema=config_schema(self.settings_type, ASSET_SETTINGS[noun]),
+                op_tags=_pod(self.name, noun),
+                metadata={"kfp/artifact_type": artifact_type},
+                tags={"jukebox/project": self.name},
+                ins={name: dg.AssetIn(key=self.key(name), dagster_type=dg.Any) for name in upstream},
+                check_specs=[
+                    dg.AssetCheckSpec(
+                        c.name, asset=self.key(noun), description=c.description, blocking=c.blocking
+                    )
+                    for c in checks
+                ],
+                pool=pool,
+            )(_for_people(compute))
+
+        return decorate
 
     def settings(self, noun: str, context: dg.AssetExecutionContext) -> Any:
         """The step's settings, validated; settings that do not concern it have their defaults."""
@@ -148,17 +165,30 @@ class Graph:
         )
 
 
-def for_people(step: Callable[P, R]) -> Callable[P, R]:
+def _for_people(step: Callable[..., Any]) -> Callable[..., Any]:
     """Let bad input end the step at once, with its message and without retries."""
 
     @wraps(step)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             return step(*args, **kwargs)
         except InputError as error:
             raise dg.Failure(description=str(error), allow_retries=False) from error
 
     return wrapped
+
+
+def _pod(name: str, noun: str) -> dict[str, Any]:
+    """What the step asks Kubernetes for, read by the Kubernetes executor and by the bridge."""
+    cpu, memory = _REQUESTS[noun]
+    resources = {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": _MEMORY_LIMIT}}
+    labels = {"jukebox/project": name, "jukebox/asset": noun}
+    return {
+        "dagster-k8s/config": {
+            "container_config": {"resources": resources},
+            "pod_template_spec_metadata": {"labels": labels},
+        }
+    }
 
 
 def _library_versions() -> dict[str, str]:

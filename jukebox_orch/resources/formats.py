@@ -141,6 +141,7 @@ def _write_features(value: FeatureSet, folder: Path) -> None:
     np.save(folder / "scale.npy", np.asarray(features.normalization.scale), allow_pickle=False)
     described = {
         "dataset_digest": value.dataset_digest,
+        "profile": value.profile,
         "inputs": features.inputs,
         "labels": features.labels,
         "normalization": features.normalization.kind,
@@ -173,7 +174,7 @@ def _read_features(folder: Path) -> FeatureSet:
         tuple(described["labels"]),
         normalization,
     )
-    return FeatureSet(features, described["dataset_digest"])
+    return FeatureSet(features, described["dataset_digest"], described["profile"])
 
 
 def _write_keras(value: TrainedModel, folder: Path) -> None:

@@ -1,0 +1,52 @@
+"""A project becomes a training graph: seven assets, their checks, and jobs."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from jukebox_orch.assets.dataset import dataset_asset
+from jukebox_orch.assets.evaluation import evaluation_asset
+from jukebox_orch.assets.features import features_asset
+from jukebox_orch.assets.graph import Graph
+from jukebox_orch.assets.jobs import graph_jobs
+from jukebox_orch.assets.onnx_model import onnx_model_asset
+from jukebox_orch.assets.registered_model import registered_model_asset
+from jukebox_orch.assets.trained_model import trained_model_asset
+from jukebox_orch.assets.validated_data import validated_data_asset
+from jukebox_orch.project import ModelProject
+
+__all__ = ["Graph", "build_training_graph"]
+
+
+def build_training_graph(
+    project: ModelProject,
+    *,
+    name: str = "",
+    key_prefix: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> dg.Definitions:
+    """Assets, checks and jobs of one project; resources are bound by the caller.
+
+    Args:
+        name: asset prefix, group, job prefix and default model name; default: the project's name.
+        key_prefix: put before `name` in every asset key.
+        defaults: run settings over the project's own, for example `{"hyperparameters": {"epochs": 5}}`.
+
+    Raises:
+        InputError: a default is unknown or out of bounds.
+    """
+    graph = Graph(project, name, key_prefix, defaults or {})
+    assets = [
+        build(graph)
+        for build in (
+            dataset_asset,
+            validated_data_asset,
+            features_asset,
+            trained_model_asset,
+            evaluation_asset,
+            onnx_model_asset,
+            registered_model_asset,
+        )
+    ]
+    return dg.Definitions.merge(dg.Definitions(assets=assets), graph_jobs(graph))

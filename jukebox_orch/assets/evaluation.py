@@ -1,0 +1,161 @@
+"""`evaluation`: good enough, and not worse than the champion? Runs beside the ONNX conversion."""
+
+from typing import Any
+
+import dagster as dg
+import numpy as np
+
+from jukebox_orch import figures, tracking
+from jukebox_orch.assets.graph import Check, Graph
+from jukebox_orch.assets.metadata import image, records, verdict
+from jukebox_orch.evaluation import evaluate
+from jukebox_orch.project import InputError
+from jukebox_orch.registration import current_champion
+from jukebox_orch.resources.formats import format_of
+from jukebox_orch.resources.mlflow_tracking import MlflowTracking
+from jukebox_orch.resources.model_store import ModelStore
+from jukebox_orch.values import EvaluationReport, FeatureSet, TrainedModel
+
+NOUN = "evaluation"
+_WORST_CLASSES = 10
+
+
+def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
+    """Define the asset and its checks."""
+
+    @graph.asset(
+        NOUN,
+        kinds={"scikitlearn", "json"},
+        artifact_type="Artifact",
+        description="Metrics on the untouched test split, beside simple baselines and the current champion.",
+        upstream=["trained_model", "features"],
+        checks=[
+            Check("metric_floor", f"Test {graph.project.task.primary} reaches the configured floor."),
+            Check(
+                "not_worse_than_champion",
+                "As good as the champion on the same test split, within the tolerance.",
+            ),
+            Check("class_collapse", "No class that occurs is never predicted.", blocking=False),
+        ],
+    )
+    def evaluation(
+        context: dg.AssetExecutionContext,
+        trained_model: TrainedModel,
+        features: FeatureSet,
+        mlflow: MlflowTracking,
+        model_store: ModelStore,
+    ):
+        settings = graph.settings(NOUN, context)
+        if trained_model.training.features_digest != features.digest:
+            raise InputError(
+                "trained_model was trained on other features than the latest ones "
+                f"({trained_model.training.features_digest[:12]}, {features.digest[:12]}): materialize it again"
+            )
+        champion = current_champion(mlflow, model_store, settings.model_name)
+        report, prediction = evaluate(graph.project, trained_model, features, champion)
+        checks = [
+            _metric_floor(graph, report, settings.gates.metric_floor),
+            _not_worse_than_champion(graph, report, settings.gates.champion_tolerance),
+            _class_collapse(report),
+        ]
+        pictures = _figures(graph, report, features, prediction)
+        run_id = mlflow.run_id(context.run, graph.name, {"project": graph.name})
+        tracking.log_evaluation(
+            mlflow,
+            run_id,
+            {f"test_{name}": value for name, value in report.test.metrics.items()}
+            | {
+                f"{_key(scores.name)}_{name}": value
+                for scores in [*report.slices, *report.baselines]
+                for name, value in scores.metrics.items()
+            },
+            {"evaluation": report.model_dump(mode="json")},
+            pictures,
+        )
+        stopped = [
+            check for check in checks if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
+        ]
+        mlflow.client().set_terminated(run_id, "FAILED" if stopped else "FINISHED")
+        return dg.MaterializeResult(
+            value=report,
+            data_version=dg.DataVersion(format_of(report).digest(report)),
+            metadata={
+                **{f"test {name}": value for name, value in report.test.metrics.items()},
+                "comparison": records(_comparison(report)),
+                **_tables(report),
+                **{name: image(figure, name) for name, figure in pictures.items()},
+                "mlflow run": dg.MetadataValue.url(mlflow.url(graph.name, run_id)),
+            },
+            check_results=checks,
+        )
+
+    return evaluation
+
+
+def _metric_floor(graph: Graph, report: EvaluationReport, floor: float) -> dg.AssetCheckResult:
+    value = report.test.metrics[report.primary_metric]
+    relation = "at least" if report.higher_is_better else "at most"
+    text = f"test {report.primary_metric} {value:.4g}, must be {relation} {floor:.4g}"
+    return verdict("metric_floor", graph.project.task.not_worse(value, floor), value, floor, text)
+
+
+def _not_worse_than_champion(graph: Graph, report: EvaluationReport, tolerance: float) -> dg.AssetCheckResult:
+    metric = report.primary_metric
+    value = report.test.metrics[metric]
+    if report.champion_problem:
+        text = f"cannot be compared, so the champion will not be replaced: {report.champion_problem}"
+        return verdict("not_worse_than_champion", True, value, "no comparison", text, warn=True)
+    if report.champion is None:
+        return verdict("not_worse_than_champion", True, value, "no champion yet", "there is no champion yet")
+    reference = report.champion.metrics[metric]
+    return verdict(
+        "not_worse_than_champion",
+        graph.project.task.not_worse(value, reference, tolerance),
+        value,
+        reference,
+        f"test {metric} {value:.4g}, champion (version {report.champion.version}) {reference:.4g} "
+        f"on the same split, tolerance {tolerance:.4g}",
+        metadata={"champion_version": report.champion.version, "tolerance": tolerance},
+    )
+
+
+def _class_collapse(report: EvaluationReport) -> dg.AssetCheckResult:
+    collapsed = report.collapsed
+    text = f"never predicted: {', '.join(collapsed[:10])}" if collapsed else "every class is predicted"
+    return verdict("class_collapse", not collapsed, len(collapsed), 0, text, warn=True)
+
+
+def _comparison(report: EvaluationReport) -> list[dict[str, Any]]:
+    rows = [report.test, *report.slices, *report.baselines]
+    table = [{"what": scores.name, "rows": scores.rows, **scores.metrics} for scores in rows]
+    if report.champion:
+        champion = {"what": f"champion (version {report.champion.version})", "rows": report.test.rows}
+        table.append({**champion, **report.champion.metrics})
+    return table
+
+
+def _tables(report: EvaluationReport) -> dict[str, Any]:
+    tables: dict[str, Any] = {}
+    if "per_class" in report.details:
+        worst = sorted(report.details["per_class"], key=lambda row: row["f1"])
+        tables["weakest classes"] = records(worst[:_WORST_CLASSES])
+        tables["confusion_matrix"] = dg.MetadataValue.json(report.details["confusion_matrix"])
+    if "residuals" in report.details:
+        tables["residuals"] = records(report.details["residuals"])
+    return tables
+
+
+def _figures(
+    graph: Graph, report: EvaluationReport, features: FeatureSet, prediction: np.ndarray
+) -> dict[str, Any]:
+    made = dict(graph.project.figures(features.features, prediction))
+    if "confusion_matrix" in report.details:
+        made["confusion matrix"] = figures.confusion_matrix(**report.details["confusion_matrix"])
+        made["calibration"] = figures.calibration(report.details["calibration"])
+    else:
+        made["predictions"] = figures.predictions(features.features.test.y, prediction)
+    return made
+
+
+def _key(name: str) -> str:
+    return name.replace(" ", "_")

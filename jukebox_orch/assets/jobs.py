@@ -1,0 +1,101 @@
+"""The jobs of a graph: the whole way, parts of it, and the way back."""
+
+import getpass
+from collections.abc import Sequence
+
+import dagster as dg
+from pydantic import Field
+
+from jukebox_orch.assets.config import job_config
+from jukebox_orch.assets.graph import RETRY_POLICY, Graph
+from jukebox_orch.registration import rollback
+from jukebox_orch.resources.mlflow_tracking import MlflowTracking
+from jukebox_orch.resources.model_store import ModelStore
+
+NOUNS = (
+    "dataset",
+    "validated_data",
+    "features",
+    "trained_model",
+    "evaluation",
+    "onnx_model",
+    "registered_model",
+)
+_JOBS = {
+    "training": (NOUNS, "From the source to the registered model."),
+    "data": (NOUNS[:3], "Read, validate and preprocess the data; trains nothing."),
+    "evaluate_and_register": (
+        ("evaluation", "onnx_model", "registered_model"),
+        "Judge, convert and register the model that was trained last.",
+    ),
+}
+
+
+class RollbackConfig(dg.Config):
+    """Which version becomes champion again, and why."""
+
+    model_name: str = Field(description="Name in the model registry")
+    version: str = Field(default="", description="Version number; empty: the champion before the current one")
+    reason: str = Field(min_length=3, description="Kept in the registry: why the champion is moved back")
+    requested_by: str = Field(
+        "", description="Kept in the registry: who asked; empty: the user of the process"
+    )
+
+
+def graph_jobs(graph: Graph) -> dg.Definitions:
+    """All jobs of the graph. Asset jobs select their checks too: a check left out blocks nothing."""
+    asset_jobs = [_asset_job(graph, suffix, nouns, text) for suffix, (nouns, text) in _JOBS.items()]
+    return dg.Definitions(jobs=[*asset_jobs, _rollback_job(graph)])
+
+
+def _asset_job(graph: Graph, suffix: str, nouns: Sequence[str], text: str):
+    name = f"{graph.name}_{suffix}"
+    selection = dg.AssetSelection.assets(*(graph.key(noun) for noun in nouns))
+    return dg.define_asset_job(
+        name,
+        selection=selection | dg.AssetSelection.checks_for_assets(*(graph.key(noun) for noun in nouns)),
+        config=job_config(graph.settings_type, {noun: graph.op_name(noun) for noun in nouns}, name),
+        description=text,
+        tags={"jukebox/project": graph.name},
+    )
+
+
+def _rollback_job(graph: Graph) -> dg.JobDefinition:
+    """Needs no asset: it moves the alias of a registered model."""
+
+    @dg.op(name=f"{graph.name}_move_champion", retry_policy=RETRY_POLICY, pool=f"{graph.name}_registration")
+    def move_champion(
+        context: dg.OpExecutionContext,
+        config: RollbackConfig,
+        mlflow: MlflowTracking,
+        model_store: ModelStore,
+    ) -> None:
+        by = f"{config.requested_by or getpass.getuser()}, dagster run {context.run_id}"
+        before, now = rollback(
+            mlflow, model_store, config.model_name, config.version, by=by, why=config.reason
+        )
+        context.log.info(f"champion of {config.model_name}: version {before} -> {now} ({config.reason})")
+        context.log_event(
+            dg.AssetObservation(
+                graph.key("registered_model"),
+                metadata={"champion before": str(before), "champion": now, "reason": config.reason, "by": by},
+            )
+        )
+
+    @dg.job(
+        name=f"{graph.name}_rollback",
+        description="Move the champion back to the previous or a named version, after verifying it.",
+        config=dg.RunConfig(
+            ops={
+                move_champion.name: RollbackConfig(
+                    model_name=graph.settings_type.model_fields["model_name"].default,
+                    reason="not given",
+                )
+            }
+        ),
+        tags={"jukebox/project": graph.name},
+    )
+    def rollback_job() -> None:
+        move_champion()
+
+    return rollback_job

@@ -1,0 +1,82 @@
+"""The deployment's configuration: the only module that reads the environment.
+
+| variable | meaning | default |
+|---|---|---|
+| `DAGSTER_HOME` | folder of the Dagster instance | `.dagster` in the working folder |
+| `JUKEBOX_ORCH_ARTIFACTS` | root of the artifacts, folder or fsspec URL | `$DAGSTER_HOME/artifacts` |
+| `JUKEBOX_ORCH_MODEL_STORE` | root of the model store, folder or fsspec URL | `$DAGSTER_HOME/models` |
+| `MLFLOW_TRACKING_URI` | MLflow server | sqlite and files in `$DAGSTER_HOME` |
+| `JUKEBOX_ORCH_EXECUTOR` | `in_process`, `multiprocess` or `k8s` | `in_process` |
+| `JUKEBOX_ORCH_MODEL_STORAGE_PVC` | volume claim that holds the model store | none |
+| `JUKEBOX_ORCH_CLUSTER_DOMAIN` | DNS domain of the cluster | `cluster.local` |
+| `JUKEBOX_ORCH_NAMESPACE` | namespace of the model servers | `default` |
+| `JUKEBOX_ORCH_GIT_COMMIT`, `JUKEBOX_ORCH_VERSION` | code the deployment was built from | those of the checkout |
+| `JUKEBOX_ORCH_TRIGGERS` | YAML file that configures the sensors | no sensor runs by itself |
+| `JUKEBOX_ORCH_BROKEN_PROJECTS` | `stop`, or `leave_out` with a warning | `stop` |
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from jukebox_orch.project import InputError
+from jukebox_orch.resources.artifacts import ArtifactStore
+from jukebox_orch.resources.code import Code
+from jukebox_orch.resources.mlflow_tracking import MlflowTracking
+from jukebox_orch.resources.model_store import ModelStore
+
+
+def resources() -> dict[str, Any]:
+    """The resources that the assets of every graph ask for, by key."""
+    home = Path(os.environ.get("DAGSTER_HOME") or ".dagster").absolute()
+    tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return {
+        "artifact_store": ArtifactStore(root=_setting("ARTIFACTS", str(home / "artifacts"))),
+        "model_store": ModelStore(
+            root=_setting("MODEL_STORE", str(home / "models")),
+            model_storage_pvc=_setting("MODEL_STORAGE_PVC", ""),
+            cluster_domain=_setting("CLUSTER_DOMAIN", "cluster.local"),
+            namespace=_setting("NAMESPACE", "default"),
+        ),
+        "mlflow": MlflowTracking(
+            tracking_uri=tracking_uri or f"sqlite:///{home / 'mlflow.db'}",
+            artifact_root="" if tracking_uri else str(home / "mlflow"),
+        ),
+        "code": Code(git_commit=_setting("GIT_COMMIT", ""), version=_setting("VERSION", "")),
+    }
+
+
+def executor() -> dg.ExecutorDefinition:
+    """How the steps of a run execute; in one process is the fastest on a laptop (see `make bench`).
+
+    Raises:
+        InputError: an unknown executor.
+    """
+    name = _setting("EXECUTOR", "in_process")
+    if name == "in_process":
+        return dg.in_process_executor
+    if name == "multiprocess":
+        return dg.multiprocess_executor
+    if name == "k8s":
+        from dagster_k8s import k8s_job_executor
+
+        return k8s_job_executor
+    raise InputError(f"JUKEBOX_ORCH_EXECUTOR = {name!r}: use in_process, multiprocess or k8s")
+
+
+def leave_out_broken_projects() -> bool:
+    """Whether a broken plugin is left out with a warning in place of stopping everything.
+
+    Raises:
+        InputError: an unknown choice.
+    """
+    choice = _setting("BROKEN_PROJECTS", "stop")
+    if choice not in ("stop", "leave_out"):
+        raise InputError(f"JUKEBOX_ORCH_BROKEN_PROJECTS = {choice!r}: use stop or leave_out")
+    return choice == "leave_out"
+
+
+def _setting(name: str, default: str) -> str:
+    return os.environ.get(f"JUKEBOX_ORCH_{name}") or default

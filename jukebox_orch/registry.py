@@ -1,0 +1,134 @@
+"""Finds the installed model projects and checks them against the contract before anything is built on them."""
+
+import inspect
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import metadata
+
+from pydantic import BaseModel
+
+from jukebox_orch.project import Gates, Hyperparameters, ModelProject, Settings, Source
+from jukebox_orch.tasks import Task
+
+GROUP = "jukebox_orch.projects"
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_OWNER = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+|team:[\w-]+")
+_SETTINGS: dict[str, type[BaseModel]] = {
+    "source": Source,
+    "split": Settings,
+    "hyperparameters": Hyperparameters,
+    "gates": Gates,
+}
+
+
+class ProjectError(TypeError):
+    """A plugin is broken. The message names its distribution, the object and what is missing."""
+
+
+@dataclass(frozen=True)
+class Discovered:
+    """The projects that keep the contract, by name, and what is wrong with the others, by entry point."""
+
+    projects: dict[str, ModelProject]
+    problems: dict[str, str]
+
+
+def load_projects() -> dict[str, ModelProject]:
+    """All installed projects by name.
+
+    Raises:
+        ProjectError: one message for all that is broken.
+    """
+    found = discover()
+    if found.problems:
+        raise ProjectError("broken model projects:\n" + "\n".join(f"- {p}" for p in found.problems.values()))
+    return found.projects
+
+
+def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> Discovered:
+    """Load and check every entry point of the group, in the order of their names."""
+    projects: dict[str, ModelProject] = {}
+    problems: dict[str, str] = {}
+    origin: dict[str, str] = {}
+    entries = metadata.entry_points(group=GROUP) if entry_points is None else entry_points
+    for entry in sorted(entries, key=lambda e: (e.name, e.value)):
+        who = f"{entry.dist.name if entry.dist else 'unknown distribution'}: {entry.value!r}"
+        try:
+            project = check_project(entry.load(), who)
+            if project.name in projects:
+                raise ProjectError(
+                    f"{who} has the name {project.name!r}, which {origin[project.name]} has already"
+                )
+        except ProjectError as error:
+            problems[entry.name] = str(error)
+        except Exception as error:  # noqa: BLE001 - a plugin's import can raise anything
+            problems[entry.name] = f"{who} cannot be imported: {type(error).__name__}: {error}"
+        else:
+            projects[project.name] = project
+            origin[project.name] = who
+    return Discovered(projects, problems)
+
+
+def check_project(candidate: object, who: str) -> ModelProject:
+    """An instance of the project, if it keeps the contract.
+
+    Raises:
+        ProjectError: naming everything that is missing or wrong.
+    """
+    if not (inspect.isclass(candidate) and issubclass(candidate, ModelProject)):
+        raise ProjectError(f"{who} is not a subclass of jukebox_orch.project.ModelProject")
+    problems = [f"lacks {name}()" for name in sorted(candidate.__abstractmethods__)]
+    problems += _attribute_problems(candidate) + _signature_problems(candidate)
+    if problems:
+        raise ProjectError(f"{who} {', '.join(problems)}")
+    try:
+        return candidate()
+    except Exception as error:  # a project's own __init__
+        raise ProjectError(f"{who} cannot be created without arguments: {error}") from error
+
+
+def _attribute_problems(project: type[ModelProject]) -> list[str]:
+    problems = []
+    name = getattr(project, "name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        problems.append(
+            f"has the illegal name {name!r} (lower-case letters, digits, underscores, at most 40)"
+        )
+    if not isinstance(getattr(project, "description", None), str):
+        problems.append("lacks description")
+    if not isinstance(getattr(project, "task", None), Task):
+        problems.append("lacks task (Classification(), Regression() or another jukebox_orch.tasks.Task)")
+    problems += [f"lacks {name}" for name in ("rules", "tables") if not hasattr(project, name)]
+    problems += [
+        f"has the illegal rule name {rule!r}"
+        for rule in getattr(project, "rules", {})
+        if not _NAME.fullmatch(rule)
+    ]
+    problems += [
+        f"has the illegal owner {owner!r} (an e-mail address or team:name)"
+        for owner in project.owners
+        if not _OWNER.fullmatch(owner)
+    ]
+    for attribute, base in _SETTINGS.items():
+        settings = getattr(project, attribute, None)
+        if not (inspect.isclass(settings) and issubclass(settings, base)):
+            problems.append(f"lacks {attribute}, a subclass of {base.__name__}")
+        elif required := [n for n, info in settings.model_fields.items() if info.is_required()]:
+            problems.append(f"has no default for {attribute}.{', '.join(required)}")
+    return problems
+
+
+def _signature_problems(project: type[ModelProject]) -> list[str]:
+    problems = []
+    for name, method in inspect.getmembers(ModelProject, inspect.isfunction):
+        own = getattr(project, name)
+        if name.startswith("_") or own is method:
+            continue
+        wanted, given = inspect.signature(method), inspect.signature(own)
+        arguments = [p.name for p in wanted.parameters.values()]
+        try:
+            given.bind(**dict.fromkeys(arguments))
+        except TypeError:
+            problems.append(f"has {name}{given} in place of {name}({', '.join(arguments)})")
+    return problems

@@ -1,0 +1,96 @@
+"""MLflow: the embedded default on sqlite, or a server."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field, PrivateAttr
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# On the MLflow run: which Dagster run it belongs to.
+RUN_TAG = "dagster_run_id"
+_EVENT_TAGS = ("jukebox/", "git/")
+
+
+class MlflowTracking(dg.ConfigurableResource):
+    """Experiment tracker and model registry. One Dagster run is one MLflow run, found by its tag."""
+
+    tracking_uri: str = Field(
+        description="http(s):// address of a server, or sqlite:///path for the embedded store"
+    )
+    artifact_root: str = Field(
+        "", description="Where the embedded store keeps artifacts; a server decides itself"
+    )
+    _client: Any = PrivateAttr(default=None)
+
+    def client(self) -> "MlflowClient":
+        """The client; the embedded database is created, once, before its first use."""
+        if self._client is None:
+            # MLflow reports usage to its makers unless told not to.
+            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            import mlflow
+
+            mlflow.set_tracking_uri(self.tracking_uri)
+            if self.tracking_uri.startswith("sqlite:///"):
+                # Processes that open a fresh file at the same time trip over each other's migration.
+                from filelock import FileLock
+
+                database = Path(self.tracking_uri.removeprefix("sqlite:///"))
+                database.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(f"{database}.lock"):
+                    self._client = mlflow.MlflowClient(self.tracking_uri)
+                    self._client.search_experiments(max_results=1)
+            else:
+                self._client = mlflow.MlflowClient(self.tracking_uri)
+        return self._client
+
+    def run_id(self, run: dg.DagsterRun, experiment: str, tags: dict[str, str]) -> str:
+        """The MLflow run of a Dagster run, created when there is none.
+
+        Args:
+            run: the Dagster run; its event and git tags are copied.
+            experiment: name of the experiment, created when there is none.
+            tags: further tags of a new run.
+        """
+        client = self.client()
+        experiment_id = self._experiment(experiment)
+        found = client.search_runs([experiment_id], f"tags.{RUN_TAG} = '{run.run_id}'", max_results=1)
+        if found:
+            return found[0].info.run_id
+        created = client.create_run(
+            experiment_id,
+            tags={RUN_TAG: run.run_id, "dagster_job": run.job_name, **event_tags(run), **tags},
+            run_name=f"{experiment}-{run.run_id[:8]}",
+        )
+        return created.info.run_id
+
+    def url(self, experiment: str, run_id: str) -> str:
+        """Page of the MLflow run; for the embedded store, as `mlflow server` shows it on its default port."""
+        base = self.tracking_uri if self.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+        return f"{base.rstrip('/')}/#/experiments/{self._experiment(experiment)}/runs/{run_id}"
+
+    def _experiment(self, name: str) -> str:
+        from mlflow.exceptions import MlflowException
+
+        client = self.client()
+        found = client.get_experiment_by_name(name)
+        if found:
+            return found.experiment_id
+        location = f"{self.artifact_root}/{name}" if self.artifact_root else None
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except MlflowException as error:
+            # Another run created it in between.
+            if error.error_code == "RESOURCE_ALREADY_EXISTS" and (
+                found := client.get_experiment_by_name(name)
+            ):
+                return found.experiment_id
+            raise
+
+
+def event_tags(run: dg.DagsterRun) -> dict[str, str]:
+    """The tags that say which event started the run and which code it ran."""
+    return {name: value for name, value in run.tags.items() if name.startswith(_EVENT_TAGS)}

@@ -1,0 +1,147 @@
+"""What is written to the MLflow run of a Dagster run, in few calls."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jukebox_orch.resources.mlflow_tracking import MlflowTracking
+from jukebox_orch.values import OnnxModel, TrainedModel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+_BATCH = 1000
+_PARAMETER_LENGTH = 500
+_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
+
+def log_training(
+    mlflow: MlflowTracking,
+    run_id: str,
+    trained: TrainedModel,
+    settings: Mapping[str, Any],
+    figures: Mapping[str, Figure],
+) -> None:
+    """Parameters, curves per epoch, split metrics, figures and the Keras model."""
+    from mlflow.entities import Metric, Param
+
+    client, training = mlflow.client(), trained.training
+    now = _milliseconds()
+    curves = [
+        Metric(name, value, now, epoch)
+        for name, values in training.history.items()
+        for epoch, value in enumerate(values)
+        if np.isfinite(value)
+    ]
+    scores = [
+        Metric(f"{split}_{name}", value, now, 0)
+        for split, metrics in (("train", training.train), ("validation", training.validation))
+        for name, value in metrics.items()
+        if np.isfinite(value)
+    ]
+    log_metrics(client, run_id, [*curves, *scores, Metric("training_seconds", training.seconds, now, 0)])
+    parameters = {k: str(v)[:_PARAMETER_LENGTH] for k, v in _flat(settings).items()}
+    known = client.get_run(run_id).data.params
+    # A retried step logs the same again; MLflow refuses a parameter only when its value changes.
+    new = [Param(key, value) for key, value in parameters.items() if key not in known]
+    client.log_batch(run_id, params=new)
+    for name, figure in figures.items():
+        client.log_figure(run_id, figure, f"figures/{name}.png")
+
+
+def log_dataset(
+    mlflow: MlflowTracking, run_id: str, *, name: str, digest: str, source: str, profile: Mapping[str, Any]
+) -> None:
+    """The data the run trained on: MLflow keeps 36 characters of the digest."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=name,
+        digest=digest[:36],
+        source_type="jukebox-orchestrator",
+        source=json.dumps({"source": source}),
+        profile=json.dumps({"digest": digest, **profile}),
+    )
+    mlflow.client().log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+def log_evaluation(
+    mlflow: MlflowTracking,
+    run_id: str,
+    metrics: Mapping[str, float],
+    tables: Mapping[str, Any],
+    figures: Mapping[str, Figure],
+) -> None:
+    """Metrics on the test split, tables as JSON, figures."""
+    from mlflow.entities import Metric
+
+    client, now = mlflow.client(), _milliseconds()
+    log_metrics(client, run_id, [Metric(k, v, now, 0) for k, v in metrics.items() if np.isfinite(v)])
+    for name, table in tables.items():
+        client.log_dict(run_id, table, f"tables/{name}.json")
+    for name, figure in figures.items():
+        client.log_figure(run_id, figure, f"figures/{name}.png")
+
+
+def log_onnx(
+    mlflow: MlflowTracking, run_id: str, onnx_model: OnnxModel, example: Mapping[str, np.ndarray]
+) -> str:
+    """Log the ONNX file as a model with signature, example and fixed requirements; returns its URI."""
+    client = mlflow.client()
+    import onnx
+    from mlflow import onnx as onnx_flavor
+    from mlflow import start_run
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def schema(tensors: Mapping[str, list[str | int]]) -> Schema:
+        return Schema(
+            [
+                TensorSpec(np.dtype(_TYPES[str(kind)]), (-1, *map(int, shape[1:])), name)
+                for name, (kind, *shape) in tensors.items()
+            ]
+        )
+
+    report = onnx_model.report
+    with start_run(run_id=run_id):
+        logged = onnx_flavor.log_model(
+            onnx.load_model_from_string(onnx_model.content),
+            name="onnx_model",
+            signature=ModelSignature(schema(report.inputs), schema(report.outputs)),
+            input_example=dict(example),
+            pip_requirements=requirements(),
+            onnx_execution_providers=["CPUExecutionProvider"],
+            save_as_external_data=False,
+        )
+    client.set_terminated(run_id, "FINISHED")
+    return logged.model_uri
+
+
+def requirements() -> list[str]:
+    """What a server needs to run the ONNX file, pinned to the versions it was proved with."""
+    return [f"{name}=={metadata.version(name)}" for name in ("onnxruntime", "onnx", "numpy")]
+
+
+def log_metrics(client: MlflowClient, run_id: str, metrics: list[Any]) -> None:
+    """In batches of the size the server takes."""
+    for start in range(0, len(metrics), _BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _milliseconds() -> int:
+    import time
+
+    return int(time.time() * 1000)
