@@ -232,7 +232,8 @@ class ModelProject(ABC):
         tables: the dataset's tables and arrays: name -> columns it must have (none for an array).
         rules: validation rule -> what it demands; each becomes a blocking check.
         source, split, hyperparameters, gates: the settings, as pydantic models with defaults that work.
-        parity_tolerance: largest absolute difference allowed between Keras and ONNX outputs.
+        parity_tolerance: largest difference allowed between Keras and ONNX outputs, as a share of the largest
+            output where that is above 1.
     """
 
     name: ClassVar[str]

@@ -93,7 +93,13 @@ class EvaluationReport(Report):
 
 
 class OnnxReport(Report):
-    """What was proved about an ONNX file, see `jukebox_orch.export`."""
+    """What was proved about an ONNX file, see `jukebox_orch.export`.
+
+    Attributes:
+        max_abs_difference: largest difference to Keras on the test split; single_row_difference: of one row
+            alone to the same row in a batch. Both as a share of the largest output where that is above 1.
+        agreement: share of the test split with the same decision as Keras.
+    """
 
     sha256: str
     bytes: int

@@ -79,6 +79,12 @@ class TestSplits:
         features = features_of(save(tmp_path / "a.npz", images, np.arange(60) % 2))
         assert sum(len(part) for part in features.parts.values()) == 57
 
+    def test_labels_beyond_the_classes_are_in_no_split(self, tmp_path: Path) -> None:
+        labels = np.arange(60) % 2
+        labels[:4] = [-1, 2, 99, 3]
+        path = save(tmp_path / "a.npz", random_images(60), labels, classes=np.array(["a", "b"]))
+        assert sum(len(part) for part in features_of(path).parts.values()) == 56
+
     def test_a_class_that_is_only_in_the_test_split_is_named(self, tmp_path: Path) -> None:
         labels = np.repeat([0, 1], 20)
         path = save(tmp_path / "a.npz", random_images(40), labels, test=labels == 1)

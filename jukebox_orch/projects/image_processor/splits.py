@@ -88,7 +88,8 @@ def split_rows(
     images, samples, names = tables(dataset)
     labels = samples["label"].to_numpy()
     blank, contradictory, digests = _unusable(images, labels)
-    usable = ~(blank | contradictory)
+    # Features are made beside validation: what it is about to refuse must not end in a traceback here.
+    usable = ~(blank | contradictory) & (labels >= 0) & (labels < len(names))
     published = np.flatnonzero(usable & samples["test"].to_numpy() & published_test)
     rest = np.flatnonzero(usable & ~np.isin(digests, digests[published]))
     if missing := sorted(set(range(len(names))) - set(labels[rest])):

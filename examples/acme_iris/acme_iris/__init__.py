@@ -1,0 +1,144 @@
+"""Which iris is this flower? Tells three species apart by four measurements of the flower."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from pydantic import Field
+
+from jukebox_orch.project import (
+    Dataset,
+    Features,
+    Finding,
+    Gates,
+    Hyperparameters,
+    InputError,
+    ModelProject,
+    Normalization,
+    Part,
+    Settings,
+    Source,
+    SourceFile,
+    Validation,
+)
+from jukebox_orch.reading import content
+from jukebox_orch.splitting import split_by_share
+from jukebox_orch.tasks import Classification
+
+if TYPE_CHECKING:
+    import keras
+
+MEASUREMENTS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
+SPECIES = ("setosa", "versicolor", "virginica")
+
+
+class IrisSplit(Settings):
+    """How the flowers are divided; every species by the same shares."""
+
+    validation_share: float = Field(default=0.2, gt=0, lt=0.5, description="Flowers that stop training")
+    test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Flowers that judge the model")
+
+
+class IrisHyperparameters(Hyperparameters):
+    """A small network on little data: many short epochs."""
+
+    epochs: int = Field(default=200, ge=1, description="Passes over the training flowers at most")
+    batch_size: int = Field(default=16, ge=1, description="Flowers per gradient step")
+    learning_rate: float = Field(default=0.01, gt=0, le=1, description="Step size of the optimizer")
+    early_stopping_patience: int = Field(
+        default=30, ge=0, description="Epochs without progress; 0: never stop"
+    )
+    hidden_units: int = Field(default=16, ge=1, le=1024, description="Units of the hidden layer")
+
+
+class IrisGates(Gates):
+    """Always naming one species would be right for a third of the flowers."""
+
+    metric_floor: float = Field(default=0.85, ge=0, le=1, description="Lowest accuracy on the test flowers")
+
+
+class AcmeIris(ModelProject):
+    """Species of an iris from the length and width of its sepals and petals."""
+
+    name = "acme_iris"
+    description = "Tells three species of iris apart by four measurements in centimetres."
+    limitations = (
+        "Knows three species from one peninsula, measured in 1935; every other flower gets one of them."
+    )
+    task = Classification()
+    tables = {"flowers": (*MEASUREMENTS, "species")}  # noqa: RUF012
+    rules = {  # noqa: RUF012
+        "measurements": "Every measurement is a length between 0 and 20 centimetres.",
+        "species": "Every flower is of a known species.",
+    }
+    split = IrisSplit
+    hyperparameters = IrisHyperparameters
+    gates = IrisGates
+
+    def load(self, source: Source) -> Dataset:
+        """Read CSV files with the columns of `tables`; without a location, Fisher's 150 flowers."""
+        own = str(Path(__file__).with_name("iris.csv"))
+        files = source.files or [SourceFile(url=source.location or own)]
+        return {"flowers": pd.concat([_read(file) for file in files], ignore_index=True)}
+
+    def validate(self, dataset: Dataset) -> Validation:
+        """Quarantine flowers with impossible measurements; an unknown species stops the run."""
+        flowers = pd.DataFrame(dataset["flowers"])
+        impossible, unknown = ~_measured(flowers), ~flowers["species"].isin(SPECIES)
+        findings = []
+        if impossible.any():
+            findings.append(
+                Finding(
+                    "measurements",
+                    "not a length between 0 and 20 cm: measure again",
+                    int(impossible.sum()),
+                    examples=flowers[impossible].head().to_dict("records"),  # pyright: ignore[reportArgumentType]
+                )
+            )
+        if unknown.any():
+            names = ", ".join(map(str, flowers.loc[unknown, "species"].unique()[:5]))
+            message = f"unknown species {names}; known are {', '.join(SPECIES)}"
+            findings.append(Finding("species", message, int(unknown.sum()), fatal=True))
+        return Validation(len(flowers), int((impossible | unknown).sum()), findings)
+
+    def build_features(self, dataset: Dataset, split: IrisSplit, seed: int) -> Features:
+        """Four measurements a flower; equal flowers never lie in two splits."""
+        flowers = pd.DataFrame(dataset["flowers"])
+        flowers = flowers[_measured(flowers) & flowers["species"].isin(SPECIES)]
+        x = flowers[list(MEASUREMENTS)].to_numpy("float32")
+        y = flowers["species"].map(SPECIES.index).to_numpy("int64")
+        keys = flowers.astype(str).agg(" ".join, axis=1).to_numpy(str)
+        rows = split_by_share(keys, split.validation_share, split.test_share, seed, strata=y)
+        return Features(
+            **{name: Part.of_rows(x[index], y[index], keys[index]) for name, index in rows.items()},
+            inputs=MEASUREMENTS,
+            labels=SPECIES,
+            normalization=Normalization.standard(x[rows["train"]]),
+        )
+
+    def build_model(self, features: Features, hyperparameters: IrisHyperparameters) -> keras.Model:
+        """One hidden layer."""
+        import keras
+
+        return keras.Sequential(
+            [
+                keras.Input(features.shape),
+                keras.layers.Dense(hyperparameters.hidden_units, activation="relu"),
+                keras.layers.Dense(len(features.labels), activation="softmax"),
+            ]
+        )
+
+
+def _read(file: SourceFile) -> pd.DataFrame:
+    try:
+        return pd.read_csv(io.BytesIO(content(file)))
+    except ValueError as error:  # InputError is one, and so is everything that is wrong with a CSV file
+        raise InputError(f"{file.url}: {error}") from error
+
+
+def _measured(flowers: pd.DataFrame) -> pd.Series:
+    lengths = flowers[list(MEASUREMENTS)].apply(pd.to_numeric, errors="coerce")
+    return ((lengths > 0) & (lengths <= 20)).all(axis=1)
