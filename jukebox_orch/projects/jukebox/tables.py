@@ -62,8 +62,10 @@ def read_table(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pd.Da
         int64 or float64, all else as str.
 
     Raises:
-        InputError: not readable as what its name says; `shown` is how messages call the file.
+        InputError: not readable as what its name says; messages call the file `shown`.
     """
+    if not raw.strip():
+        raise InputError(f"{shown}: the file is empty; copy it again or remove it")
     read = _parquet if _suffix(name) == ".parquet" else _csv
     try:
         table = read(raw, name, shown, choose)
