@@ -2,15 +2,56 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+PROJECT ?= jukebox
+# The embedded sample, unless DATA=folder, file or fsspec URL is given.
+DATA ?=
+PORT ?= 3000
 # One place for runs, artifacts, the MLflow database and the model store.
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help install lock
-help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+.PHONY: help install train ui mlflow-ui test test-slow lint format bench lock clean
 
-install: .venv/installed ## create .venv with the locked packages and this checkout
+help: ## list the commands
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
+install: .venv/installed $(DAGSTER_HOME)/dagster.yaml ## create .venv with the locked packages and this checkout
+
+train: install ## run the whole job: make train [PROJECT=jukebox] [DATA=../shared/data]
+	$(BIN)/dagster job execute -m jukebox_orch.definitions -j $(PROJECT)_training $(if $(DATA),--config-json '{"source": {"location": "$(DATA)"}}')
+	$(BIN)/jukebox-orch show $(PROJECT)
+
+ui: install ## Dagster's web server and daemon: make ui [PORT=3000]
+	@echo "Dagster UI: http://127.0.0.1:$(PORT)"
+	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+
+mlflow-ui: install ## MLflow's web server over the embedded store, on port 5000
+	$(BIN)/mlflow server --backend-store-uri sqlite:///$(DAGSTER_HOME)/mlflow.db --default-artifact-root $(DAGSTER_HOME)/mlflow --host 127.0.0.1
+
+test: install ## the test suite, on both cores
+	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not cluster"
+
+test-slow: install ## the repeated crash tests and other long ones
+	$(BIN)/pytest -m "slow and not cluster"
+
+lint: install ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: install ## format and sort imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## measure: medians of three with their spread, ours and the plain way in the same run
+	$(BIN)/python -m benchmarks
+
+lock: ## resolve requirements.lock again from pyproject.toml
+	$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --all-extras --upgrade pyproject.toml -o requirements.lock
+
+clean: ## remove runs, artifacts and models of this checkout
+	rm -rf .dagster
+
+# Bytecode is compiled at install time: without it every process spends seconds compiling TensorFlow again.
 .venv/installed: requirements.lock pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install -q --disable-pip-version-check uv
@@ -18,5 +59,6 @@ install: .venv/installed ## create .venv with the locked packages and this check
 	VIRTUAL_ENV=.venv $(BIN)/python -m uv pip install -q --no-deps --compile-bytecode -e .
 	touch $@
 
-lock: ## resolve requirements.lock again from pyproject.toml
-	$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --all-extras --upgrade pyproject.toml -o requirements.lock
+$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+	mkdir -p $(DAGSTER_HOME)
+	cp dagster.yaml $@

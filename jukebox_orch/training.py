@@ -123,7 +123,10 @@ def load_keras_framework(seed: int) -> Any:
     """
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # oneDNN picks its kernels, and so the order of its sums, by the processor.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # Errors of TensorFlow reach Python as exceptions; what it logs itself is about GPUs that are not there.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
     import tensorflow as tf
 

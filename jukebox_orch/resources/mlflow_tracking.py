@@ -31,6 +31,8 @@ class MlflowTracking(dg.ConfigurableResource):
         if self._client is None:
             # MLflow reports usage to its makers unless told not to.
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            # Progress bars do not belong into the log of a run.
+            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             import mlflow
 
             mlflow.set_tracking_uri(self.tracking_uri)
