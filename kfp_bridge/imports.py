@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 
 from kfp_bridge.model import ARTIFACT_TYPE_KEY, ARTIFACT_TYPES, Import, MappingRow
-from kfp_bridge.records import AssetRecord, stored_path
+from kfp_bridge.records import AssetRecord, stored_path, without_pointers
 
 
 def read_import(
@@ -32,7 +32,9 @@ def read_import(
         reason = "is not in the selection and has no materialization in the instance (DAGSTER_HOME)"
         return None, MappingRow(f"asset {name}", "upstream", reason, "unmapped")
     sha256 = materialization.metadata.get("sha256")
-    record = AssetRecord(name, None if sha256 is None else str(sha256.value), materialization)
+    record = AssetRecord(
+        name, None if sha256 is None else str(sha256.value), without_pointers(materialization)
+    )
     path = record.path
     if path is not None and instance is not None:
         record = replace(record, stored=stored_path(path, instance.storage_directory()))

@@ -20,6 +20,7 @@ from kfp_bridge.errors import BridgeError
 
 VERSION = 1
 DATA_VERSION_TAG = "dagster/data_version"
+_POINTER_TAG = "dagster/input_event_pointer/"
 _CHUNK = 1 << 20
 
 
@@ -108,6 +109,18 @@ def relocated(event: dg.AssetMaterialization, path: str) -> dg.AssetMaterializat
         case _:
             moved = dg.MetadataValue.text(path)
     return event.with_metadata({**event.metadata, "path": moved})
+
+
+def without_pointers(event: dg.AssetMaterialization) -> dg.AssetMaterialization:
+    """The materialization without the ids of events that only its own instance knows; data versions stay."""
+    tags = {name: value for name, value in (event.tags or {}).items() if not name.startswith(_POINTER_TAG)}
+    return dg.AssetMaterialization(
+        asset_key=event.asset_key,
+        description=event.description,
+        metadata=event.metadata,
+        partition=event.partition,
+        tags=tags,
+    )
 
 
 def stored_path(path: str | None, storage: str) -> str | None:

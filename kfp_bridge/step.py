@@ -38,6 +38,7 @@ from kfp_bridge.records import (
     parse_record,
     relocated,
     stored_path,
+    without_pointers,
 )
 from kfp_bridge.reports import confusion_matrix, html_report, markdown_report, scalar_metrics
 
@@ -182,7 +183,7 @@ def _record(
     }
     records = []
     for key, event in sorted(events.items()):
-        record = AssetRecord(key, None, event)
+        record = AssetRecord(key, None, without_pointers(event))
         if values.get(key) and result.success:
             record = _copied(record, task.output(values[key]).path, instance)
         records.append(record)

@@ -1,0 +1,29 @@
+"""Dagster's cron expressions as KFP's: six fields with seconds first, days of the week 0-6.
+
+KFP: https://pkg.go.dev/github.com/robfig/cron (v1), Dagster: https://pypi.org/project/croniter.
+"""
+
+import re
+
+from kfp_bridge.errors import BridgeError
+
+_FIELD = re.compile(r"[0-9A-Za-z*/,-]+")
+_MACROS = ("@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly")
+
+
+def kfp_cron(cron: str) -> str:
+    """The expression for KFP.
+
+    Raises:
+        BridgeError: KFP's parser does not know it: a day of the week 7, `L`, `#`, a random macro.
+    """
+    if cron in _MACROS:
+        return cron
+    fields = cron.split()
+    if len(fields) != 5 or not all(_FIELD.fullmatch(field) for field in fields):
+        raise BridgeError(
+            f"cron {cron!r}: KFP takes five plain fields (minute hour day month weekday) or {_MACROS}"
+        )
+    if re.search(r"\b7\b", fields[4]) or "L" in "".join(fields).upper().replace("JUL", ""):
+        raise BridgeError(f"cron {cron!r}: KFP counts weekdays 0-6 from Sunday and has no last day (L)")
+    return " ".join(["0", *fields])
