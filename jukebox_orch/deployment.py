@@ -7,11 +7,13 @@
 | `JUKEBOX_ORCH_MODEL_STORE` | root of the model store, folder or fsspec URL | `$DAGSTER_HOME/models` |
 | `MLFLOW_TRACKING_URI` | MLflow server | sqlite and files in `$DAGSTER_HOME` |
 | `JUKEBOX_ORCH_EXECUTOR` | `in_process`, `multiprocess` or `k8s` | `in_process` |
+| `JUKEBOX_ORCH_EXECUTOR_CONFIG` | with `k8s`: YAML file that says how the pods of steps look | none |
 | `JUKEBOX_ORCH_MODEL_STORAGE_PVC` | volume claim that holds the model store | none |
 | `JUKEBOX_ORCH_CLUSTER_DOMAIN` | DNS domain of the cluster | `cluster.local` |
 | `JUKEBOX_ORCH_NAMESPACE` | namespace of the model servers | `default` |
 | `JUKEBOX_ORCH_GIT_COMMIT`, `JUKEBOX_ORCH_VERSION` | code the deployment was built from | those of the checkout |
 | `JUKEBOX_ORCH_TRIGGERS` | YAML file that configures the sensors | no sensor runs by itself |
+| `JUKEBOX_ORCH_SENSOR_STATE` | what sensors remember beyond their cursor | `$DAGSTER_HOME/sensors` |
 | `JUKEBOX_ORCH_BROKEN_PROJECTS` | `stop`, or `leave_out` with a warning | `stop` |
 """
 
@@ -26,11 +28,12 @@ from jukebox_orch.resources.artifacts import ArtifactStore
 from jukebox_orch.resources.code import Code
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
 from jukebox_orch.resources.model_store import ModelStore
+from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors, load_triggers
 
 
 def resources() -> dict[str, Any]:
     """The resources that the assets of every graph ask for, by key."""
-    home = Path(os.environ.get("DAGSTER_HOME") or ".dagster").absolute()
+    home = _home()
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     return {
         "artifact_store": ArtifactStore(root=_setting("ARTIFACTS", str(home / "artifacts"))),
@@ -44,7 +47,7 @@ def resources() -> dict[str, Any]:
             tracking_uri=tracking_uri or f"sqlite:///{home / 'mlflow.db'}",
             artifact_root="" if tracking_uri else str(home / "mlflow"),
         ),
-        "code": Code(git_commit=_setting("GIT_COMMIT", ""), version=_setting("VERSION", "")),
+        "code": _code(),
     }
 
 
@@ -60,9 +63,9 @@ def executor() -> dg.ExecutorDefinition:
     if name == "multiprocess":
         return dg.multiprocess_executor
     if name == "k8s":
-        from dagster_k8s import k8s_job_executor
+        from jukebox_orch.pods import pod_executor
 
-        return k8s_job_executor
+        return pod_executor(_setting("EXECUTOR_CONFIG", ""))
     raise InputError(f"JUKEBOX_ORCH_EXECUTOR = {name!r}: use in_process, multiprocess or k8s")
 
 
@@ -76,6 +79,34 @@ def leave_out_broken_projects() -> bool:
     if choice not in ("stop", "leave_out"):
         raise InputError(f"JUKEBOX_ORCH_BROKEN_PROJECTS = {choice!r}: use stop or leave_out")
     return choice == "leave_out"
+
+
+def sensors(project: str, job_name: str) -> list[dg.SensorDefinition]:
+    """The project's sensors; those that `JUKEBOX_ORCH_TRIGGERS` configures run by themselves.
+
+    Raises:
+        ValueError: the triggers file cannot be read or has a bad field; the message names it.
+    """
+    path = _setting("TRIGGERS", "")
+    triggers = load_triggers(path).get(project, Triggers()) if path else Triggers()
+    code = _code()
+    return build_sensors(
+        project,
+        job_name,
+        triggers,
+        deployed=lambda: DeployedCode(code.commit(), code.tag()),
+        state_root=_setting("SENSOR_STATE", str(_home() / "sensors")),
+        # A pod runs the code of its image: a tag waits until that is the tag's.
+        require_matching_code=_setting("EXECUTOR", "in_process") == "k8s",
+    )
+
+
+def _code() -> Code:
+    return Code(git_commit=_setting("GIT_COMMIT", ""), version=_setting("VERSION", ""))
+
+
+def _home() -> Path:
+    return Path(os.environ.get("DAGSTER_HOME") or ".dagster").absolute()
 
 
 def _setting(name: str, default: str) -> str:
