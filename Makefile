@@ -17,7 +17,8 @@ help: ## list the commands
 install: .venv/installed $(DAGSTER_HOME)/dagster.yaml ## create .venv with the locked packages and this checkout
 
 train: install ## run the whole job: make train [PROJECT=jukebox] [DATA=../shared/data]
-	$(BIN)/dagster job execute -m jukebox_orch.definitions -j $(PROJECT)_training $(if $(DATA),--config-json '{"source": {"location": "$(DATA)"}}')
+	printf 'source: {location: "%s"}\n' '$(DATA)' > $(DAGSTER_HOME)/train.yaml
+	$(BIN)/dagster job execute -m jukebox_orch.definitions -j $(PROJECT)_training -c $(DAGSTER_HOME)/train.yaml
 	$(BIN)/jukebox-orch show $(PROJECT)
 
 ui: install ## Dagster's web server and daemon: make ui [PORT=3000]

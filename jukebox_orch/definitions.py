@@ -1,14 +1,16 @@
-"""The code location: every installed model project as a training graph. Assembles, nothing more."""
+"""The code location: every installed model project as a training graph with its sensors. Assembles only."""
 
 import dagster as dg
 
 from jukebox_orch import deployment
-from jukebox_orch.assets import build_training_graph
+from jukebox_orch.assets import broken_project, build_training_graph
 from jukebox_orch.registry import discover, load_projects
 
-projects = discover().projects if deployment.leave_out_broken_projects() else load_projects()
+found = discover() if deployment.leave_out_broken_projects() else load_projects()
 
 defs = dg.Definitions.merge(
-    *(build_training_graph(project) for project in projects.values()),
+    *(build_training_graph(project) for project in found.projects.values()),
+    *(dg.Definitions(sensors=deployment.sensors(name, f"{name}_training")) for name in found.projects),
+    *(broken_project(name, problem) for name, problem in found.problems.items()),
     dg.Definitions(resources=deployment.resources(), executor=deployment.executor()),
 )

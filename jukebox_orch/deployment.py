@@ -15,9 +15,14 @@
 | `JUKEBOX_ORCH_TRIGGERS` | YAML file that configures the sensors | no sensor runs by itself |
 | `JUKEBOX_ORCH_SENSOR_STATE` | what sensors remember beyond their cursor | `$DAGSTER_HOME/sensors` |
 | `JUKEBOX_ORCH_BROKEN_PROJECTS` | `stop`, or `leave_out` with a warning | `stop` |
+| `PORT` | of the launcher (`jukebox_orch.launcher`), as Knative sets it | 8080 |
+| `JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE` | file with the token that its callers send | none |
+| `JUKEBOX_ORCH_LAUNCHER_JOBS` | jobs that it may start, separated by commas | `jukebox_training` |
+| `JUKEBOX_ORCH_WEBSERVER` | Dagster webserver it asks, `host:port` | `localhost:3000` |
 """
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +112,40 @@ def _code() -> Code:
 
 def _home() -> Path:
     return Path(os.environ.get("DAGSTER_HOME") or ".dagster").absolute()
+
+
+@dataclass(frozen=True)
+class LauncherSettings:
+    """Where the launcher listens, whom it asks, what it may start, and the token of its callers."""
+
+    port: int
+    webserver_host: str
+    webserver_port: int
+    jobs: frozenset[str]
+    token: str
+
+
+def launcher_settings() -> LauncherSettings:
+    """Settings of `jukebox_orch.launcher`.
+
+    Raises:
+        InputError: a port or address that is none, or no readable token.
+    """
+    host, _, port = _setting("WEBSERVER", "localhost:3000").rpartition(":")
+    own = os.environ.get("PORT") or "8080"
+    if not (host and port.isdigit() and own.isdigit()):
+        raise InputError(
+            f"JUKEBOX_ORCH_WEBSERVER must be host:port (is {host}:{port}), PORT a number (is {own!r})"
+        )
+    file = _setting("LAUNCHER_TOKEN_FILE", "")
+    try:
+        token = Path(file).read_text().strip()
+    except OSError as error:
+        raise InputError(
+            f"JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE = {file!r}: cannot be read ({error.strerror})"
+        ) from error
+    jobs = _setting("LAUNCHER_JOBS", "jukebox_training").split(",")
+    return LauncherSettings(int(own), host, int(port), frozenset(j.strip() for j in jobs if j.strip()), token)
 
 
 def _setting(name: str, default: str) -> str:

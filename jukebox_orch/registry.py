@@ -34,8 +34,8 @@ class Discovered:
     problems: dict[str, str]
 
 
-def load_projects() -> dict[str, ModelProject]:
-    """All installed projects by name.
+def load_projects() -> Discovered:
+    """All installed projects.
 
     Raises:
         ProjectError: one message for all that is broken.
@@ -43,7 +43,7 @@ def load_projects() -> dict[str, ModelProject]:
     found = discover()
     if found.problems:
         raise ProjectError("broken model projects:\n" + "\n".join(f"- {p}" for p in found.problems.values()))
-    return found.projects
+    return found
 
 
 def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> Discovered:

@@ -31,6 +31,11 @@ _MEMORY_LIMIT = "4Gi"
 # Infrastructure fails now and then; bad input does not get better and is raised as a Failure without retries.
 RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL)
 
+# The artifact store knows the types; Dagster would refuse annotations such as a dict of tables or arrays.
+_ARTIFACT = dg.DagsterType(
+    lambda _context, _value: True, name="Artifact", description="A value of the artifact store"
+)
+
 # The sources that decide what an artifact holds; a change elsewhere (sensors, manifests) makes nothing stale.
 _CORE = (
     "project.py",
@@ -131,7 +136,7 @@ class Graph:
                 op_tags=_pod(self.name, noun),
                 metadata={"kfp/artifact_type": artifact_type},
                 tags={"jukebox/project": self.name},
-                ins={name: dg.AssetIn(key=self.key(name), dagster_type=dg.Any) for name in upstream},
+                ins={name: dg.AssetIn(key=self.key(name), dagster_type=_ARTIFACT) for name in upstream},
                 check_specs=[
                     dg.AssetCheckSpec(
                         c.name, asset=self.key(noun), description=c.description, blocking=c.blocking

@@ -38,7 +38,7 @@ class RollbackConfig(dg.Config):
     version: str = Field(default="", description="Version number; empty: the champion before the current one")
     reason: str = Field(min_length=3, description="Kept in the registry: why the champion is moved back")
     requested_by: str = Field(
-        "", description="Kept in the registry: who asked; empty: the user of the process"
+        default="", description="Kept in the registry: who asked; empty: the user of the process"
     )
 
 
