@@ -1,0 +1,26 @@
+"""`python -m benchmarks [NAME ...]`: all benchmarks, or the named ones."""
+
+import importlib
+import sys
+from pathlib import Path
+
+NAMES = ("pipeline", "images", "sensors", "bridge")
+DATA = Path("../shared/data")
+
+
+def main() -> None:
+    """Run the benchmarks in order; the pipeline needs the real data beside the checkout."""
+    for name in sys.argv[1:] or NAMES:
+        print(f"== {name}", flush=True)
+        module = importlib.import_module(f"benchmarks.{name}")
+        if name == "pipeline":
+            if not DATA.is_dir():
+                print(f"{DATA} is not there: get the songs and rankings described in docs/data.md")
+                continue
+            module.main(DATA)
+        else:
+            module.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""The functions of the graph called one after the other in one process, without Dagster: what orchestration adds to.
+
+    python -m benchmarks.direct --data FOLDER --home FOLDER [--settings JSON]
+
+Prints one JSON object: seconds from start to end and the accuracy on the test split.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from jukebox_orch import drift, tracking
+from jukebox_orch.evaluation import evaluate
+from jukebox_orch.export import OnnxPredictor, export
+from jukebox_orch.projects.jukebox import Jukebox
+from jukebox_orch.registration import Registration, add_version, promote
+from jukebox_orch.resources.formats import format_of
+from jukebox_orch.resources.mlflow_tracking import MlflowTracking
+from jukebox_orch.resources.model_store import ModelStore
+from jukebox_orch.training import predict, train
+from jukebox_orch.values import FeatureSet
+
+
+def main() -> None:
+    """Run and print the figures."""
+    started = time.perf_counter()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--settings", default="{}", help="hyperparameters as JSON")
+    options = parser.parse_args()
+    project = Jukebox()
+    hyperparameters = project.hyperparameters(**json.loads(options.settings))
+    mlflow = MlflowTracking(
+        tracking_uri=f"sqlite:///{options.home}/mlflow.db", artifact_root=str(options.home / "mlflow")
+    )
+    store = ModelStore(root=str(options.home / "models"))
+    client = mlflow.client()
+    run_id = client.create_run(client.create_experiment("direct", str(options.home / "mlflow"))).info.run_id
+
+    dataset = project.load(project.source(location=options.data))
+    digest = format_of(dataset).digest(dataset)
+    project.validate(dataset)
+    features = FeatureSet(
+        project.build_features(dataset, project.split(), 42),
+        digest,
+        drift.profile(project.monitored(dataset)),
+    )
+    model = train(project, features, hyperparameters, 42, lambda line: None)
+    tracking.log_training(mlflow, run_id, model, hyperparameters.model_dump(), {})
+    report, _ = evaluate(project, model, features, None)
+    tracking.log_evaluation(mlflow, run_id, report.test.metrics, {}, {})
+    keras_test = predict(model.keras_model, features.features.test.x)
+    onnx = export(project, model.keras_model, features.features, {}, keras_test)
+    predictor = OnnxPredictor(onnx.content)
+    x = np.asarray(features.features.test.x[:2])
+    feed = predictor.feed(x)
+    example = {
+        "inputs": {name: value.tolist() for name, value in feed.items()},
+        "outputs": {"probabilities": predictor.predict(x).tolist()},
+    }
+    number, _ = add_version(
+        mlflow,
+        store,
+        Registration(
+            "direct",
+            onnx,
+            run_id,
+            lambda: tracking.log_onnx(mlflow, run_id, onnx, feed),
+            lambda _: {"example.json": json.dumps(example).encode()},
+            {},
+            "",
+        ),
+    )
+    promote(mlflow, "direct", number, alias="staging", by="benchmark", why="first")
+    accuracy = report.test.metrics["accuracy"]
+    print(json.dumps({"seconds": time.perf_counter() - started, "accuracy": accuracy}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The jukebox job from start to exit beside the plain way, on the real rows and on 1.13 million simulated ones."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import yaml
+
+from benchmarks.measure import PYTHON, folder_bytes, last_json, repeat, run
+
+# Enough to reach the plain way's accuracy on the simulated rows.
+FAST = {"epochs": 12, "batch_size": 256, "early_stopping_patience": 0}
+
+
+def main(data: Path) -> None:
+    """Print every figure.
+
+    Args:
+        data: folder of the real songs and rankings.
+    """
+    imports()
+    with tempfile.TemporaryDirectory() as folder:
+        simulated = Path(folder) / "simulated"
+        run([PYTHON, "benchmarks/simulate.py", str(data), str(simulated)])
+        for name, source in (("16 k real rows", data), ("1.13 M simulated rows", simulated)):
+            reference = repeat(f"{name}, plain way", lambda source=source: _reference(source))
+            ours = repeat(f"{name}, job by default", lambda source=source: _job(source, {}))
+            fast = repeat(f"{name}, job configured as {FAST}", lambda source=source: _job(source, FAST))
+            parallel = repeat(
+                f"{name}, job by default, multiprocess executor",
+                lambda source=source: _job(source, {}, executor="multiprocess"),
+            )
+            direct = repeat(f"{name}, same functions in one process", lambda source=source: _direct(source))
+            print(
+                f"{name}: plain way / default job {reference['wall'] / ours['wall']:.2f} x, "
+                f"plain way / configured job {reference['wall'] / fast['wall']:.2f} x, "
+                f"multiprocess / in process {parallel['wall'] / ours['wall']:.2f} x, "
+                f"orchestration {ours['wall'] - direct['wall']:.2f} s"
+            )
+
+
+def imports() -> None:
+    """Time of the definitions beside Dagster's own import."""
+    bare = repeat("import dagster", lambda: {"wall": run([PYTHON, "-c", "import dagster"]).wall})
+    ours = repeat(
+        "import jukebox_orch.definitions",
+        lambda: {"wall": run([PYTHON, "-c", "import jukebox_orch.definitions"]).wall},
+    )
+    print(f"definitions / dagster: {ours['wall'] / bare['wall']:.2f} x")
+
+
+def _reference(source: Path) -> dict[str, float]:
+    usage = run([PYTHON, "benchmarks/reference.py", "--data", str(source)])
+    figures = last_json(usage.output)
+    return {
+        "wall": usage.wall,
+        "cpu": usage.cpu,
+        "peak_mib": usage.peak,
+        "written_mib": figures["bytes_written"] / 2**20,
+        "accuracy": figures["accuracy"],
+    }
+
+
+def _job(source: Path, hyperparameters: dict[str, float], executor: str = "in_process") -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        (home / "dagster.yaml").write_text(Path("dagster.yaml").read_text())
+        config = home / "run.yaml"
+        config.write_text(
+            yaml.safe_dump({"source": {"location": str(source)}, "hyperparameters": hyperparameters})
+        )
+        job = "-m dagster job execute -m jukebox_orch.definitions -j jukebox_training -c".split()
+        usage = run(
+            [PYTHON, *job, str(config)],
+            {"DAGSTER_HOME": str(home), "JUKEBOX_ORCH_EXECUTOR": executor},
+        )
+        metrics = json.loads((home / "models" / "jukebox" / "1" / "metrics.json").read_text())
+        return {
+            "wall": usage.wall,
+            "cpu": usage.cpu,
+            "peak_mib": usage.peak,
+            "artifacts_mib": folder_bytes(home / "artifacts") / 2**20,
+            "written_mib": folder_bytes(home) / 2**20,
+            "accuracy": metrics["accuracy"],
+        }
+
+
+def _direct(source: Path) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        usage = run([PYTHON, "-m", "benchmarks.direct", "--data", str(source), "--home", folder])
+        return {"wall": usage.wall, "cpu": usage.cpu, "accuracy": last_json(usage.output)["accuracy"]}
