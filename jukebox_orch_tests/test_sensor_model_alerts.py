@@ -157,7 +157,13 @@ def test_whatever_fires_no_firing_has_two_runs_and_runs_keep_their_distance(look
     state, now, runs, times = ModelAlertsState(), NOW, [], []
     for firing, seconds, committed in looks:
         now += seconds
-        decision = tick([alert(name, NOW + start) for name, start in firing], state, now, cooldown, max_runs)
+        decision = tick(
+            [alert(name, NOW + start) for name, start in firing],
+            state,
+            now,
+            cooldown=cooldown,
+            max_runs=max_runs,
+        )
         if committed:
             state = decision.state
             runs += [request.run_key for request in decision.requests]

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from jukebox_orch.sensors.events import Decision, SourceUnavailableError
+from jukebox_orch.sensors.events import Decision, SourceUnavailableError, count
 from jukebox_orch.sensors.git_tags import DeployedCode
 from jukebox_orch.sensors.ticks import Evaluate, git_tags_tick, model_alerts_tick, new_data_tick
 from jukebox_orch.sensors.triggers import Triggers
@@ -90,7 +90,7 @@ def _tick(evaluate: Evaluate, interval: int) -> Callable[[dg.SensorEvaluationCon
             return dg.SensorResult(skip_reason=nothing.reason(next_look), cursor=context.cursor)
         if not decision.requests:
             return dg.SensorResult(skip_reason=decision.reason(next_look), cursor=cursor)
-        context.log.info(decision.reason(next_look))
+        context.log.info(f"asks for {count(len(decision.requests), 'run')}; {decision.reason(next_look)}")
         requests = [
             dg.RunRequest(run_key=event.run_key, run_config=dict(event.run_config), tags=dict(event.tags))
             for event in decision.requests

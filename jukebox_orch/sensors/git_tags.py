@@ -22,7 +22,7 @@ from jukebox_orch.sensors.events import (
 EVENT = "git_tag"
 TAG_TAG = "git/tag"
 COMMIT_TAG = "git/commit"
-_VERSION_TEXT = re.compile(r"[0-9][0-9A-Za-z.+-]{0,63}")
+_VERSION_TEXT = re.compile(r"[0-9][0-9A-Za-z.+-]{0,62}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 

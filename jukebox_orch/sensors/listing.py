@@ -26,8 +26,8 @@ from jukebox_orch.sensors.new_data import MANIFEST, Entry, Listing, NewDataState
 LOOK_SECONDS = 20.0
 READ_SECONDS = 25.0
 """Together below the 60 s that Dagster gives one sensor evaluation."""
-S3_PAGES = 4
-"""Pages of 1,000 keys per look beside the newest ones; a larger bucket is swept in several ticks."""
+SWEEP_SECONDS = 0.4
+"""How long one look goes through a bucket (beside its newest keys); a large one is swept over several ticks."""
 _READERS = 8
 _CHUNK = 1024 * 1024
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs")
@@ -104,27 +104,22 @@ def read_digests(
     deadline = time.monotonic() + seconds
 
     def read(entry: Entry) -> None:
-        if len(digests) >= limit or time.monotonic() > deadline:
-            return
         try:
-            digest = _digest(location, entry, deadline)
+            digests[entry.path] = _digest(location, entry, deadline)
         except TimeoutError:
-            failures[entry.path] = f"reading takes longer than the {seconds:.0f} s of a tick"
+            if entry in entries[:_READERS]:  # it had the whole time; the later ones go on in the next tick
+                failures[entry.path] = f"reading takes longer than the {seconds:.0f} s of a tick"
         except Exception as error:
             if not _is_the_sources_fault(error):
                 raise
             failures[entry.path] = _why(error)
-        else:
-            digests[entry.path] = digest
 
+    position = 0
     with ThreadPoolExecutor(_READERS) as readers:
-        for start in range(0, len(entries), _READERS):
-            if len(digests) >= limit or time.monotonic() > deadline:
-                break
-            list(readers.map(read, entries[start : start + _READERS]))
-    if len(digests) > limit:
-        digests = {entry.path: digests[entry.path] for entry in entries if entry.path in digests}
-        digests = dict(list(digests.items())[:limit])
+        while position < len(entries) and len(digests) < limit and time.monotonic() < deadline:
+            batch = entries[position : position + min(_READERS, limit - len(digests))]
+            list(readers.map(read, batch))
+            position += len(batch)
     return digests, failures
 
 
@@ -196,8 +191,10 @@ class RemoteFolder:
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
         """Read front to back."""
-        _refuse_other_version(entry, self.entry(entry.path))
-        with self._filesystem.open(f"{self._root}/{entry.path}", "rb", block_size=8 * _CHUNK) as file:
+        name = f"{self._root}/{entry.path}"
+        with self._filesystem.open(name, "rb", block_size=8 * _CHUNK) as file:
+            info = getattr(file, "details", None) or self._filesystem.info(name)
+            _refuse_other_version(entry, self._entry(name, info))
             while chunk := file.read(_CHUNK):
                 yield bytes(chunk)
 
@@ -219,24 +216,25 @@ class Bucket(RemoteFolder):
     """An S3 prefix; listed from the newest key on, and swept piece by piece when it is large."""
 
     def look(self, state: NewDataState) -> Listing:
-        """List the keys after the last known one, then up to `S3_PAGES` pages from where the last sweep ended."""
+        """List a page after the last known key, then pages from where the last sweep ended."""
         last = max(state.files, default="")
-        entries, upto = self._pages(last, 1) if last else ([], "")
+        entries, upto = self._pages(last, seconds=0) if last else ([], "")
         covered: list[tuple[str, str | None]] = [(last, upto)] if last else []
-        swept, sweep = self._pages(state.sweep, S3_PAGES)
+        swept, sweep = self._pages(state.sweep, SWEEP_SECONDS)
         if sweep is None and not state.sweep:
             return Listing(swept)
         covered.append((state.sweep, sweep))
         entries = list({entry.path: entry for entry in (*swept, *entries)}.values())
         return Listing(entries, covered, sweep or "")
 
-    def _pages(self, after: str, pages: int) -> tuple[list[Entry], str | None]:
-        """Return the entries after a path and the path they reach to, None for the end."""
+    def _pages(self, after: str, seconds: float) -> tuple[list[Entry], str | None]:
+        """Return the entries after a path, a page of 1,000 at least, and the path they reach to, None for the end."""
         bucket, _, key = self._root.partition("/")
         base = f"{key}/" if key else ""
         entries: list[Entry] = []
         position = base + after if after else ""
-        for _ in range(pages):
+        deadline = time.monotonic() + seconds
+        while True:
             page = self._filesystem.call_s3(
                 "list_objects_v2",
                 Bucket=bucket,
@@ -252,7 +250,8 @@ class Bucket(RemoteFolder):
                 position = item["Key"]
             if not page.get("IsTruncated"):
                 return entries, None
-        return entries, position[len(base) :]
+            if time.monotonic() >= deadline:
+                return entries, position[len(base) :]
 
 
 class HttpFile:

@@ -71,10 +71,10 @@ def decide(
     if quiet := len(alerts) - len(active):
         notes.append(f"{count(quiet, 'alert')} silenced, inhibited or not active")
     if known := len(active) - len(ordered):
-        notes.append(f"{count(known, 'alert')} that already had its run")
+        notes.append(f"{count(known, 'alert')} that already had a run")
     if left := len(ordered) - len(chosen):
         why = f"the cooldown ({wait if wait > 0 else cooldown:.0f} s left)" if cooldown else "the next tick"
-        left_names = names(alert.labels.get("alertname", alert.fingerprint) for alert in ordered[at_once:])
+        left_names = names({alert.labels.get("alertname", alert.fingerprint) for alert in ordered[at_once:]})
         notes.append(f"{count(left, 'alert')} waiting for {why}: {left_names}")
     if not active and not notes:
         notes.append("nothing fires")

@@ -279,7 +279,7 @@ def _reasons(
     if selection.waiting:
         notes.append(f"{count(len(selection.waiting), 'file')} not complete yet: {names(selection.waiting)}")
     if known := read - len(new):
-        notes.append(f"{count(known, 'file')} with a content that already had its run")
+        notes.append(f"{count(known, 'file')} with a content that already had a run")
     if left := len(selection.ready) - read - len(failures):
         notes.append(f"{count(left, 'file')} left for the next tick")
     if not new and not notes and not warnings:

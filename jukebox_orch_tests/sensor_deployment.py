@@ -1,0 +1,79 @@
+"""A small code location with the real sensors over a small job that takes the training jobs' form of run config.
+
+What a deployment would configure comes from the folder in SENSOR_TEST_FOLDER: `triggers.yaml`, `commit`.
+The job reads every file it was told to, and fails when one does not have its digest.
+"""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import fsspec
+import pydantic
+
+from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors, load_triggers
+
+FOLDER = Path(os.environ["SENSOR_TEST_FOLDER"])
+
+
+class File(dg.Config):
+    url: str
+    sha256: str
+
+
+class Source(dg.Config):
+    files: list[File] = pydantic.Field(default_factory=list)
+
+
+class TrainConfig(dg.Config):
+    source: Source = Source()
+    version: str = ""
+
+
+@dg.op
+def train(context: dg.OpExecutionContext, config: TrainConfig) -> None:
+    for file in config.source.files:
+        with fsspec.open(file.url, "rb") as stream:
+            digest = hashlib.sha256(stream.read()).hexdigest()  # pyright: ignore[reportAttributeAccessIssue]
+        if digest != file.sha256:
+            raise dg.Failure(f"{file.url} changed since the sensor saw it", allow_retries=False)
+
+
+def _grouped_form(form: dict[str, Any]) -> dict[str, Any]:
+    return {"ops": {"train": {"config": form}}}
+
+
+_FILES = dg.Field([{"url": str, "sha256": str}], is_required=False)
+
+
+@dg.job(
+    executor_def=dg.in_process_executor,
+    config=dg.ConfigMapping(
+        config_fn=_grouped_form,
+        config_schema={
+            "source": dg.Field({"files": _FILES}, is_required=False),
+            "version": dg.Field(str, is_required=False),
+        },
+    ),
+)
+def toy_training():
+    train()
+
+
+def _deployed() -> DeployedCode:
+    commit = FOLDER / "commit"
+    return DeployedCode(commit.read_text().strip() if commit.exists() else None, "1.0.5")
+
+
+defs = dg.Definitions(
+    jobs=[toy_training],
+    sensors=build_sensors(
+        "toy",
+        toy_training,
+        load_triggers(FOLDER / "triggers.yaml").get("toy", Triggers()),
+        deployed=_deployed,
+        state_root=str(FOLDER / "sensors"),
+    ),
+)
