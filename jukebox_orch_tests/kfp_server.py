@@ -133,7 +133,7 @@ class KfpServer:
         assert query["pipelineid"] in self.pipelines
         if any(version.display_name == query["name"] for version in self.versions.values()):
             raise FileExistsError(query["name"])
-        version = kfp_server_api.V2beta1PipelineVersion(
+        version: Any = kfp_server_api.V2beta1PipelineVersion(
             pipeline_id=query["pipelineid"],
             pipeline_version_id=str(uuid.uuid4()),
             display_name=query["name"],

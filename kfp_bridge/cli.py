@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kfp_bridge.errors import BridgeError
+from kfp_bridge.model import Source
 
 if TYPE_CHECKING:
     from kfp_bridge.client import KfpHost
@@ -51,6 +52,12 @@ Select = Annotated[
 Image = Annotated[
     str,
     typer.Option(help="Image of every task: the project with kfp_bridge, tagged with anything but latest."),
+]
+PodConfig = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML in the form of the dagster-k8s/config tag for every task's pod; an asset's own tag wins."
+    ),
 ]
 Name = Annotated[str | None, typer.Option(help="Pipeline name; by default the job's.")]
 Pipeline = Annotated[Path, typer.Argument(help="Exported YAML.")]
@@ -92,6 +99,7 @@ def export(
     job: Job = None,
     select: Select = None,
     name: Name = None,
+    pod_config: PodConfig = None,
     strict: Annotated[bool, typer.Option(help="Stop at anything that KFP cannot express.")] = True,
     manifest: Annotated[
         bool, typer.Option("--manifest", help="Write Kubernetes manifests instead of IR YAML.")
@@ -102,7 +110,7 @@ def export(
     """Write a job or a selection of assets as a KFP pipeline; byte-identical while nothing changes."""
     from kfp_bridge import compile as compiler
 
-    graph = _graph(module, file, attribute, job, select, name)
+    graph = _graph(Source(module, file, attribute), job, select, name, pod_config)
     if report:
         _show_report(graph)
     if report_json is not None:
@@ -123,13 +131,16 @@ def verify(
     job: Job = None,
     select: Select = None,
     name: Name = None,
+    pod_config: PodConfig = None,
 ) -> None:
     """Read an exported YAML back and compare every promise in it with Dagster's graph; exit 1 on any difference."""
     from kfp_bridge import verify as verifier
     from kfp_bridge.spec import load_spec
 
     spec = load_spec(pipeline)
-    differences = verifier.verify(_graph(module, file, attribute, job, select, name), image, spec)
+    differences = verifier.verify(
+        _graph(Source(module, file, attribute), job, select, name, pod_config), image, spec
+    )
     _show_differences(differences, "Dagster's graph", str(pipeline))
     print(f"{pipeline}: the same graph, {len(spec.tasks)} tasks")
 
@@ -287,27 +298,35 @@ def sync(
 
 
 def _graph(
-    module: str | None,
-    file: str | None,
-    attribute: str | None,
-    job: str | None,
-    select: str | None,
-    name: str | None,
+    source: Source, job: str | None, select: str | None, name: str | None, pod_config: Path | None
 ) -> "PipelineGraph":
     import dagster as dg
 
     from kfp_bridge.graph import read_graph
     from kfp_bridge.load import load_definitions
-    from kfp_bridge.model import Source
 
-    if (module is None) == (file is None):
+    if (source.module is None) == (source.file is None):
         raise BridgeError("name the code location with either -m MODULE or -f FILE")
-    source = Source(module=module, file=file, attribute=attribute)
     defs = load_definitions(source)
+    pods = _pod_config(pod_config)
     if "DAGSTER_HOME" not in os.environ:
-        return read_graph(defs, source, job=job, select=select, name=name)
+        return read_graph(defs, source, job=job, select=select, name=name, pod_config=pods)
     with dg.DagsterInstance.get() as instance:
-        return read_graph(defs, source, job=job, select=select, name=name, instance=instance)
+        return read_graph(defs, source, job=job, select=select, name=name, instance=instance, pod_config=pods)
+
+
+def _pod_config(path: Path | None) -> dict[str, Any]:
+    import yaml
+
+    if path is None:
+        return {}
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise BridgeError(f"--pod-config {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise BridgeError(f"--pod-config {path}: expected a mapping such as {{container_config: …}}")
+    return content
 
 
 def _host(host: str, token_file: Path | None, namespace: str | None) -> "KfpHost":

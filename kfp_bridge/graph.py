@@ -6,7 +6,7 @@ disappear: it becomes a row with the outcome `unmapped`, and a strict export sto
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -42,6 +42,7 @@ def read_graph(
     select: str | None = None,
     name: str | None = None,
     instance: dg.DagsterInstance | None = None,
+    pod_config: Mapping[str, Any] | None = None,
 ) -> PipelineGraph:
     """Read the job, or the part of it that `select` names, as one pipeline.
 
@@ -52,13 +53,16 @@ def read_graph(
         select: Dagster's asset selection syntax, for example `key:"jukebox/onnx_model"+`.
         name: pipeline name; by default the job's.
         instance: where the last materializations of assets outside the selection are looked up.
+        pod_config: settings of every task's pod in the form of the `dagster-k8s/config` tag, as an executor
+            has them in Dagster; what an asset's own tag says wins.
 
     Raises:
         BridgeError: unknown job or a selection that selects nothing or cannot be parsed.
     """
     resolved = resolve_job(defs, job, select)
-    reader = _GraphReader(resolved, instance)
+    reader = _GraphReader(resolved, instance, pod_config or {})
     steps = reader.steps()
+    service_account = reader.service_account()
     parameters, rows = read_parameters(resolved)
     schedules, schedule_rows = read_schedules(defs, resolved, parameters)
     rows = [*reader.rows, *rows, *schedule_rows, *read_sensors(defs, resolved)]
@@ -76,7 +80,7 @@ def read_graph(
         parameters=parameters,
         partitioned=resolved.partitions_def is not None,
         schedules=schedules,
-        service_account=reader.service_account(),
+        service_account=service_account,
         report=tuple(rows),
     )
 
@@ -84,8 +88,11 @@ def read_graph(
 class _GraphReader:
     """Reads the nodes of one resolved job, in the order of their names."""
 
-    def __init__(self, job: dg.JobDefinition, instance: dg.DagsterInstance | None) -> None:
+    def __init__(
+        self, job: dg.JobDefinition, instance: dg.DagsterInstance | None, pod_config: Mapping[str, Any]
+    ) -> None:
         self.job = job
+        self.pod_config = pod_config
         self.instance = instance
         self.graph = job.asset_layer.asset_graph
         self.selected = set(job.asset_layer.executable_asset_keys)
@@ -229,7 +236,7 @@ class _GraphReader:
     def pod(self, node: Any, assets: tuple[Asset, ...]) -> Pod:
         subject = f"task {task_name(node.name)}"
         tags = {**getattr(node.definition, "tags", {}), **node.tags}
-        pod, account, rows = read_pod(tags.get(K8S_TAG), subject)
+        pod, account, rows = read_pod(tags.get(K8S_TAG), self.pod_config, subject)
         self.service_accounts.add(account)
         self.rows += rows
         for op in _op_definitions(node.definition):

@@ -55,7 +55,7 @@ def resolve_job(defs: dg.Definitions, job: str | None, select: str | None) -> dg
         raise BridgeError(
             f"job {job or PIPELINE_JOB!r}, selection {select or '*'!r}: {_reason(error)}"
         ) from error
-    if not resolved.is_asset_job:
+    if job is not None and not resolved.is_asset_job:
         raise BridgeError(f"job {job!r} is a job of ops; only asset jobs are exported")
     if job is not None and select is not None:
         resolved = _select(resolved, select)

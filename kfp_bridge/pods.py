@@ -20,18 +20,20 @@ K8S_TAG = "dagster-k8s/config"
 _FREE_KEYS = {"labels", "annotations", "node_selector", "limits", "requests"}
 
 
-def read_pod(tag: str | Mapping[str, Any] | None, subject: str) -> tuple[Pod, str | None, list[MappingRow]]:
-    """Pod settings, service account and report rows of one tag value (JSON text or mapping).
+def read_pod(
+    tag: str | Mapping[str, Any] | None, defaults: Mapping[str, Any], subject: str
+) -> tuple[Pod, str | None, list[MappingRow]]:
+    """Pod settings, service account and report rows of one tag value (JSON text or mapping) over the defaults.
 
     Fields that KFP cannot express come back as rows with the outcome `unmapped`.
     """
-    if not tag:
+    if not tag and not defaults:
         return Pod(), None, []
     try:
-        config = _snake_case(json.loads(tag) if isinstance(tag, str) else tag)
+        own = _snake_case(json.loads(tag) if isinstance(tag, str) else tag or {})
     except ValueError as error:
         return Pod(), None, [MappingRow(subject, K8S_TAG, f"is not JSON: {error}", "unmapped")]
-    reader = _Reader(config, subject)
+    reader = _Reader(_merged(_snake_case(defaults), own), subject)
     pod, service_account = reader.read()
     return pod, service_account, reader.rows
 
@@ -256,6 +258,26 @@ class _Reader:
     def leftovers(self, field: str, rest: Mapping[str, Any]) -> None:
         for name in sorted(key for key, value in rest.items() if value not in ({}, [], None)):
             self.unmapped(f"{field}.{name}".strip("."), "has no counterpart in KFP")
+
+
+def _merged(base: Any, over: Any) -> Any:
+    """Mappings merge, lists of named things (variables, volumes, mounts) merge by name, anything else is replaced."""
+    if isinstance(base, dict) and isinstance(over, dict):
+        return {
+            key: _merged(base[key], over[key]) if key in base and key in over else {**base, **over}[key]
+            for key in base | over
+        }
+    if isinstance(base, list) and isinstance(over, list):
+        names = {_name_of(item) for item in over}
+        return [item for item in base if _name_of(item) not in names] + over
+    return over
+
+
+def _name_of(item: Any) -> str:
+    if not isinstance(item, dict):
+        return str(item)
+    # Two mounts of one volume differ by path; two variables or volumes by name.
+    return str(item.get("mount_path") or item.get("name") or json.dumps(item, sort_keys=True))
 
 
 def _reference(reference: Mapping[str, Any]) -> tuple[str, str, bool]:
