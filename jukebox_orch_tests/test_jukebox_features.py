@@ -47,6 +47,15 @@ def test_by_date_tests_the_last_day_and_validates_the_day_before(dataset: Datase
     assert features.test.keys.tolist() == ["2023-12-19"]
 
 
+@pytest.mark.parametrize(
+    ("train_days", "first"), [(1, "2023-12-17"), (2, "2023-12-16"), (9, "2023-12-16"), (0, "2023-12-16")]
+)
+def test_by_date_trains_on_the_latest_days(dataset: Dataset, train_days: int, first: str) -> None:
+    features = PROJECT.build_features(dataset, JukeboxSplit(train_days=train_days), 0)
+    assert features.train.keys[[0, -1]].tolist() == [first, "2023-12-17"]
+    assert features.validation.keys.tolist() == ["2023-12-18"]
+
+
 def test_by_date_says_which_test_songs_were_known(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_DATE, 0)
     known, unseen = features.test.slices["known_songs"], features.test.slices["unseen_songs"]

@@ -29,6 +29,13 @@ class JukeboxSplit(Settings):
         description="by_date: the last day is the test, the day before validates, both with songs known from "
         "training, as in use; by_song: no song is in two splits, as for songs never seen",
     )
+    train_days: int = Field(
+        default=28,
+        ge=0,
+        le=10_000,
+        description="by_date: train on so many days before the validation day, 0: on all; older charts teach "
+        "songs that have gone since",
+    )
     validation_share: float = Field(
         default=0.15, gt=0, lt=0.5, description="by_song: share of songs that validate"
     )
@@ -48,7 +55,9 @@ def song_features(dataset: Dataset, split: JukeboxSplit, seed: int) -> Features:
         InputError: the data has too few days or songs for the split.
     """
     rows, songs = _usable(dataset)
-    masks = _by_date(rows) if split.kind == "by_date" else _by_song(rows, songs, split, seed)
+    masks = (
+        _by_date(rows, split.train_days) if split.kind == "by_date" else _by_song(rows, songs, split, seed)
+    )
     trained = np.unique(rows["song"][masks["train"][0]])
     parts = {
         name: _part(rows[mask], songs, keys, trained if name == "test" else None)
@@ -117,14 +126,14 @@ Masks = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Split -> (rows,) bool and the keys it is made of."""
 
 
-def _by_date(rows: pd.DataFrame) -> Masks:
+def _by_date(rows: pd.DataFrame, train_days: int) -> Masks:
     days = np.unique(rows["date"].to_numpy())
     if len(days) < 3:
         raise InputError(
             f"column snapshot_date: usable rankings of {len(days)} days ({', '.join(_days(days))}); split by_date "
             "needs at least 3, one each to train, validate and test: add days or use split kind by_song"
         )
-    groups = {"train": days[:-2], "validation": days[-2:-1], "test": days[-1:]}
+    groups = {"train": days[:-2][-train_days:], "validation": days[-2:-1], "test": days[-1:]}
     return {name: (rows["date"].isin(group).to_numpy(), _days(group)) for name, group in groups.items()}
 
 
