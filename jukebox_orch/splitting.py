@@ -23,8 +23,10 @@ def split_by_share(
         strata: (n,) classes of which each is divided by the shares; None: no classes.
 
     Raises:
-        InputError: a class has too few different keys for the splits.
+        InputError: there is no row, or a class has too few different keys for the splits.
     """
+    if not len(keys):
+        raise InputError("no usable row is left to split")
     classes = np.zeros(len(keys)) if strata is None else strata
     random = np.random.default_rng(seed)
     split = np.full(len(keys), "train", "U10")

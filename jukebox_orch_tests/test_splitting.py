@@ -60,3 +60,8 @@ def test_too_few_entries_are_named() -> None:
         split_by_share(np.arange(12), 0.1, 0.1, 0, np.repeat(["cat", "dog"], [2, 10]))
     with pytest.raises(InputError, match="the data has 2 different entries"):
         split_by_share(np.array([1, 2, 1]), 0.1, 0.1, 0)
+
+
+def test_nothing_to_split_is_said() -> None:
+    with pytest.raises(InputError, match="no usable row is left"):
+        split_by_share(np.array([]), 0.1, 0.1, 0)
