@@ -48,13 +48,13 @@ class JukeboxHyperparameters(Hyperparameters):
 
 
 class JukeboxGates(Gates):
-    """The floor is for the next day (split by_date); songs never seen (by_song) reach about 0.17."""
+    """The floor is for the next day (split by_date); songs never seen (by_song) reach about 0.09."""
 
     metric_floor: float = Field(
         default=0.3,
         ge=0,
         le=1,
-        description="Evaluation fails when the accuracy on the test split is below this",
+        description="Evaluation fails when the accuracy on the test split is below this; 0.05 suits split by_song",
     )
 
 

@@ -42,6 +42,7 @@ _UNREADABLE = (
     OSError,
     EOFError,
     UnicodeDecodeError,
+    csv.Error,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -64,8 +65,6 @@ def read_table(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pd.Da
     Raises:
         InputError: not readable as what its name says; messages call the file `shown`.
     """
-    if not raw.strip():
-        raise InputError(f"{shown}: the file is empty; copy it again or remove it")
     read = _parquet if _suffix(name) == ".parquet" else _csv
     try:
         table = read(raw, name, shown, choose)
@@ -93,7 +92,12 @@ def _parquet(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pa.Tabl
 
 def _csv(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pa.Table:
     raw = _unwrapped(_expanded(raw, name, shown))
-    columns = choose(next(csv.reader(io.StringIO(_head(raw)))), shown)
+    header = next(csv.reader(io.StringIO(_head(raw))), [])
+    if not header:
+        raise InputError(
+            f"{shown}: the file is empty or starts with an empty line; copy it again or remove it"
+        )
+    columns = choose(header, shown)
     keys = dict.fromkeys((*_KEYS, "snapshot_date"), pa.dictionary(pa.int32(), pa.string()))
     numbers = dict.fromkeys((*FEATURES, "daily_rank"), pa.float64()) | {"is_explicit": pa.bool_()}
     types = {column: (keys | numbers).get(column, pa.string()) for column in columns}
