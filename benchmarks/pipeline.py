@@ -69,7 +69,17 @@ def _job(source: Path, hyperparameters: dict[str, float], executor: str = "in_pr
         config.write_text(
             yaml.safe_dump({"source": {"location": str(source)}, "hyperparameters": hyperparameters})
         )
-        job = "-m dagster job execute -m jukebox_orch.definitions -j jukebox_training -c".split()
+        job = [
+            "-m",
+            "dagster",
+            "job",
+            "execute",
+            "-m",
+            "jukebox_orch.definitions",
+            "-j",
+            "jukebox_training",
+            "-c",
+        ]
         usage = run(
             [PYTHON, *job, str(config)],
             {"DAGSTER_HOME": str(home), "JUKEBOX_ORCH_EXECUTOR": executor},
