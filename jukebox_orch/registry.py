@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 
@@ -14,6 +14,8 @@ from jukebox_orch.tasks import Task
 GROUP = "jukebox_orch.projects"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _OWNER = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+|team:[\w-]+")
+# Checks of `validated_data` that every project has beside its rules.
+_OWN_RULES = ("invalid_share", "invalid_rows")
 _SETTINGS: dict[str, type[BaseModel]] = {
     "source": Source,
     "split": Settings,
@@ -60,10 +62,14 @@ def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> Disco
                 raise ProjectError(
                     f"{who} has the name {project.name!r}, which {origin[project.name]} has already"
                 )
-        except ProjectError as error:
-            problems[entry.name] = str(error)
         except Exception as error:  # noqa: BLE001 - a plugin's import can raise anything
-            problems[entry.name] = f"{who} cannot be imported: {type(error).__name__}: {error}"
+            text = (
+                str(error)
+                if isinstance(error, ProjectError)
+                else f"{who} cannot be imported: {type(error).__name__}: {error}"
+            )
+            # Two distributions may use one name, and both be broken.
+            problems[entry.name] = "; ".join(filter(None, [problems.get(entry.name), text]))
         else:
             projects[project.name] = project
             origin[project.name] = who
@@ -99,24 +105,45 @@ def _attribute_problems(project: type[ModelProject]) -> list[str]:
         problems.append("lacks description")
     if not isinstance(getattr(project, "task", None), Task):
         problems.append("lacks task (Classification(), Regression() or another jukebox_orch.tasks.Task)")
-    problems += [f"lacks {name}" for name in ("rules", "tables") if not hasattr(project, name)]
     problems += [
-        f"has the illegal rule name {rule!r}"
-        for rule in getattr(project, "rules", {})
-        if not _NAME.fullmatch(rule)
+        f"lacks {name}, a mapping"
+        for name in ("rules", "tables")
+        if not isinstance(getattr(project, name, None), Mapping)
     ]
-    problems += [
-        f"has the illegal owner {owner!r} (an e-mail address or team:name)"
-        for owner in project.owners
-        if not _OWNER.fullmatch(owner)
-    ]
+    rules = getattr(project, "rules", None)
+    for rule in rules if isinstance(rules, Mapping) else ():
+        if not isinstance(rule, str) or not _NAME.fullmatch(rule):
+            problems.append(f"has the illegal rule name {rule!r}")
+        elif rule in _OWN_RULES:
+            problems.append(f"has the rule name {rule!r}, which is a check of the product")
+    if not isinstance(project.owners, list | tuple):
+        problems.append("has owners that are not a list")
+    else:
+        problems += [
+            f"has the illegal owner {owner!r} (an e-mail address or team:name)"
+            for owner in project.owners
+            if not isinstance(owner, str) or not _OWNER.fullmatch(owner)
+        ]
     for attribute, base in _SETTINGS.items():
         settings = getattr(project, attribute, None)
         if not (inspect.isclass(settings) and issubclass(settings, base)):
             problems.append(f"lacks {attribute}, a subclass of {base.__name__}")
         elif required := [n for n, info in settings.model_fields.items() if info.is_required()]:
             problems.append(f"has no default for {attribute}.{', '.join(required)}")
+        else:
+            problems += _form_problems(attribute, settings)
     return problems
+
+
+def _form_problems(attribute: str, settings: type[BaseModel]) -> list[str]:
+    """What of the settings has no field in the launchpad's form."""
+    from jukebox_orch.assets.config import config_schema
+
+    try:
+        config_schema(settings)
+    except TypeError as error:
+        return [f"has {attribute} that make no form: {error}"]
+    return []
 
 
 def _signature_problems(project: type[ModelProject]) -> list[str]:
@@ -124,6 +151,9 @@ def _signature_problems(project: type[ModelProject]) -> list[str]:
     for name, method in inspect.getmembers(ModelProject, inspect.isfunction):
         own = getattr(project, name)
         if name.startswith("_") or own is method:
+            continue
+        if not callable(own):
+            problems.append(f"has {name} = {own!r} in place of a method")
             continue
         wanted, given = inspect.signature(method), inspect.signature(own)
         arguments = [p.name for p in wanted.parameters.values()]
