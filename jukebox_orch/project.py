@@ -33,7 +33,8 @@ class InputError(ValueError):
 class Settings(BaseModel):
     """Base of everything a user can set: unknown names are refused, values do not change after creation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # No comparison with NaN holds, so a threshold or a bound of NaN would let everything or nothing pass.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SourceFile(Settings):

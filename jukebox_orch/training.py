@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _THREADS = "2"
 _SCORED_ENTRIES = 20_000
 _SCORING_BATCH = 1024
+# Splits up to this size are held in memory by TensorFlow; larger ones are read batch by batch from their file.
+_IN_MEMORY_BYTES = 128 << 20
 
 
 def train(
@@ -36,7 +38,7 @@ def train(
         log: receives a line of progress at most once a second.
 
     Raises:
-        InputError: the network does not fit the features, or its loss became NaN or infinite.
+        InputError: the network does not fit the features.
     """
     keras = load_keras_framework(seed)
     features = feature_set.features
@@ -50,7 +52,10 @@ def train(
         steps_per_execution=max(1, min(16, len(features.train) // hyperparameters.batch_size)),
         jit_compile=False,  # pyright: ignore[reportArgumentType] # Keras annotates its own default only
     )
-    callbacks: list[keras.callbacks.Callback] = [_progress(keras, hyperparameters.epochs, log)]
+    callbacks: list[keras.callbacks.Callback] = [
+        _progress(keras, hyperparameters.epochs, log),
+        keras.callbacks.TerminateOnNaN(),
+    ]
     if hyperparameters.early_stopping_patience:
         callbacks.append(
             keras.callbacks.EarlyStopping(
@@ -62,7 +67,7 @@ def train(
     history = model.fit(
         _training_batches(project, features.train, hyperparameters, seed),
         epochs=hyperparameters.epochs,
-        validation_data=_dataset(features.validation).batch(_SCORING_BATCH),
+        validation_data=_batches(features.validation, _SCORING_BATCH),
         shuffle=False,  # the pipeline shuffles, by the seed
         verbose=0,  # pyright: ignore[reportArgumentType]
         callbacks=callbacks,
@@ -89,7 +94,13 @@ def train(
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """Outputs (n, outputs) float32 of the network for raw inputs (n, …)."""
-    return np.asarray(model.predict(x, batch_size=_SCORING_BATCH, verbose=0))  # pyright: ignore[reportArgumentType]
+    # Keras copies what it is given: a large split goes in pieces.
+    rows = max(_SCORING_BATCH, len(x) * _IN_MEMORY_BYTES // max(x.nbytes, 1))
+    parts = [
+        model.predict(x[start : start + rows], batch_size=_SCORING_BATCH, verbose=0)  # pyright: ignore[reportArgumentType]
+        for start in range(0, len(x), rows)
+    ]
+    return np.concatenate(parts)
 
 
 def serving_model(project: ModelProject, features: Features, hyperparameters: Any) -> keras.Model:
@@ -142,11 +153,7 @@ def _training_batches(project: ModelProject, part: Part, hyperparameters: Hyperp
     """The split as a `tf.data` pipeline of (x, y, weight) batches, in another order every epoch."""
     import tensorflow as tf
 
-    batches = (
-        _dataset(part)
-        .shuffle(len(part), seed=seed, reshuffle_each_iteration=True)
-        .batch(hyperparameters.batch_size)
-    )
+    batches = _batches(part, hyperparameters.batch_size, seed)
     if type(project).augment is not ModelProject.augment:
         seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
         batches = tf.data.Dataset.zip(batches, seeds).map(
@@ -155,12 +162,33 @@ def _training_batches(project: ModelProject, part: Part, hyperparameters: Hyperp
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _dataset(part: Part) -> Any:
-    """Entries of (x, y, weight); weights have mean 1, so that the learning rate keeps its meaning."""
+def _batches(part: Part, batch_size: int, seed: int | None = None) -> Any:
+    """Batches of (x, y, weight), shuffled with a seed; weights have mean 1: the learning rate keeps its meaning.
+
+    The order is the same whether the split is in memory or read from its file.
+    """
     import tensorflow as tf
 
     weight = (part.weight / part.weight.mean()).astype(np.float32)
-    return tf.data.Dataset.from_tensor_slices((part.x, part.y, weight))
+    arrays = (part.x, part.y, weight)
+    in_memory = part.x.nbytes <= _IN_MEMORY_BYTES
+    entries = tf.data.Dataset.from_tensor_slices(arrays) if in_memory else tf.data.Dataset.range(len(part))
+    if seed is not None:
+        entries = entries.shuffle(len(part), seed=seed, reshuffle_each_iteration=True)
+    batches = entries.batch(batch_size)
+
+    def read(index: Any) -> tuple[Any, ...]:
+        rows = tf.numpy_function(
+            lambda i: tuple(array[i] for array in arrays),
+            [index],
+            [array.dtype for array in arrays],
+            stateful=False,
+        )
+        return tuple(
+            tf.ensure_shape(row, (None, *array.shape[1:])) for row, array in zip(rows, arrays, strict=True)
+        )
+
+    return batches if in_memory else batches.map(read)
 
 
 def _progress(keras: Any, epochs: int, log: Callable[[str], None]) -> keras.callbacks.Callback:
@@ -188,4 +216,8 @@ def _sample(part: Part) -> Part:
 
 
 def _score(project: ModelProject, model: keras.Model, part: Part) -> dict[str, float]:
-    return project.task.score(part, predict(model, part.x))
+    """Metrics on the split; NaN for a network whose training diverged, which the checks refuse."""
+    prediction = predict(model, part.x)
+    if not np.isfinite(prediction).all():
+        return dict.fromkeys(project.task.metrics, float("nan"))
+    return project.task.score(part, prediction)

@@ -50,7 +50,10 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
     fields: dict[str, Any] = {
         group: (
             model,
-            Field(parse(model, defaults.get(group, {}), f"{name}: defaults of {group}"), description=text),
+            Field(
+                _group_defaults(model, defaults.get(group, {}), f"{name}: defaults of {group}"),
+                description=text,
+            ),
         )
         for group, (model, text) in groups.items()
     }
@@ -81,25 +84,42 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
             description="True: a model that passes gets the alias `production`; False: `staging`",
         ),
     )
-    return create_model("RunSettings", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+    config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    settings = create_model("RunSettings", __config__=config, **fields)
+    parse(settings, {}, f"{name}: defaults")
+    return settings
 
 
-def config_schema(settings: type[BaseModel], names: Sequence[str] | None = None) -> dict[str, dg.Field]:
-    """The Dagster schema of a pydantic model, or of some of its fields."""
-    return {
-        name: dg.Field(
-            _config_type(info.annotation, f"{settings.__name__}_{name}"),
-            description=_description(info),
-            is_required=info.is_required(),
-            **(
-                {}
-                if info.is_required()
-                else {"default_value": _plain(info.get_default(call_default_factory=True))}
-            ),
+def config_schema(
+    settings: type[BaseModel], names: Sequence[str] | None = None, defaults: BaseModel | None = None
+) -> dict[str, dg.Field]:
+    """The Dagster schema of a pydantic model, or of some of its fields.
+
+    Args:
+        defaults: an instance whose values are the defaults, in place of those of the class.
+
+    Raises:
+        TypeError: a field has a type that no form shows.
+    """
+    fields = {}
+    for name, info in settings.model_fields.items():
+        if names is not None and name not in names:
+            continue
+        required = info.is_required() and defaults is None
+        default = (
+            getattr(defaults, name)
+            if defaults is not None
+            else None
+            if required
+            else info.get_default(call_default_factory=True)
         )
-        for name, info in settings.model_fields.items()
-        if names is None or name in names
-    }
+        fields[name] = dg.Field(
+            _config_type(info.annotation, f"{settings.__name__}_{name}", default),
+            description=_description(info),
+            is_required=required,
+            **({} if required else {"default_value": _plain(default)}),
+        )
+    return fields
 
 
 def job_config(settings: type[BaseModel], ops: Mapping[str, str], label: str) -> dg.ConfigMapping:
@@ -142,10 +162,16 @@ def parse(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
         raise InputError(f"{where}: {problems}") from None
 
 
-def _config_type(annotation: Any, name: str) -> Any:
+def _group_defaults(model: type[BaseModel], values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: {values!r} is not a mapping of names to values")
+    return parse(model, values, where)
+
+
+def _config_type(annotation: Any, name: str, default: Any = None) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return dg.Enum(name, [dg.EnumValue(str(value)) for value in arguments])
+    if origin is Literal and all(isinstance(value, str) for value in arguments):
+        return dg.Enum(name, [dg.EnumValue(value) for value in arguments])
     if origin in (Union, types.UnionType):
         inner = [a for a in arguments if a is not type(None)]
         if len(inner) == 1:
@@ -153,11 +179,13 @@ def _config_type(annotation: Any, name: str) -> Any:
     if origin is list:
         return dg.Array(_config_type(arguments[0], name))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return dg.Shape(config_schema(annotation), description=annotation.__doc__)
+        # A form that is filled in partly keeps the defaults of what was left out.
+        given = default if isinstance(default, annotation) else None
+        return dg.Shape(config_schema(annotation, defaults=given), description=annotation.__doc__)
     if annotation in (int, float, bool, str):
         return annotation
     raise TypeError(
-        f"{name}: a setting of type {annotation} has no form field; use int, float, bool, str, Literal, "
+        f"{name}: a setting of type {annotation} has no form field; use int, float, bool, str, Literal of texts, "
         "Optional of these, a list of these or another settings model"
     )
 

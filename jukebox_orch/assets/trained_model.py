@@ -7,7 +7,7 @@ import dagster as dg
 
 from jukebox_orch import figures, tracking
 from jukebox_orch.assets.graph import Check, Graph
-from jukebox_orch.assets.metadata import image, verdict
+from jukebox_orch.assets.metadata import image, shown, verdict
 from jukebox_orch.project import InputError
 from jukebox_orch.resources.artifacts import ArtifactStore
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
@@ -86,8 +86,8 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
                 "fingerprint": fingerprint,
                 "epochs": len(training.history["loss"]),
                 "training seconds": round(training.seconds, 1),
-                f"train {task.primary}": training.train[task.primary],
-                f"validation {task.primary}": training.validation[task.primary],
+                f"train {task.primary}": shown(training.train[task.primary]),
+                f"validation {task.primary}": shown(training.validation[task.primary]),
                 "learning curves": image(curves, "learning curves"),
                 "mlflow run": dg.MetadataValue.url(mlflow.url(graph.name, run_id)),
                 "reused": bool(stored),

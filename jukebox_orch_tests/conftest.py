@@ -1,0 +1,110 @@
+"""What several files of tests share: a finished run to look at, a real MLflow server, a real S3 server."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import httpx
+import pytest
+
+from jukebox_orch_tests.sensor_servers import free_port, s3_server, wait_until
+from jukebox_orch_tests.workplace import SMALL, Workplace
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, migrated: Path) -> Iterator[Workplace]:
+    """A fresh deployment with an empty MLflow."""
+    shutil.copy(migrated, tmp_path / "mlflow.db")
+    place = Workplace(tmp_path)
+    yield place
+    place.instance.dispose()
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[tuple[Workplace, dg.ExecuteInProcessResult]]:
+    """One whole run of the project blobs, to be looked at only."""
+    folder = tmp_path_factory.mktemp("finished")
+    shutil.copy(migrated, folder / "mlflow.db")
+    place = Workplace(folder)
+    result = place.run(**SMALL, version="1.0.0", tags={"git/tag": "v1.0.0"})
+    assert result.success
+    yield place, result
+    place.instance.dispose()
+
+
+@pytest.fixture
+def again(finished: tuple[Workplace, dg.ExecuteInProcessResult], tmp_path: Path) -> Iterator[Workplace]:
+    """A copy of the finished deployment, to go on from."""
+    place = finished[0].copy(tmp_path / "again")
+    yield place
+    place.instance.dispose()
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: its migrations take seconds."""
+    from jukebox_orch.resources.mlflow_tracking import MlflowTracking
+
+    database = tmp_path_factory.mktemp("migrated") / "mlflow.db"
+    MlflowTracking(tracking_uri=f"sqlite:///{database}", artifact_root="").client()
+    return database
+
+
+@contextmanager
+def serve_mlflow(folder: Path, database: Path) -> Iterator[str]:
+    """Run `mlflow server` over a copy of an empty database."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(database, folder / "server.db")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    command = ["server", "--backend-store-uri", f"sqlite:///{folder / 'server.db'}", "--workers", "1"]
+    command += ["--artifacts-destination", str(folder / "artifacts"), "--host", "127.0.0.1"]
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", *command, "--port", str(port)],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+            },
+            start_new_session=True,
+        )
+        try:
+            wait_until(lambda: _healthy(url), 120, "the MLflow server was not ready")
+            yield url
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[str]:
+    with serve_mlflow(tmp_path_factory.mktemp("mlflow-server"), migrated) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A bucket `s3://bucket` on a real server, reached by the environment."""
+    folder = tmp_path_factory.mktemp("s3") / "data"
+    (folder / "bucket").mkdir(parents=True)
+    with s3_server(folder) as variables, pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield "s3://bucket"
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
