@@ -173,7 +173,9 @@ def trained() -> SimpleNamespace:
     """The embedded sample, trained with the defaults and exported."""
     project = ImageProcessor()
     features = project.build_features(project.load(ImageSource()), ImageSplit(), 0)
-    model = training.train(project, FeatureSet(features, "", {}), ImageHyperparameters(), 0, lambda line: None)
+    model = training.train(
+        project, FeatureSet(features, "", {}), ImageHyperparameters(), 0, lambda line: None
+    )
     prediction = training.predict(model.keras_model, features.test.x)
     onnx = export.export(project, model.keras_model, features, {}, prediction)
     return SimpleNamespace(features=features, model=model, prediction=prediction, onnx=onnx)
@@ -226,3 +228,17 @@ def test_augmented_training_is_repeatable(tmp_path: Path) -> None:
     ]
     for first, second in zip(*weights, strict=True):
         np.testing.assert_array_equal(first, second)
+
+
+def test_streaming_from_disk_trains_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = features_of(save(tmp_path / "a.npz", random_images(100), np.arange(100) % 2))
+    models = []
+    for limit in (1 << 30, 0):
+        monkeypatch.setattr(training, "_IN_MEMORY_BYTES", limit)
+        hyperparameters = ImageHyperparameters(epochs=2, augmentation="shift", batch_size=16)
+        models.append(
+            training.train(PROJECT, FeatureSet(features, "", {}), hyperparameters, 3, lambda line: None)
+        )
+    for in_memory, streamed in zip(*(model.keras_model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(in_memory, streamed)
+    assert models[0].training.validation == models[1].training.validation
