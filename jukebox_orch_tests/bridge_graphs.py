@@ -312,3 +312,11 @@ def total(numbers: list[int]):
 
 
 with_default_files = dg.Definitions(assets=[numbers, total])
+
+
+@dg.asset(metadata={"kfp/artifact_type": "Dataset"}, retry_policy=dg.RetryPolicy(max_retries=2))
+def broken():
+    raise ValueError("no such table: songs")
+
+
+failing = dg.Definitions(assets=[broken])

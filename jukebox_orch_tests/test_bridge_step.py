@@ -151,10 +151,20 @@ def test_a_failed_gate_leaves_its_report(failed: tuple[str, Path]):
     assert "| FAILED | toy/dataset:not_empty" in (failed[1] / "toy-dataset" / "dagster_report").read_text()
 
 
-def test_a_failing_step_is_tried_as_often_as_its_policy_says(failed: tuple[str, Path]):
+def test_a_failed_gate_is_not_tried_again(failed: tuple[str, Path]):
     assert (failed[1] / "toy-dataset" / "log").read_text().count(
-        "blocking asset check toy/dataset:not_empty failed:"
-    ) == 4
+        "not_empty failed: the dataset has no rows"
+    ) == 1
+
+
+def test_a_failing_step_is_tried_as_often_as_its_policy_says(tmp_path: Path):
+    spec = exported("failing", tmp_path)
+    with pytest.raises(RunError, match=r"task broken failed .*: ValueError: no such table: songs"):
+        run_as_processes(spec, {}, tmp_path / "run")
+    log = (tmp_path / "run" / "broken" / "log").read_text().splitlines()
+    assert log.count("ValueError: no such table: songs") >= 3
+    assert log[-1] == "ValueError: no such table: songs"
+    assert sum("RUN_START" in line for line in log) == 3
 
 
 def test_an_altered_artifact_is_refused(

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from jukebox_orch_tests import bridge_graphs
-from kfp_bridge.compile import export
+from kfp_bridge.compile import build_pipeline, export
 from kfp_bridge.errors import BridgeError
 from kfp_bridge.graph import read_graph
 from kfp_bridge.model import PipelineGraph, Source
@@ -46,6 +46,22 @@ def test_a_faithful_export_has_no_difference(job: str | None, manifest: bool, tm
     graph = read_graph(bridge_graphs.toy, SOURCE, job=job)
     export(graph, IMAGE, tmp_path / "toy.yaml", manifest=manifest)
     assert [str(d) for d in verify(graph, IMAGE, load_spec(tmp_path / "toy.yaml"))] == []
+
+
+def test_the_yaml_is_what_kfps_own_compiler_writes(graph: PipelineGraph, exported: Path, tmp_path: Path):
+    from kfp.compiler import Compiler
+
+    Compiler().compile(build_pipeline(graph, IMAGE), str(tmp_path / "kfp.yaml"))
+    ours, theirs = (list(yaml.safe_load_all(path.read_text())) for path in (exported, tmp_path / "kfp.yaml"))
+    assert ours == theirs
+
+
+def test_kfps_own_loader_reads_it(exported: Path):
+    from kfp import components
+
+    loaded = components.load_component_from_file(str(exported))
+    assert loaded.name == "toy-training"
+    assert set(loaded.component_spec.inputs) == set(load_spec(exported).parameters)
 
 
 def test_manifests_are_kubernetes_resources(graph: PipelineGraph, tmp_path: Path):

@@ -70,15 +70,14 @@ def export(
         raise BridgeError(f"--output {output}: the name must end in .yaml or .yml")
     if not output.parent.is_dir():
         raise BridgeError(f"--output {output}: folder {output.parent} does not exist")
-    from kfp.compiler import Compiler
-
     pipeline = build_pipeline(graph, image)
     # In a folder beside the output, so that the last move is atomic.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".kfp-bridge-") as folder:
         draft = Path(folder) / output.name
-        Compiler().compile(
-            pipeline, str(draft), kubernetes_manifest_format=manifest, **_manifest_options(graph, manifest)
-        )
+        if manifest:
+            _write_manifest(graph, pipeline, draft)
+        else:
+            _write_ir(pipeline, draft)
         draft.replace(output)
 
 
@@ -359,12 +358,24 @@ def _docstring(parameters: tuple[Parameter, ...]) -> str:
     return "\n".join(["Pipeline parameters.", "", "Args:", *described]) if described else ""
 
 
-def _manifest_options(graph: PipelineGraph, manifest: bool) -> dict[str, Any]:
-    if not manifest:
-        return {}
+def _write_ir(pipeline: Any, path: Path) -> None:
+    """What `Compiler.compile` writes, without its comments and with libyaml: half the time for 500 assets."""
+    import yaml
+    from google.protobuf import json_format
+
+    documents = [json_format.MessageToDict(spec) for spec in (pipeline.pipeline_spec, pipeline.platform_spec)]
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    with path.open("w", encoding="utf-8") as stream:
+        yaml.dump_all([document for document in documents if document], stream, Dumper=dumper, sort_keys=True)
+
+
+def _write_manifest(graph: PipelineGraph, pipeline: Any, path: Path) -> None:
+    from kfp.compiler import Compiler
     from kfp.compiler.compiler_utils import KubernetesManifestOptions
 
     options = KubernetesManifestOptions(
         pipeline_name=graph.name, pipeline_version_name=graph.name, include_pipeline_manifest=True
     )
-    return {"kubernetes_manifest_options": options}
+    Compiler().compile(
+        pipeline, str(path), kubernetes_manifest_options=options, kubernetes_manifest_format=True
+    )

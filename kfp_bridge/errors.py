@@ -14,9 +14,15 @@ class ExportError(BridgeError):
 
 
 class StepError(BridgeError):
-    """A step of the exported pipeline cannot run or its blocking check failed. Exit code 1."""
+    """A step of the exported pipeline cannot run, or its assets failed. Exit code 1."""
 
     exit_code = 1
+
+
+class GateError(StepError):
+    """A blocking check failed: trying the step again would not help. Exit code 3."""
+
+    exit_code = 3
 
 
 class RunError(BridgeError):

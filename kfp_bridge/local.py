@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kfp_bridge.errors import BridgeError, RunError
+from kfp_bridge.errors import BridgeError, GateError, RunError
 from kfp_bridge.spec import PipelineSpec
 
 _KEPT_VARIABLES = ("LANG", "LC_ALL", "TZ", "TMPDIR")
@@ -224,7 +224,7 @@ def _run_task(spec: PipelineSpec, task: str, parameters: Mapping[str, Any], run:
     attempts = int(policy.get("maxRetryCount", 0)) + 1
     returncode = _run_once(spec, task, command, folder)
     for _ in range(attempts - 1):
-        if returncode == 0:
+        if returncode in (0, GateError.exit_code):  # as in Dagster, a failed gate is not tried again
             break
         time.sleep(delay)
         delay *= float(policy.get("backoffFactor", 1))
@@ -233,7 +233,7 @@ def _run_task(spec: PipelineSpec, task: str, parameters: Mapping[str, Any], run:
         return
     lines = (folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     said = lines[-1] if lines else f"exit code {returncode} and an empty log"
-    raise RunError(f"task {task} failed (attempt {attempts} of {attempts}, log in {folder / 'log'}): {said}")
+    raise RunError(f"task {task} failed (log in {folder / 'log'}): {said}")
 
 
 def _run_once(spec: PipelineSpec, task: str, command: list[str], folder: Path) -> int:

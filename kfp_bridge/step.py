@@ -3,8 +3,8 @@
 A step materializes its assets with their checks in an instance of its own that lasts as long as the step:
 the materializations of the upstream assets are reported into it with the place where KFP put their values,
 so that the assets' own IO manager loads them. Afterwards values, record, metrics and reports are written
-where KFP wants them. Exit code 0; 1 when the assets or a blocking check fail, or an input's digest is wrong;
-2 when the executor input or the argument is not usable. The last line of the log says why.
+where KFP wants them. Exit code 0; 1 when the assets fail or an input's digest is wrong; 2 when
+the executor input or the argument is not usable; 3 when a blocking check failed. The log's last line says why.
 
 An IO manager must record `path` (local or fsspec URL) in the metadata of what it writes, and read what it
 loads from the `path` of the upstream's last materialization, or lie under the instance's storage folder
@@ -24,7 +24,7 @@ from typing import Any
 import dagster as dg
 
 from kfp_bridge.config import run_config
-from kfp_bridge.errors import BridgeError, StepError
+from kfp_bridge.errors import BridgeError, GateError, StepError
 from kfp_bridge.executor import ExecutorInput, parse_executor_input, write_executor_output, write_parameter
 from kfp_bridge.load import job_subset, load_definitions, partition_tags, resolve_job
 from kfp_bridge.model import CONFUSION_MATRIX, METRICS, RECORD, REPORT, REPORT_HTML, Source
@@ -69,7 +69,8 @@ def run_step(step: Mapping[str, Any], task: ExecutorInput) -> None:
     """Materialize the step's assets from the task's inputs and write its outputs.
 
     Raises:
-        StepError: an asset or a blocking check failed, or an input is not what its record says.
+        GateError: a blocking check failed.
+        StepError: an asset failed, or an input is not what its record says.
         BridgeError: the executor input, the record of an input or the code location is not usable.
     """
     with tempfile.TemporaryDirectory(prefix="kfp-bridge-") as home:
@@ -236,7 +237,7 @@ def _raise_on_failure(result: Any, record: TaskRecord) -> None:
         if not check.passed and check.blocking and check.severity is dg.AssetCheckSeverity.ERROR:
             said = check.description or ", ".join(f"{k}={v.value}" for k, v in sorted(check.metadata.items()))
             name = f"{check.asset_key.to_user_string()}:{check.check_name}"
-            raise StepError(" ".join(f"blocking asset check {name} failed: {said}".split()))
+            raise GateError(" ".join(f"blocking asset check {name} failed: {said}".split()))
     if result.success:
         return
     failures = [event.step_failure_data.error for event in result.get_step_failure_events()]
