@@ -122,18 +122,29 @@ def refuse_external_data(content: bytes) -> None:
 
 
 def _tensors(model: onnx.ModelProto) -> list[Any]:
-    """Every tensor that can carry data: initializers and the attributes of nodes, subgraphs included."""
+    """Every tensor that can carry data: initializers and attributes of nodes, in subgraphs and functions too."""
+    import onnx
+
     found: list[Any] = []
-    graphs = [model.graph]
+    graphs: list[Any] = [model.graph, *model.functions]
+    for training in model.training_info:
+        graphs += [training.initialization, training.algorithm]
     while graphs:
         graph = graphs.pop()
-        found += graph.initializer
+        sparse = []
+        if isinstance(graph, onnx.GraphProto):
+            found += graph.initializer
+            sparse += graph.sparse_initializer
         for node in graph.node:
             for attribute in node.attribute:
                 found += [attribute.t] if attribute.HasField("t") else []
                 found += attribute.tensors
+                sparse += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+                sparse += attribute.sparse_tensors
                 graphs += [attribute.g] if attribute.HasField("g") else []
                 graphs += attribute.graphs
+        for tensor in sparse:
+            found += [tensor.values, tensor.indices]
     return found
 
 

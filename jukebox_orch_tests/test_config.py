@@ -221,7 +221,7 @@ def test_a_setting_that_has_no_form_field_is_refused_naming_it(annotation: Any):
     odd = type(
         "Odd", (Settings,), {"__annotations__": {"value": annotation}, "value": Field(description="?")}
     )
-    with pytest.raises(TypeError, match="Odd_value: a setting of type .* has no form field"):
+    with pytest.raises(TypeError, match=r"Odd_value: a setting of type .* has no form field"):
         config_schema(odd)
 
 

@@ -8,6 +8,7 @@ from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import image, verdict
 from jukebox_orch.project import Dataset, Features
 from jukebox_orch.resources.artifacts import ArtifactStore
+from jukebox_orch.resources.formats import format_of
 from jukebox_orch.values import FeatureSet
 
 NOUN = "features"
@@ -36,12 +37,13 @@ def features_asset(graph: Graph) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, dataset: Dataset, artifact_store: dg.ResourceParam[ArtifactStore]
     ):
         settings = graph.settings(NOUN, context)
-        fingerprint = graph.fingerprint(context, NOUN, ["dataset"], split=settings.split, seed=settings.seed)
+        digest = format_of(dataset).digest(dataset)
+        fingerprint = graph.fingerprint(NOUN, {"dataset": digest}, split=settings.split, seed=settings.seed)
         stored = artifact_store.recall(context.instance, graph.key(NOUN), fingerprint)
         if stored is None:
             made = FeatureSet(
                 graph.project.build_features(dataset, settings.split, settings.seed),
-                graph.data_version(context, "dataset"),
+                digest,
                 drift.profile(graph.project.monitored(dataset)),
             )
         else:

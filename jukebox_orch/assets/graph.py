@@ -14,7 +14,7 @@ from pydantic import BaseModel
 import jukebox_orch
 from jukebox_orch.assets.config import ASSET_SETTINGS, config_schema, parse, run_settings
 from jukebox_orch.project import InputError, ModelProject
-from jukebox_orch.resources.artifacts import data_version, fingerprint
+from jukebox_orch.resources.artifacts import fingerprint
 
 # What a step asks Kubernetes for; a training step is given more by `dagster-k8s/config` of the deployment.
 _REQUESTS = {
@@ -41,9 +41,12 @@ _CORE = (
     "project.py",
     "tasks.py",
     "training.py",
+    "evaluation.py",
     "export.py",
     "values.py",
     "drift.py",
+    "reading.py",
+    "splitting.py",
     "resources/formats.py",
 )
 
@@ -152,20 +155,18 @@ class Graph:
         """The step's settings, validated; settings that do not concern it have their defaults."""
         return parse(self.settings_type, context.op_execution_context.op_config or {}, f"config of {noun}")
 
-    def data_version(self, context: dg.AssetExecutionContext, noun: str) -> str:
-        """Data version of the upstream asset that this step was given."""
-        return data_version(context.instance, self.key(noun), context.run.run_id)
+    def fingerprint(self, noun: str, inputs: Mapping[str, str], **settings: Any) -> str:
+        """Digest of what the asset's value depends on: code, settings and its inputs.
 
-    def fingerprint(
-        self, context: dg.AssetExecutionContext, noun: str, upstream: Sequence[str], **settings: Any
-    ) -> str:
-        """Digest of what the asset's value depends on: code, settings and data of its inputs."""
+        Args:
+            inputs: digests of the values that the step was given. The event log may already hold newer ones.
+        """
         plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
         return fingerprint(
             asset=noun,
             code=self.code_version,
             libraries=_library_versions(),
-            inputs={name: self.data_version(context, name) for name in upstream},
+            inputs=inputs,
             settings=plain,
         )
 

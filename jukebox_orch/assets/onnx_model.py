@@ -52,8 +52,8 @@ def onnx_model_asset(graph: Graph) -> dg.AssetsDefinition:
                 "trained_model was trained on other features than the latest ones "
                 f"({training.features_digest[:12]}, {features.digest[:12]}): materialize it again"
             )
-        upstream = ["trained_model", "features"]
-        fingerprint = graph.fingerprint(context, NOUN, upstream, version=settings.version)
+        inputs = {"trained_model": training.model_digest, "features": features.digest}
+        fingerprint = graph.fingerprint(NOUN, inputs, version=settings.version)
         stored = artifact_store.recall(context.instance, graph.key(NOUN), fingerprint)
         if stored is None:
             lineage = {

@@ -48,7 +48,10 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
                 f"({features.dataset_digest[:12]} and {validated_data.dataset_digest[:12]}): materialize both again"
             )
         fingerprint = graph.fingerprint(
-            context, NOUN, ["features"], hyperparameters=settings.hyperparameters, seed=settings.seed
+            NOUN,
+            {"features": features.digest},
+            hyperparameters=settings.hyperparameters,
+            seed=settings.seed,
         )
         stored = artifact_store.recall(context.instance, graph.key(NOUN), fingerprint)
         model: TrainedModel = (
@@ -78,6 +81,8 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
             },
             {"learning_curves": curves},
         )
+        checks = [_finite_loss(training), _beats_baseline(graph, training), _overfitting(graph, training)]
+        mlflow.finish(run_id, checks)
         task = graph.project.task
         return dg.MaterializeResult(
             value=stored or model,

@@ -31,7 +31,7 @@ def validated_data_asset(graph: Graph) -> dg.AssetsDefinition:
         gates = graph.settings(NOUN, context).gates
         validation = project.validate(dataset)
         report = ValidationReport(
-            dataset_digest=graph.data_version(context, "dataset"),
+            dataset_digest=format_of(dataset).digest(dataset),
             rows=validation.rows,
             invalid_rows=validation.invalid_rows,
             findings=[_stored(finding) for finding in validation.findings],

@@ -123,7 +123,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
                 f"{asset_key.to_user_string()}: the materialization has no {missing}: not written by this store"
             ) from None
         folder = self._local(UPath(path), asset_key)
-        found = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
+        found = {file.name: file_digest(file) if file.is_file() else "" for file in sorted(folder.iterdir())}
         if combined_digest(found) != sha256:
             raise ArtifactError(
                 f"{asset_key.to_user_string()}: {path} has sha256 {combined_digest(found)}, its materialization "
@@ -144,11 +144,6 @@ class ArtifactStore(dg.ConfigurableIOManager):
         for file in path.iterdir():
             path.fs.get_file(file.path, str(copy / file.name))
         return copy
-
-
-def data_version(instance: dg.DagsterInstance, asset_key: dg.AssetKey, run_id: str) -> str:
-    """The data version of what `load_input` gives a step of this run."""
-    return str((_materialization(instance, asset_key, run_id).tags or {}).get("dagster/data_version", ""))
 
 
 def fingerprint(**parts: Any) -> str:

@@ -90,6 +90,8 @@ def load_keras(path: Path) -> keras.Model:
             f"{path.name}: only .keras archives are loaded, never .h5, .pkl or a SavedModel"
         )
     with zipfile.ZipFile(path) as archive:
+        if "config.json" not in archive.namelist():
+            raise UnsafeFileError(f"{path.name}: a .keras archive has a config.json, this one has none")
         config = json.loads(archive.read("config.json"))
     if layer := _lambda_layer(config):
         raise UnsafeFileError(

@@ -1,0 +1,243 @@
+"""The code location: cheap and silent to import, and a graph that is what it is said to be."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+PROBE = """
+import json, socket, sys, warnings
+from pathlib import Path
+
+events = []
+
+def note(event, arguments):
+    if event == "open":
+        path, mode, flags = arguments
+        writing = any(letter in (mode or "") for letter in "wax+") or (isinstance(flags, int) and flags & 3)
+        if writing and not isinstance(path, int) and not str(path).endswith(".pyc") and ".pyc." not in str(path) and str(path) != "/dev/null":
+            events.append(["write", str(path)])
+    elif event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "subprocess.Popen", "os.mkdir", "os.rename"):
+        if event in ("os.mkdir", "os.rename") and "__pycache__" in str(arguments[0]):
+            return
+        events.append([event, str(arguments[:1])])
+
+import dagster  # which asks the program `file` about the interpreter when it is imported
+sys.addaudithook(note)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    from jukebox_orch.definitions import defs
+    own = [str(w.message) for w in caught if "jukebox_orch" in w.filename or "jukebox" in str(w.message)]
+print(json.dumps({"modules": sorted({m.split(".")[0] for m in sys.modules}), "events": events, "warnings": own}))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("import")
+    result = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        cwd=folder,
+        env={"HOME": str(folder), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert list(folder.iterdir()) == []
+    return json.loads(result.stdout)
+
+
+HEAVY = ["tensorflow", "keras", "mlflow", "onnx", "onnxruntime", "tf2onnx", "sklearn", "scipy", "matplotlib"]
+HEAVY += ["pandera", "kubernetes", "dagster_k8s", "kfp", "kfp_bridge", "PIL", "dagster_webserver"]
+
+
+@pytest.mark.parametrize("module", HEAVY)
+def test_importing_the_definitions_does_not_load(module: str, imported: dict[str, Any]):
+    assert module not in imported["modules"]
+
+
+def test_importing_the_definitions_opens_no_socket_writes_no_file_and_starts_no_process(
+    imported: dict[str, Any],
+):
+    assert imported["events"] == []
+
+
+def test_importing_the_definitions_gives_no_warning(imported: dict[str, Any]):
+    assert imported["warnings"] == []
+
+
+@pytest.fixture(scope="module")
+def defs() -> dg.Definitions:
+    from jukebox_orch.definitions import defs
+
+    return defs
+
+
+def test_the_definitions_are_loadable(defs: dg.Definitions):
+    dg.Definitions.validate_loadable(defs)
+
+
+GRAPH = {
+    "dataset": ([], {"pandas", "parquet"}, {"not_empty": True, "expected_columns": True, "drift": False}),
+    "validated_data": (
+        ["dataset"],
+        {"python", "json"},
+        {
+            "schema": True,
+            "types": True,
+            "ranges": True,
+            "join_completeness": True,
+            "label_coverage": True,
+            "invalid_share": True,
+            "invalid_rows": False,
+        },
+    ),
+    "features": (
+        ["dataset"],
+        {"numpy"},
+        {
+            "finite": True,
+            "normalised": True,
+            "fitted_on_train": True,
+            "no_overlap": True,
+            "class_balance": False,
+        },
+    ),
+    "trained_model": (
+        ["features", "validated_data"],
+        {"keras", "tensorflow"},
+        {"finite_loss": True, "beats_baseline": True, "overfitting": False},
+    ),
+    "evaluation": (
+        ["features", "trained_model"],
+        {"scikitlearn", "json"},
+        {"metric_floor": True, "not_worse_than_champion": True, "class_collapse": False},
+    ),
+    "onnx_model": (
+        ["features", "trained_model"],
+        {"onnx", "tensorflow"},
+        {
+            "same_as_keras": True,
+            "same_decisions": True,
+            "valid": True,
+            "dynamic_batch": True,
+            "self_contained": True,
+            "size": False,
+            "opset": False,
+        },
+    ),
+    "registered_model": (
+        ["evaluation", "features", "onnx_model"],
+        {"mlflow", "onnx"},
+        {"reads_back": True},
+    ),
+}
+
+
+def test_the_graph_is_the_documented_one(defs: dg.Definitions):
+    graph = defs.resolve_asset_graph()
+    found = {}
+    for noun in GRAPH:
+        key = dg.AssetKey(["jukebox", noun])
+        node = graph.get(key)
+        specs = defs.resolve_assets_def(key).check_specs
+        checks = {spec.name: spec.blocking for spec in specs if spec.asset_key == key}
+        found[noun] = (sorted(p.path[-1] for p in node.parent_keys), node.kinds, checks)
+    assert found == GRAPH
+
+
+def test_every_asset_says_what_it_is(defs: dg.Definitions):
+    for spec in defs.resolve_all_asset_specs():
+        assert spec.description, spec.key
+        assert spec.code_version, spec.key
+        assert spec.kinds, spec.key
+        assert spec.group_name == spec.key.path[0]
+        assert spec.metadata["kfp/artifact_type"] in ("Dataset", "Model", "Artifact")
+    assert {s.key.path[0] for s in defs.resolve_all_asset_specs()} == {"jukebox", "image_processor"}
+
+
+def test_every_check_says_what_it_demands(defs: dg.Definitions):
+    for noun in GRAPH:
+        for spec in defs.resolve_assets_def(["jukebox", noun]).check_specs:
+            assert spec.description, spec.key
+
+
+JOBS = {
+    "training": list(GRAPH),
+    "data": ["dataset", "validated_data", "features"],
+    "evaluate_and_register": ["evaluation", "onnx_model", "registered_model"],
+}
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_job_runs_its_assets_with_all_their_checks(job: str, defs: dg.Definitions):
+    found = defs.resolve_job_def(f"jukebox_{job}")
+    selected = {key.path[-1] for key in found.asset_layer.executable_asset_keys}
+    assert selected == set(JOBS[job])
+    checks = {(k.asset_key.path[-1], k.name) for k in found.asset_layer.asset_graph.asset_check_keys}
+    assert {(noun, name) for noun in JOBS[job] for name in GRAPH[noun][2]} <= checks
+
+
+def test_every_project_has_the_same_jobs(defs: dg.Definitions):
+    jobs = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
+    suffixes = ["training", "data", "evaluate_and_register", "rollback"]
+    assert jobs == {
+        f"{project}_{suffix}" for project in ("jukebox", "image_processor") for suffix in suffixes
+    }
+
+
+def test_sensors_do_not_run_until_somebody_asks(defs: dg.Definitions):
+    sensors = list(defs.sensors or [])
+    assert sensors
+    assert all(sensor.default_status == dg.DefaultSensorStatus.STOPPED for sensor in sensors)
+
+
+def test_every_module_that_decides_what_an_artifact_holds_is_in_its_code_version(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """A change that is not in the code version would reuse what the old code made."""
+    from jukebox_orch.assets.graph import Graph
+    from jukebox_orch.projects.jukebox import Jukebox
+
+    read, original = set(), Path.read_bytes
+
+    def spy(path: Path) -> bytes:
+        read.add(path)
+        return original(path)
+
+    monkeypatch.setattr(Path, "read_bytes", spy)
+    assert Graph(Jukebox()).code_version
+    package = Path(sys.modules["jukebox_orch"].__file__ or "").parent
+    elsewhere = {"figures.py", "tracking.py", "model_card.py", "registration.py", "resources/__init__.py"}
+    elsewhere |= {f"resources/{name}.py" for name in ("artifacts", "code", "mlflow_tracking", "model_store")}
+    elsewhere |= {"resources/publishing.py", "__init__.py", "projects/__init__.py"}
+    needed = closure(package, {package / "projects/jukebox/project.py", *(package / "assets").glob("*.py")})
+    assert needed - {package / name for name in elsewhere} <= read
+
+
+def closure(package: Path, start: set[Path]) -> set[Path]:
+    """Return the modules of the package that these import, directly or through others."""
+    import ast
+
+    found, todo = set(), list(start)
+    while todo:
+        path = todo.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            for name in names:
+                if name.split(".")[0] == "jukebox_orch":
+                    base = package.joinpath(*name.split(".")[1:])
+                    todo += [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
+    return found
