@@ -93,8 +93,8 @@ def test_resources_of_a_run_config_go_to_that_step_and_the_deployments_settings_
     )
     assert mapped.success, mapped.errors
     config = (mapped.value or {})["config"]
-    assert config["per_step_k8s_config"]["a"] == {
-        "container_config": {"resources": {"limits": {"memory": "8Gi"}}}
+    assert config["per_step_k8s_config"]["a"]["container_config"] == {
+        "resources": {"limits": {"memory": "8Gi"}}
     }
     assert config["service_account_name"] == settings["service_account_name"] == "jukebox-step"
     assert config["step_k8s_config"]["pod_spec_config"]["automount_service_account_token"] is False
