@@ -56,7 +56,8 @@ def steps(folder: Path) -> None:
     whole = repeat("one exported step, compute of the asset under 0.1 s", step)
     alone = repeat("python -c 'import dagster'", bare)
     print(
-        f"  the step's own share: {whole['wall s'] - alone['wall s']:.2f} s wall, {whole['cpu s'] - alone['cpu s']:.2f} s cpu"
+        f"  the step's own share: {whole['wall s'] - alone['wall s']:.2f} s wall, "
+        f"{whole['cpu s'] - alone['cpu s']:.2f} s cpu"
     )
 
 
