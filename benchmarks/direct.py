@@ -62,7 +62,7 @@ def main() -> None:
         "inputs": {name: value.tolist() for name, value in feed.items()},
         "outputs": {"probabilities": predictor.predict(x).tolist()},
     }
-    number, _ = add_version(
+    added = add_version(
         mlflow,
         store,
         Registration(
@@ -75,7 +75,7 @@ def main() -> None:
             "",
         ),
     )
-    promote(mlflow, "direct", number, alias="staging", by="benchmark", why="first")
+    promote(mlflow, "direct", added.number, alias="staging", by="benchmark", why="first")
     accuracy = report.test.metrics["accuracy"]
     print(json.dumps({"seconds": time.perf_counter() - started, "accuracy": accuracy}))
 

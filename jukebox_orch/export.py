@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jukebox_orch.project import Features, ModelProject
-from jukebox_orch.training import load_keras_framework
+from jukebox_orch.training import seeded_keras
 from jukebox_orch.values import OnnxModel, OnnxReport
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _tensors(model: onnx.ModelProto) -> list[Any]:
 def _convert(
     project: ModelProject, model: keras.Model, features: Features, metadata: Mapping[str, str]
 ) -> bytes:
-    keras = load_keras_framework(seed=0)
+    keras = seeded_keras(seed=0)
     import onnx
     import tensorflow as tf
     import tf2onnx

@@ -2,7 +2,8 @@
 
 An alias is set only after both copies were read back, so a crash at any point leaves no alias on half a
 version; the next attempt finds what is there by its sha256 and goes on. Registrations of one model are
-serialised by a Dagster pool (see `jukebox_orch.assets.registered_model`).
+serialised by `MlflowTracking.lock` on one machine and by a Dagster pool over many (see
+`jukebox_orch.assets.registered_model`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -80,11 +81,23 @@ def current_champion(mlflow: MlflowTracking, store: ModelStore, model_name: str)
         return RegisteredVersion(number, sha256, b"", f"version {number}: {error}")
 
 
-def add_version(mlflow: MlflowTracking, store: ModelStore, registration: Registration) -> tuple[str, bool]:
-    """Make the version complete in registry and store, read both back, and alias it `challenger`.
+@dataclass(frozen=True)
+class AddedVersion:
+    """A version that is complete in registry and store.
 
-    Returns:
-        The version number, and whether a version with the same file and tags was there already.
+    Attributes:
+        number: of the version.
+        adopted: whether a version with the same file, features and label was there already.
+        example_difference: largest difference of the recorded example's prediction, read back.
+    """
+
+    number: str
+    adopted: bool
+    example_difference: float
+
+
+def add_version(mlflow: MlflowTracking, store: ModelStore, registration: Registration) -> AddedVersion:
+    """Make the version complete in registry and store, read both back, and alias it `challenger`.
 
     Raises:
         RegistrationError: a copy read back is not the file that was registered.
@@ -109,10 +122,10 @@ def add_version(mlflow: MlflowTracking, store: ModelStore, registration: Registr
         number = twins[0].version if twins else number
     number = str(number)
     store.save(name, number, {**registration.files(number), "model.onnx": registration.onnx.content})
-    verify(mlflow, store, name, number)
+    difference = verify(mlflow, store, name, number)
     client.set_model_version_tag(name, number, "verified", "true")
     client.set_registered_model_alias(name, CHALLENGER, number)
-    return number, bool(existing)
+    return AddedVersion(number, bool(existing), difference)
 
 
 def promote(mlflow: MlflowTracking, model_name: str, number: str, *, alias: str, by: str, why: str) -> None:
@@ -162,11 +175,11 @@ def rollback(
     return current, version
 
 
-def verify(mlflow: MlflowTracking, store: ModelStore, model_name: str, number: str) -> dict[str, Any]:
+def verify(mlflow: MlflowTracking, store: ModelStore, model_name: str, number: str) -> float:
     """Read a version back from registry and store: recorded sha256, and the recorded example's prediction.
 
     Returns:
-        sha256 and the example's largest difference.
+        The largest difference between the example's recorded and new prediction.
 
     Raises:
         RegistrationError: naming what differs.
@@ -203,7 +216,7 @@ def verify(mlflow: MlflowTracking, store: ModelStore, model_name: str, number: s
             f"{model_name} version {number}: the recorded example is predicted {difference:.2g} off "
             f"(at most {EXAMPLE_TOLERANCE:g})"
         )
-    return {"sha256": recorded, "example_difference": difference}
+    return difference
 
 
 def _same_versions(client: MlflowClient, registration: Registration) -> list[ModelVersion]:

@@ -40,7 +40,7 @@ def train(
     Raises:
         InputError: the network does not fit the features.
     """
-    keras = load_keras_framework(seed)
+    keras = seeded_keras(seed)
     features = feature_set.features
     started = time.perf_counter()
     model = serving_model(project, features, hyperparameters)
@@ -126,11 +126,11 @@ def serving_model(project: ModelProject, features: Features, hyperparameters: An
     return keras.Model(raw, network(normalize(raw)), name=project.name)
 
 
-def load_keras_framework(seed: int) -> Any:
-    """Import Keras with every source of randomness fixed.
+def import_keras() -> Any:
+    """Import Keras with TensorFlow set so that every machine computes the same.
 
-    TensorFlow reads the number of threads when it starts; where another part of the process has started it
-    before, its setting stays.
+    TensorFlow reads its settings when it starts; where another part of the process has started it before, its
+    own stay.
     """
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
@@ -142,10 +142,16 @@ def load_keras_framework(seed: int) -> Any:
     import tensorflow as tf
 
     tf.get_logger().setLevel(logging.ERROR)
-    # Layer names are counted per process and end up in the ONNX file: count from the start.
+    tf.config.experimental.enable_op_determinism()
+    return keras
+
+
+def seeded_keras(seed: int) -> Any:
+    """Keras with every source of randomness fixed, counting layers from the start."""
+    keras = import_keras()
+    # Layer names are counted per process and end up in the ONNX file.
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
     return keras
 
 

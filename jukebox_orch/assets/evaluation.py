@@ -72,10 +72,7 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
             {"evaluation": report.model_dump(mode="json")},
             pictures,
         )
-        stopped = [
-            check for check in checks if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR
-        ]
-        mlflow.client().set_terminated(run_id, "FAILED" if stopped else "FINISHED")
+        mlflow.finish(run_id, checks)
         return dg.MaterializeResult(
             value=report,
             data_version=dg.DataVersion(format_of(report).digest(report)),
@@ -150,7 +147,7 @@ def _figures(
 ) -> dict[str, Any]:
     made = dict(graph.project.figures(features.features, prediction))
     if "confusion_matrix" in report.details:
-        made["confusion matrix"] = figures.confusion_matrix(**report.details["confusion_matrix"])
+        made["confusion matrix plot"] = figures.confusion_matrix(**report.details["confusion_matrix"])
         made["calibration"] = figures.calibration(report.details["calibration"])
     else:
         made["predictions"] = figures.predictions(features.features.test.y, prediction)

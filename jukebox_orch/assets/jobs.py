@@ -71,9 +71,10 @@ def _rollback_job(graph: Graph) -> dg.JobDefinition:
         model_store: ModelStore,
     ) -> None:
         by = f"{config.requested_by or getpass.getuser()}, dagster run {context.run_id}"
-        before, now = rollback(
-            mlflow, model_store, config.model_name, config.version, by=by, why=config.reason
-        )
+        with mlflow.lock(config.model_name):
+            before, now = rollback(
+                mlflow, model_store, config.model_name, config.version, by=by, why=config.reason
+            )
         context.log.info(f"champion of {config.model_name}: version {before} -> {now} ({config.reason})")
         context.log_event(
             dg.AssetObservation(

@@ -26,6 +26,7 @@ import pandas as pd
 
 from jukebox_orch.export import UnsafeFileError
 from jukebox_orch.project import Features, Normalization, Part
+from jukebox_orch.training import import_keras
 from jukebox_orch.values import (
     EvaluationReport,
     FeatureSet,
@@ -97,8 +98,7 @@ def load_keras(path: Path) -> keras.Model:
         raise UnsafeFileError(
             f"{path.name}: layer {layer!r} is a Lambda layer, which is Python code: refused"
         )
-    import keras
-
+    keras = import_keras()
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     assert isinstance(model, keras.Model)  # noqa: S101
     return model

@@ -1,6 +1,8 @@
 """MLflow: the embedded default on sqlite, or a server."""
 
 import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,10 +10,12 @@ import dagster as dg
 from pydantic import Field, PrivateAttr
 
 if TYPE_CHECKING:
+    from filelock import FileLock
     from mlflow import MlflowClient
 
 # On the MLflow run: which Dagster run it belongs to.
 RUN_TAG = "dagster_run_id"
+_LOCK_SECONDS = 600
 _EVENT_TAGS = ("jukebox/", "git/")
 
 
@@ -31,6 +35,8 @@ class MlflowTracking(dg.ConfigurableResource):
         if self._client is None:
             # MLflow reports usage to its makers unless told not to.
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+            # A server that is away is asked again for half a minute; then the step's own retries wait longer.
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
             # Progress bars do not belong into the log of a run.
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
             import mlflow
@@ -68,6 +74,20 @@ class MlflowTracking(dg.ConfigurableResource):
             run_name=f"{experiment}-{run.run_id[:8]}",
         )
         return created.info.run_id
+
+    def finish(self, run_id: str, checks: Sequence[dg.AssetCheckResult]) -> None:
+        """End the MLflow run: failed when one of the checks stops the Dagster run. Later steps may still add to it."""
+        stopped = [c for c in checks if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR]
+        self.client().set_terminated(run_id, "FAILED" if stopped else "FINISHED")
+
+    def lock(self, model_name: str) -> "FileLock":
+        """A lock over the registrations of a model by this machine; the system frees it when its holder dies."""
+        from filelock import FileLock
+
+        return FileLock(
+            Path(tempfile.gettempdir()) / f"jukebox-orch-{os.getuid()}-{model_name}.lock",
+            timeout=_LOCK_SECONDS,
+        )
 
     def url(self, experiment: str, run_id: str) -> str:
         """Page of the MLflow run; for the embedded store, as `mlflow server` shows it on its default port."""

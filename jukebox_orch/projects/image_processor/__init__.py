@@ -103,6 +103,7 @@ class ImageProcessor(ModelProject):
         "scikit-learn's handwritten digits, enlarged from 8 x 8 grey to 32 x 32 RGB: it shows that the graph "
         "works and is no model of photographs."
     )
+    owners = ("team:image_processor",)
     task = Classification()
     tables = {"images": (), "samples": ("label", "file", "row", "test"), "classes": ("name",)}  # noqa: RUF012
     rules = RULES

@@ -69,6 +69,7 @@ class Jukebox(ModelProject):
         "guessed far worse than known ones. The charts are those of one streaming service and say nothing about "
         "a country's people."
     )
+    owners = ("team:jukebox",)
     task = Classification()
     tables = {"songs": SONG_COLUMNS, "rankings": RANKING_COLUMNS}  # noqa: RUF012
     rules = rules.RULES
