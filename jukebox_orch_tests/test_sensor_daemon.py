@@ -5,8 +5,12 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import pandas as pd
 import pytest
+import yaml
+from mlflow import MlflowClient
 
+from jukebox_orch.projects.jukebox import sample
 from jukebox_orch_tests.sensor_daemon import POINTS, Deployment
 from jukebox_orch_tests.sensor_servers import Repository, alertmanager, git_http_server, s3_server
 
@@ -116,6 +120,29 @@ def test_a_corrupted_cursor_is_reported_and_rebuilt_without_a_second_run(tmp_pat
         second = drop(landing, "day2.csv", "2")
         deployment.wait(lambda: deployment.finished(2))
     assert [files_of(run) for run in deployment.runs()] == [[first], [second]]
+
+
+@pytest.mark.timeout(500)
+def test_dropped_data_ends_in_a_registered_model_that_names_its_event(tmp_path):
+    """The whole product: the jukebox project's sensor, job and registry, as deployed on one machine."""
+    triggers = tmp_path / "triggers.yaml"
+    deployment = Deployment(tmp_path, "jukebox_orch.definitions", JUKEBOX_ORCH_TRIGGERS=str(triggers))
+    settings = {"location": str(tmp_path / "landing"), **NEW_DATA, "patterns": ["*.parquet"]}
+    triggers.write_text(yaml.safe_dump({"jukebox": {"new_data": settings}}))
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    for name, table in sample.generate().items():
+        pd.DataFrame(table).to_parquet(partial / f"{name}.parquet")
+    partial.rename(tmp_path / "landing")
+    with deployment.daemon():
+        deployment.wait(lambda: deployment.finished(1), seconds=400)
+    (run,) = deployment.runs()
+    assert run.status.value == "SUCCESS", deployment.log()
+    assert run.job_name == "jukebox_training"
+    client = MlflowClient(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")
+    version = client.get_model_version_by_alias("jukebox", "champion")
+    for tag in ("jukebox/event", "jukebox/event_id", "jukebox/file_digests"):
+        assert version.tags[tag] == run.tags[tag]
 
 
 def _one_run_although_the_daemon_dies(folder: Path, point: str) -> None:
