@@ -3,9 +3,9 @@
     python -m benchmarks.sensors [--objects 100000] [--tags 10000] [--alerts 1000]
 
 Prints, per source: the first tick (which reads what its time allows), the median and the worst of seven steady
-ticks with the processor time of the median one, a tick with a new event, and the size of the cursor. The goal for a steady tick is one second, for a cursor
-64 KiB. Between the first and the steady ticks everything is seen: by ticks, or for S3, where reading 100,000
-objects takes many ticks, by writing the memory that those ticks would leave.
+ticks with the processor time of the median one, a tick with a new event, and the size of the cursor. The goal for a
+steady tick is one second, for a cursor 64 KiB. Between the first and the steady ticks everything is seen: by ticks,
+or for S3, where reading 100,000 objects takes many ticks, by writing the memory that those ticks would leave.
 """
 
 import argparse
@@ -26,7 +26,8 @@ from rich.table import Table
 
 from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors
 from jukebox_orch.sensors.cursor import Memory
-from jukebox_orch.sensors.listing import look, open_location
+from jukebox_orch.sensors.listing import look
+from jukebox_orch.sensors.locations import open_location
 from jukebox_orch.sensors.new_data import NewDataState
 from jukebox_orch_tests.sensor_servers import Repository, alertmanager, s3_server
 

@@ -220,6 +220,24 @@ def test_include_earlier_names_every_file_still_there_and_refuses_more_than_a_ru
         tick([*entries, file("new.csv", "new")], NewDataState(files=many), limits=limits)
 
 
+def test_include_earlier_leaves_out_a_file_that_is_being_written_again():
+    limits = replace(LIMITS, include_earlier=True)
+    state = tick([file("1.csv", "1"), file("2.csv", "2")], limits=limits).state
+    entries = [file("1.csv", "1"), file("2.csv", "2+", changed_at=NOW - 1), file("3.csv", "3")]
+    assert [f["url"] for f in files_of(tick(entries, state, limits=limits))] == [
+        "/landing/1.csv",
+        "/landing/3.csv",
+    ]
+
+
+def test_include_earlier_still_names_every_file_after_a_lost_cursor():
+    limits = replace(LIMITS, include_earlier=True)
+    first = tick([file("1.csv", "1")], limits=limits)
+    history = [StartedEvent("e", request.tags, request.run_config, NOW) for request in first.requests]
+    decision = tick([file("1.csv", "1"), file("2.csv", "2")], rebuilt(history), limits=limits)
+    assert [f["url"] for f in files_of(decision)] == ["/landing/1.csv", "/landing/2.csv"]
+
+
 def test_a_file_that_cannot_be_read_is_named_and_does_not_hold_up_the_others():
     listing = Listing([file("a.csv", "a"), file("b.csv", "b")])
     selection = select(listing, NewDataState(), NOW, LIMITS)

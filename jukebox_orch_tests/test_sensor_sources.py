@@ -12,7 +12,8 @@ import pytest
 from jukebox_orch.sensors.alertmanager import active_alerts
 from jukebox_orch.sensors.events import SourceUnavailableError
 from jukebox_orch.sensors.git_remote import list_tags
-from jukebox_orch.sensors.listing import look, open_location, read_digests
+from jukebox_orch.sensors.listing import look, read_digests
+from jukebox_orch.sensors.locations import open_location
 from jukebox_orch.sensors.new_data import Entry, NewDataState
 from jukebox_orch_tests.sensor_servers import (
     Misbehaviour,
@@ -152,7 +153,7 @@ class TestBucket:
     def test_a_large_bucket_is_seen_newest_keys_first_and_wholly_over_several_looks(
         self, buckets, monkeypatch
     ):
-        monkeypatch.setattr("jukebox_orch.sensors.listing.SWEEP_SECONDS", 0)
+        monkeypatch.setattr("jukebox_orch.sensors.locations.SWEEP_SECONDS", 0)
         for i in range(2_500):
             path = buckets / "landing" / "large" / f"{i:05}.csv"
             path.parent.mkdir(exist_ok=True)

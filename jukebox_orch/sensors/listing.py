@@ -1,75 +1,29 @@
-"""Looks at a landing location and reads file contents: local folders, object stores, one http(s) file."""
+"""Looks at a landing location and reads file contents, in bounded time."""
 
 import errno
 import hashlib
-import os
 import re
-import stat
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
-from urllib.parse import urlsplit
+from typing import TypeVar
 
-import fsspec
 import httpx
-from fsspec.implementations.local import LocalFileSystem
 
 from jukebox_orch.sensors.events import SourceUnavailableError
+from jukebox_orch.sensors.locations import Location
 from jukebox_orch.sensors.new_data import MANIFEST, Entry, Listing, NewDataState
 
 LOOK_SECONDS = 20.0
 READ_SECONDS = 25.0
 """Together below the 60 s that Dagster gives one sensor evaluation."""
-SWEEP_SECONDS = 0.4
-"""How long one look goes through a bucket (beside its newest keys); a large one is swept over several ticks."""
 _READERS = 8
-_CHUNK = 1024 * 1024
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs")
 _MANIFEST_BYTES = 16 * 1024**2
 
 T = TypeVar("T")
-
-
-class Location(Protocol):
-    """A place that files arrive at. `prefix` plus an entry's path is the URL a run reads."""
-
-    prefix: str
-
-    def look(self, state: NewDataState) -> Listing:
-        """List the entries; may raise what the source raises."""
-        ...
-
-    def entry(self, path: str) -> Entry | None:
-        """Look at one path; None when there is nothing."""
-        ...
-
-    def chunks(self, entry: Entry) -> Iterator[bytes]:
-        """Read exactly this version of a listed file; ValueError when it is another one by now."""
-        ...
-
-
-def open_location(url: str) -> Location:
-    """Return the location of an absolute path, an fsspec URL or an http(s) URL; touches nothing yet."""
-    if urlsplit(url).scheme in ("http", "https"):
-        return HttpFile(url)
-    options: dict[str, Any] = {}
-    if urlsplit(url).scheme in ("s3", "s3a"):
-        options = {
-            "use_listings_cache": False,
-            "config_kwargs": {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 2}},
-        }
-    filesystem, root = fsspec.core.url_to_fs(url, **options)
-    if isinstance(filesystem, LocalFileSystem):
-        return LocalFolder(Path(root))
-    if "s3" in filesystem.protocol:
-        return Bucket(filesystem, root)
-    return RemoteFolder(filesystem, root)
 
 
 def look(
@@ -123,184 +77,6 @@ def read_digests(
     return digests, failures
 
 
-class LocalFolder:
-    """A folder or mounted volume; symbolic links are seen but never followed."""
-
-    def __init__(self, root: Path):
-        self._root = root
-        self.prefix = f"{root}/"
-
-    def look(self, state: NewDataState) -> Listing:
-        """List the whole tree."""
-        entries: list[Entry] = []
-        folders = [""]
-        while folders:
-            folder = folders.pop()
-            with os.scandir(self._root / folder) as found:
-                for item in found:
-                    path = f"{folder}/{item.name}" if folder else item.name
-                    try:
-                        status = item.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue  # gone between the two calls
-                    if stat.S_ISDIR(status.st_mode):
-                        folders.append(path)
-                    else:
-                        entries.append(_local_entry(path, status))
-        return Listing(entries)
-
-    def entry(self, path: str) -> Entry | None:
-        """Look at one path without following a link."""
-        try:
-            return _local_entry(path, os.lstat(self._root / path))
-        except FileNotFoundError:
-            return None
-
-    def chunks(self, entry: Entry) -> Iterator[bytes]:
-        """Read without following a link and without waiting for a FIFO's writer."""
-        handle = os.open(self._root / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb", buffering=0) as file:
-            _refuse_other_version(entry, _local_entry(entry.path, os.fstat(handle)))
-            while chunk := file.read(_CHUNK):
-                yield chunk
-            _refuse_other_version(entry, _local_entry(entry.path, os.fstat(handle)))
-
-
-class RemoteFolder:
-    """Any other fsspec location."""
-
-    def __init__(self, filesystem: Any, root: str):
-        self._filesystem = filesystem
-        self._root = root.rstrip("/")
-        self.prefix = filesystem.unstrip_protocol(self._root) + "/"
-
-    def look(self, state: NewDataState) -> Listing:
-        """List everything below the root."""
-        self._filesystem.invalidate_cache()
-        found = self._filesystem.find(self._root, detail=True)
-        entries = [self._entry(name, info) for name, info in found.items()]
-        return Listing(entries)
-
-    def entry(self, path: str) -> Entry | None:
-        """Look at one path."""
-        name = f"{self._root}/{path}"
-        try:
-            return self._entry(name, self._filesystem.info(name))
-        except FileNotFoundError:
-            return None
-
-    def chunks(self, entry: Entry) -> Iterator[bytes]:
-        """Read front to back."""
-        name = f"{self._root}/{entry.path}"
-        with self._filesystem.open(name, "rb", block_size=8 * _CHUNK) as file:
-            info = getattr(file, "details", None) or self._filesystem.info(name)
-            _refuse_other_version(entry, self._entry(name, info))
-            while chunk := file.read(_CHUNK):
-                yield bytes(chunk)
-
-    def _entry(self, name: str, info: Mapping[str, Any]) -> Entry:
-        version = next((info[key] for key in ("ETag", "etag", "md5Hash") if info.get(key)), "")
-        changed = next(
-            (info[k] for k in ("LastModified", "mtime", "updated", "created") if info.get(k)), None
-        )
-        kind: Literal["file", "symlink", "special"] = "file"
-        if info.get("islink") or info.get("type") == "link":
-            kind = "symlink"
-        elif info.get("type") != "file":
-            kind = "special"
-        path = name.removeprefix(self._root).lstrip("/")
-        return Entry(path, int(info.get("size") or 0), f"{version}:{changed}", _timestamp(changed), kind)
-
-
-class Bucket(RemoteFolder):
-    """An S3 prefix; listed from the newest key on, and swept piece by piece when it is large."""
-
-    def look(self, state: NewDataState) -> Listing:
-        """List a page after the last known key, then pages from where the last sweep ended."""
-        last = max(state.files, default="")
-        entries, upto = self._pages(last, seconds=0) if last else ([], "")
-        covered: list[tuple[str, str | None]] = [(last, upto)] if last else []
-        swept, sweep = self._pages(state.sweep, SWEEP_SECONDS)
-        if sweep is None and not state.sweep:
-            return Listing(swept)
-        covered.append((state.sweep, sweep))
-        entries = list({entry.path: entry for entry in (*swept, *entries)}.values())
-        return Listing(entries, covered, sweep or "")
-
-    def _pages(self, after: str, seconds: float) -> tuple[list[Entry], str | None]:
-        """Return the entries after a path, a page of 1,000 at least, and the path they reach to, None for the end."""
-        bucket, _, key = self._root.partition("/")
-        base = f"{key}/" if key else ""
-        entries: list[Entry] = []
-        position = base + after if after else ""
-        deadline = time.monotonic() + seconds
-        while True:
-            page = self._filesystem.call_s3(
-                "list_objects_v2",
-                Bucket=bucket,
-                Prefix=base,
-                **({"StartAfter": position} if position else {}),
-            )
-            for item in page.get("Contents", []):
-                path = item["Key"][len(base) :]
-                if path and not path.endswith("/"):
-                    changed = item["LastModified"]
-                    token = f"{item['ETag']}:{changed}"
-                    entries.append(Entry(path, item["Size"], token, changed.timestamp(), "file"))
-                position = item["Key"]
-            if not page.get("IsTruncated"):
-                return entries, None
-            if time.monotonic() >= deadline:
-                return entries, position[len(base) :]
-
-
-class HttpFile:
-    """One file behind http(s), whose version is its ETag or its Last-Modified."""
-
-    def __init__(self, url: str):
-        self._url = url
-        self.prefix, _, self._name = url.rpartition("/")
-        self.prefix += "/"
-
-    def look(self, state: NewDataState) -> Listing:
-        """Ask for the file's headers only."""
-        with self._client() as client:
-            response = client.head(self._url)
-        response.raise_for_status()
-        return Listing([self._entry(response)])
-
-    def entry(self, path: str) -> Entry | None:
-        """There is nothing beside the one file."""
-        return None
-
-    def chunks(self, entry: Entry) -> Iterator[bytes]:
-        """Read the body."""
-        with self._client() as client, client.stream("GET", self._url) as response:
-            response.raise_for_status()
-            if self._entry(response).token != entry.token:
-                raise ValueError("changed while the tick was looking")
-            yield from response.iter_bytes(_CHUNK)
-
-    def _client(self) -> httpx.Client:
-        # The digest is of the file, not of a compressed transfer of it.
-        return httpx.Client(
-            timeout=httpx.Timeout(10, connect=5),
-            follow_redirects=True,
-            max_redirects=3,
-            headers={"accept-encoding": "identity"},
-        )
-
-    def _entry(self, response: httpx.Response) -> Entry:
-        version, modified = response.headers.get("etag"), response.headers.get("last-modified")
-        if not version and not modified:
-            raise SourceUnavailableError(
-                f"{self.prefix}{self._name} has neither ETag nor Last-Modified to tell versions"
-            )
-        changed = _timestamp(parsedate_to_datetime(modified)) if modified else None
-        size = int(response.headers.get("content-length") or -1)  # -1: not told
-        return Entry(self._name, size, version or modified, changed)
-
-
 def _within(seconds: float, what: str, function: Callable[[], T]) -> T:
     """Call in a thread that is given up after `seconds`: a hanging network mount cannot be interrupted.
 
@@ -350,27 +126,6 @@ def _manifests(location: Location, folders: Collection[str]) -> dict[str, dict[s
             lines = re.finditer(r"^([0-9a-f]{64}) [ *](?:\./)?(.+?)\r?$", text, re.MULTILINE)
             manifests[folder] = {line[2]: line[1] for line in lines}
     return manifests
-
-
-def _local_entry(path: str, status: os.stat_result) -> Entry:
-    mode = status.st_mode
-    kind = "file" if stat.S_ISREG(mode) else "symlink" if stat.S_ISLNK(mode) else "special"
-    # The change time cannot be set by a program, unlike the modification time that `cp -p` and `tar` restore.
-    token = f"{status.st_mtime_ns}:{status.st_ctime_ns}"
-    return Entry(path, status.st_size, token, max(status.st_mtime, status.st_ctime), kind)
-
-
-def _refuse_other_version(listed: Entry, found: Entry | None) -> None:
-    if found != listed:
-        raise ValueError("changed while the tick was looking")
-
-
-def _timestamp(moment: object) -> float | None:
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    if isinstance(moment, datetime):
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    return float(moment) if isinstance(moment, int | float) else None
 
 
 def _is_the_sources_fault(error: Exception) -> bool:

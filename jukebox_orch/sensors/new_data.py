@@ -199,7 +199,7 @@ def decide(
         markers=selection.markers if limits.complete_when == "success_marker" else {},
         sweep=listing.sweep,
     )
-    earlier = _earlier(state, files, new) if limits.include_earlier else {}
+    earlier = _earlier(files, new, selection, digests) if limits.include_earlier else {}
     notes, warnings = _reasons(selection, failures, read, new)
     seen = f"{count(len(listing.entries), 'entry', 'entries')} looked at in {location}"
     if len(new) + len(earlier) > MAX_FILES_IN_RUN:
@@ -244,11 +244,18 @@ def _request(new: Mapping[str, str], earlier: Mapping[str, str], location: str) 
     )
 
 
-def _earlier(state: NewDataState, files: Mapping[str, Sequence], new: Mapping[str, str]) -> dict[str, str]:
-    """Return digest -> path of the files decided before this tick and still there in that form."""
+def _earlier(
+    files: Mapping[str, Sequence],
+    new: Mapping[str, str],
+    selection: Selection,
+    digests: Mapping[str, str],
+) -> dict[str, str]:
+    """Return digest -> path of the other decided files that are still there in the form that was decided."""
+    changed = {*selection.waiting, *(entry.path for entry in selection.ready if entry.path not in digests)}
+    changed.update(*selection.refused.values())
     earlier: dict[str, str] = {}
     for path, known in files.items():
-        if path in state.files and state.files[path][2] == known[2] and known[2] not in new:
+        if known[2] not in new and path not in changed:
             earlier.setdefault(known[2], path)
     return earlier
 

@@ -14,7 +14,8 @@ from jukebox_orch.sensors.events import Decision
 from jukebox_orch.sensors.git_remote import list_tags
 from jukebox_orch.sensors.git_tags import DeployedCode, GitTagsState
 from jukebox_orch.sensors.history import started_events
-from jukebox_orch.sensors.listing import look, open_location, read_digests
+from jukebox_orch.sensors.listing import look, read_digests
+from jukebox_orch.sensors.locations import open_location
 from jukebox_orch.sensors.model_alerts import ModelAlertsState
 from jukebox_orch.sensors.new_data import Limits, NewDataState
 from jukebox_orch.sensors.triggers import GitTagsTrigger, ModelAlertsTrigger, NewDataTrigger
