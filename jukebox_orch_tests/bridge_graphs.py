@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -320,3 +322,67 @@ def broken():
 
 
 failing = dg.Definitions(assets=[broken])
+
+
+# A graph that a real cluster can run: what kfp_acceptance.py submits beside the product's own.
+
+PLACED = {
+    "container_config": {
+        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}},
+        "env": [
+            {
+                "name": "GREETING",
+                "value_from": {"secret_key_ref": {"name": "kfp-bridge-test", "key": "greeting"}},
+            }
+        ],
+        "volume_mounts": [{"name": "scratch", "mount_path": "/scratch"}],
+    },
+    "pod_spec_config": {"volumes": [{"name": "scratch", "empty_dir": {}}]},
+    "pod_template_spec_metadata": {"labels": {"kfp-bridge": "acceptance"}},
+}
+
+
+class Greeting(dg.Config):
+    seconds: float = Field(default=0.0, description="How long the step takes, so that it can be killed")
+    fail: bool = Field(default=False, description="Whether the gate fails")
+
+
+@dg.asset(
+    key="greeted",
+    metadata={"kfp/artifact_type": "Dataset"},
+    code_version="1",
+    op_tags={"dagster-k8s/config": PLACED},
+    retry_policy=dg.RetryPolicy(max_retries=2, delay=1),
+    check_specs=[dg.AssetCheckSpec("polite", asset="greeted", blocking=True)],
+)
+def greeted(config: Greeting):
+    time.sleep(config.seconds)
+    (Path("/scratch") / "written").write_text("a volume is mounted here")
+    yield dg.Output(len(os.environ["GREETING"]), metadata={"letters": len(os.environ["GREETING"])})
+    yield dg.AssetCheckResult(check_name="polite", passed=not config.fail, description="the greeting is rude")
+
+
+@dg.asset(metadata={"kfp/artifact_type": "Dataset"}, code_version="1")
+def doubled(greeted: int):
+    return 2 * greeted
+
+
+@dg.config_mapping
+def greeting_config(val: Greeting):
+    return {"ops": {"greeted": {"config": {"seconds": val.seconds, "fail": val.fail}}}}
+
+
+greeting_job = dg.define_asset_job("greeting", selection=[greeted, doubled], config=greeting_config)
+greeting = dg.Definitions(
+    assets=[greeted, doubled],
+    jobs=[greeting_job],
+    schedules=[
+        dg.ScheduleDefinition(
+            name="every_minute",
+            job=greeting_job,
+            cron_schedule="* * * * *",
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+        )
+    ],
+    resources={"io_manager": JsonFiles()},
+)

@@ -342,6 +342,13 @@ def test_pod_config_is_the_default_of_every_task_and_the_assets_tag_wins():
     assert found["toy__trained_model"].pod.cpu_request == "250m"
 
 
+def test_the_graph_for_a_real_cluster_exports(tmp_path: Path):
+    graph = read_graph(bridge_graphs.greeting, SOURCE, job="greeting")
+    export(graph, "image:1", tmp_path / "greeting.yaml")
+    assert verify(graph, "image:1", load_spec(tmp_path / "greeting.yaml")) == []
+    assert graph.schedules == (Schedule("every_minute", ("* * * * *",), "UTC", True, {}),)
+
+
 def test_two_service_accounts_stop_the_export(tmp_path: Path):
     def as_account(name: str) -> dg.AssetsDefinition:
         config = {"pod_spec_config": {"service_account_name": name}}
