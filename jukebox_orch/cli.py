@@ -1,5 +1,6 @@
 """The command line `jukebox-orch`: what Dagster's own commands do not show."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,6 +26,24 @@ def show(
     except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
+
+
+@app.command()
+def new(
+    name: Annotated[
+        str, typer.Argument(help="Lower-case letters, digits and underscores, for example acme_iris")
+    ],
+    folder: Annotated[Path, typer.Option(help="Where the project's folder is made")] = Path(),
+) -> None:
+    """Write a model project that trains as it is, ready to be changed."""
+    from jukebox_orch.skeleton import write_project
+
+    try:
+        target = write_project(name, folder)
+    except InputError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{target} is ready. Next: uv pip install -e {target}, then read {target / 'README.md'}")
 
 
 @app.callback()

@@ -49,7 +49,8 @@ def resources() -> dict[str, Any]:
             namespace=_setting("NAMESPACE", "default"),
         ),
         "mlflow": MlflowTracking(
-            tracking_uri=tracking_uri or f"sqlite:///{home / 'mlflow.db'}",
+            # By reference: the address may hold a password, and a job's snapshot shows its resources' values.
+            tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI") if tracking_uri else f"sqlite:///{home / 'mlflow.db'}",
             artifact_root="" if tracking_uri else str(home / "mlflow"),
         ),
         "code": _code(),
@@ -86,14 +87,14 @@ def leave_out_broken_projects() -> bool:
     return choice == "leave_out"
 
 
-def sensors(project: str, job_name: str) -> list[dg.SensorDefinition]:
-    """The project's sensors; those that `JUKEBOX_ORCH_TRIGGERS` configures run by themselves.
+def sensors(project: str, job_name: str, triggers: Triggers | None = None) -> list[dg.SensorDefinition]:
+    """The project's sensors; those that `triggers`, or else `JUKEBOX_ORCH_TRIGGERS`, configures run by themselves.
 
     Raises:
         ValueError: the triggers file cannot be read or has a bad field; the message names it.
     """
     path = _setting("TRIGGERS", "")
-    triggers = load_triggers(path).get(project, Triggers()) if path else Triggers()
+    triggers = triggers or (load_triggers(path).get(project) if path else None) or Triggers()
     code = _code()
     return build_sensors(
         project,

@@ -1,0 +1,84 @@
+"""A training graph placed by a `defs.yaml`."""
+
+import functools
+import re
+from typing import Any, Literal
+
+import dagster as dg
+from pydantic import Field
+
+from jukebox_orch import deployment
+from jukebox_orch.assets import build_training_graph
+from jukebox_orch.project import InputError
+from jukebox_orch.registry import discover
+from jukebox_orch.sensors.triggers import Triggers
+
+# Two instances in one project must bring the same objects: Dagster calls equal ones a conflict.
+_deployment_resources = functools.cache(deployment.resources)
+
+
+class TrainingPipeline(dg.Component, dg.Model, dg.Resolvable):
+    """The training graph of an installed model project: from raw data to a registered ONNX model.
+
+    Seven assets with their checks, four jobs and three sensors. Place it more than once, with different
+    settings, by giving each instance a key prefix or a name of its own.
+    """
+
+    project: str = Field(
+        description="Name of an installed model project, for example jukebox",
+        examples=["jukebox", "image_processor"],
+    )
+    key_prefix: list[str] = Field(default_factory=list, description="Put before the name in every asset key")
+    name: str = Field(
+        default="",
+        description="Asset key part, group, prefix of jobs and sensors, and default model name; "
+        "default: key prefix and project, joined by underscores",
+    )
+    source: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Where the data comes from, for example {location: s3://bucket/charts}",
+    )
+    split: dict[str, Any] = Field(default_factory=dict, description="How the data is divided into the splits")
+    hyperparameters: dict[str, Any] = Field(
+        default_factory=dict, description="Defaults of the training, for example {epochs: 20}"
+    )
+    gates: dict[str, Any] = Field(
+        default_factory=dict, description="Thresholds, for example {metric_floor: 0.9}"
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Other defaults of a run: seed, model_name, version, prod_flag"
+    )
+    triggers: dict[str, Any] = Field(
+        default_factory=dict,
+        description="What starts a run: new_data, git_tags, model_alerts, as in the triggers file; "
+        "default: that of the deployment",
+    )
+    resources: Literal["deployment", "own"] = Field(
+        default="deployment",
+        description="deployment: bind artifact_store, model_store, mlflow and code by the environment variables "
+        "of jukebox_orch.deployment; own: this dg project defines them",
+    )
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """The graph, its sensors and, unless they are the dg project's own, its resources.
+
+        Raises:
+            InputError: the project is not installed or broken, or a setting is unknown or out of bounds.
+        """
+        found = discover()
+        if self.project not in found.projects:
+            problem = found.problems.get(self.project, f"installed are {', '.join(found.projects) or 'none'}")
+            raise InputError(f"{context.path}: no model project {self.project!r}: {problem}")
+        name = self.name or re.sub(r"\W", "_", "_".join([*self.key_prefix, self.project]))
+        groups = ("source", "split", "hyperparameters", "gates")
+        defaults = {group: getattr(self, group) for group in groups if getattr(self, group)}
+        graph = build_training_graph(
+            found.projects[self.project],
+            name=name,
+            key_prefix=tuple(self.key_prefix),
+            defaults=defaults | self.settings,
+        )
+        triggers = Triggers.model_validate(self.triggers) if self.triggers else None
+        sensors = deployment.sensors(name, f"{name}_training", triggers)
+        resources = _deployment_resources() if self.resources == "deployment" else {}
+        return dg.Definitions.merge(graph, dg.Definitions(sensors=sensors, resources=resources))
