@@ -1,5 +1,6 @@
 """An instance, an artifact store, a model store and MLflow in one folder, in which test projects are run."""
 
+import functools
 import json
 import os
 import shutil
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pytest
 import yaml
 from mlflow import MlflowClient
 
-from jukebox_orch.assets import build_training_graph
+from jukebox_orch import assets
+from jukebox_orch.assets.graph import Graph
 from jukebox_orch.project import ModelProject
 from jukebox_orch.resources.artifacts import ArtifactStore
 from jukebox_orch.resources.code import Code
@@ -24,6 +27,17 @@ from jukebox_orch_tests.projects import Blobs
 
 CHECKOUT = Path(__file__).parents[1]
 SMALL = {"hyperparameters": {"epochs": 4}, "gates": {"metric_floor": 0.5}}
+
+
+@functools.cache
+def _code_version(project: type[ModelProject]) -> str:
+    return Graph(project()).code_version
+
+
+class SteadyGraph(Graph):
+    """Its code version is taken once: a checkout that is edited while tests run would change it."""
+
+    code_version = property(lambda graph: _code_version(type(graph.project)))  # pyright: ignore
 
 
 class Workplace:
@@ -60,8 +74,11 @@ class Workplace:
         return ArtifactStore(root=self.artifacts)
 
     def definitions(self, project: ModelProject | None = None, **options: Any) -> dg.Definitions:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(assets, "Graph", SteadyGraph)
+            graph = assets.build_training_graph(project or Blobs(), **options)
         return dg.Definitions.merge(
-            build_training_graph(project or Blobs(), **options),
+            graph,
             dg.Definitions(
                 resources={
                     "artifact_store": self.artifact_store(),

@@ -39,3 +39,7 @@ defs = dg.Definitions.merge(
     build_training_graph(Rents()),
     dg.Definitions(resources=deployment.resources(), executor=deployment.executor()),
 )
+
+
+def blobs_training() -> dg.JobDefinition:
+    return defs.resolve_job_def("blobs_training")

@@ -10,7 +10,7 @@ import dagster as dg
 from pydantic import Field
 from upath import UPath
 
-from jukebox_orch.resources.publishing import file_digest, publish
+from jukebox_orch.resources.publishing import file_digest, is_local, publish
 
 
 class StoreError(RuntimeError):
@@ -39,6 +39,13 @@ class ModelStore(dg.ConfigurableResource):
         """
         target = self.entry(model_name, version)
         if (target / "model.onnx").exists():
+            self.load(model_name, version, _sha256(files["model.onnx"]))
+        if target.exists() and not is_local(target):
+            # Without a rename, a process killed between two uploads leaves some of the files.
+            for name, content in files.items():
+                if not (target / name).exists():
+                    (target / name).write_bytes(content)
+        if target.exists():
             self.load(model_name, version, _sha256(files["model.onnx"]))
             return target
 
