@@ -109,6 +109,12 @@ def test_a_content_dropped_again_after_deletion_or_replacement_starts_no_second_
     assert tick([file("a.csv", "a", changed_at=OLD + 9)], replaced.state).requests == []
 
 
+def test_a_content_that_comes_back_after_it_was_overwritten_starts_no_second_run():
+    state = tick([file("a.csv", "a")]).state
+    state = tick([file("a.csv", "b")], state).state
+    assert tick([file("a.csv", "a", changed_at=OLD + 9)], state).requests == []
+
+
 def test_a_growing_file_waits_until_it_was_quiet():
     growing = tick([file("a.csv", "a", changed_at=NOW - 1)])
     assert growing.requests == []
