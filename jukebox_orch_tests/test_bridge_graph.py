@@ -7,9 +7,12 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jukebox_orch_tests import bridge_graphs
 from kfp_bridge.compile import export
+from kfp_bridge.config import parameter_values, run_config
 from kfp_bridge.errors import BridgeError, ExportError
 from kfp_bridge.graph import read_graph
 from kfp_bridge.load import load_definitions
@@ -448,3 +451,33 @@ def test_an_output_that_is_no_yaml_or_has_no_folder_is_refused(tmp_path: Path):
         export(graph, "image:1", tmp_path / "pipeline.json")
     with pytest.raises(BridgeError, match="does not exist"):
         export(graph, "image:1", tmp_path / "absent" / "pipeline.yaml")
+
+
+@pytest.fixture(scope="module")
+def toy_parameters() -> tuple[Parameter, ...]:
+    return read_graph(bridge_graphs.toy, SOURCE, job="toy_training").parameters
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {},
+        optional={
+            "epochs": st.integers(1, 99),
+            "layers": st.lists(st.integers(), max_size=3),
+            "extra": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+            "model_name": st.text(max_size=5),
+            "bad_data": st.booleans(),
+            "floor": st.floats(allow_nan=False),
+        },
+    )
+)
+def test_run_config_and_parameters_are_each_others_inverse(
+    toy_parameters: tuple[Parameter, ...], values: dict[str, Any]
+):
+    config = run_config({parameter.name: parameter.path for parameter in toy_parameters}, values)
+    assert parameter_values(toy_parameters, config) == values
+
+
+def test_a_run_config_that_sets_no_parameter_is_named(toy_parameters: tuple[Parameter, ...]):
+    with pytest.raises(KeyError, match=r"training\.momentum"):
+        parameter_values(toy_parameters, {"training": {"momentum": 1}})

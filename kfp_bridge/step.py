@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -74,7 +75,8 @@ def run_step(step: Mapping[str, Any], task: ExecutorInput) -> None:
         BridgeError: the executor input, the record of an input or the code location is not usable.
     """
     with tempfile.TemporaryDirectory(prefix="kfp-bridge-") as home:
-        os.environ["DAGSTER_HOME"] = home
+        # Before the Definitions load: what they keep in the instance's folder must end with the step.
+        os.environ.update(DAGSTER_HOME=home, DAGSTER_DISABLE_TELEMETRY="1")
         with dg.DagsterInstance.ephemeral(tempdir=home) as instance:
             partition = str(task.parameters["partition_key"]) if step["partitioned"] else None
             _report_inputs(step, task, instance, Path(home))
@@ -84,10 +86,12 @@ def run_step(step: Mapping[str, Any], task: ExecutorInput) -> None:
             _raise_on_failure(result, record)
 
 
+@cache
 def reconstruct_job(step_json: str) -> dg.JobDefinition:
     """The job with exactly the step's assets and checks, run in this process.
 
-    Retries are left to KFP: inside the step they would multiply with the task's own.
+    Retries are left to KFP: inside the step they would multiply with the task's own. Dagster asks for the job
+    several times in a run; within one process it is the same.
     """
     step = json.loads(step_json)
     defs = load_definitions(Source(**step["source"]))
