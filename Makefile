@@ -9,7 +9,7 @@ PORT ?= 3000
 # One place for runs, artifacts, the MLflow database and the model store.
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help install train ui mlflow-ui test test-slow lint format bench lock clean
+.PHONY: help install train ui mlflow-ui test test-slow lint format bench replay lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ format: install ## format and sort imports
 
 bench: install ## measure: medians of three with their spread, ours and the plain way in the same run
 	$(BIN)/python -m benchmarks
+
+replay: install ## play the real days with the real daemon: make replay [DATA=../shared/data]
+	$(BIN)/python -m benchmarks.replay $(or $(DATA),../shared/data)
 
 lock: ## resolve requirements.lock again from pyproject.toml
 	$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --all-extras --upgrade pyproject.toml -o requirements.lock

@@ -7,10 +7,14 @@ from jukebox_orch.assets import broken_project, build_training_graph
 from jukebox_orch.registry import discover, load_projects
 
 found = discover() if deployment.leave_out_broken_projects() else load_projects()
+triggers = deployment.triggers(found.projects)
 
 defs = dg.Definitions.merge(
     *(build_training_graph(project) for project in found.projects.values()),
-    *(dg.Definitions(sensors=deployment.sensors(name, f"{name}_training")) for name in found.projects),
     *(broken_project(name, problem) for name, problem in found.problems.items()),
-    dg.Definitions(resources=deployment.resources(), executor=deployment.executor()),
+    dg.Definitions(
+        sensors=[s for name in found.projects for s in deployment.sensors(name, triggers.get(name))],
+        resources=deployment.resources(),
+        executor=deployment.executor(),
+    ),
 )

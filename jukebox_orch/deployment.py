@@ -22,6 +22,7 @@
 """
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def resources() -> dict[str, Any]:
         ),
         "mlflow": MlflowTracking(
             # By reference: the address may hold a password, and a job's snapshot shows its resources' values.
-            tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI") if tracking_uri else f"sqlite:///{home / 'mlflow.db'}",
+            tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI")
+            if tracking_uri
+            else f"sqlite:///{home / 'mlflow.db'}",
             artifact_root="" if tracking_uri else str(home / "mlflow"),
         ),
         "code": _code(),
@@ -87,19 +90,23 @@ def leave_out_broken_projects() -> bool:
     return choice == "leave_out"
 
 
-def sensors(project: str, job_name: str, triggers: Triggers | None = None) -> list[dg.SensorDefinition]:
-    """The project's sensors; those that `triggers`, or else `JUKEBOX_ORCH_TRIGGERS`, configures run by themselves.
+def triggers(projects: Collection[str] | None = None) -> dict[str, Triggers]:
+    """What `JUKEBOX_ORCH_TRIGGERS` configures, by project; with `projects`, no other name may be in it.
 
     Raises:
-        ValueError: the triggers file cannot be read or has a bad field; the message names it.
+        ValueError: the triggers file cannot be read or has a bad project or field; the message names it.
     """
     path = _setting("TRIGGERS", "")
-    triggers = triggers or (load_triggers(path).get(project) if path else None) or Triggers()
+    return load_triggers(path, projects) if path else {}
+
+
+def sensors(project: str, configured: Triggers | None) -> list[dg.SensorDefinition]:
+    """The sensors of a project's training job; those that are configured run by themselves."""
     code = _code()
     return build_sensors(
         project,
-        job_name,
-        triggers,
+        f"{project}_training",
+        configured or Triggers(),
         deployed=lambda: DeployedCode(code.commit(), code.tag()),
         state_root=_setting("SENSOR_STATE", str(_home() / "sensors")),
         # A pod runs the code of its image: a tag waits until that is the tag's.

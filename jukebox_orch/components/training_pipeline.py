@@ -78,7 +78,9 @@ class TrainingPipeline(dg.Component, dg.Model, dg.Resolvable):
             key_prefix=tuple(self.key_prefix),
             defaults=defaults | self.settings,
         )
-        triggers = Triggers.model_validate(self.triggers) if self.triggers else None
-        sensors = deployment.sensors(name, f"{name}_training", triggers)
+        triggers = (
+            Triggers.model_validate(self.triggers) if self.triggers else deployment.triggers().get(name)
+        )
+        sensors = deployment.sensors(name, triggers)
         resources = _deployment_resources() if self.resources == "deployment" else {}
         return dg.Definitions.merge(graph, dg.Definitions(sensors=sensors, resources=resources))
