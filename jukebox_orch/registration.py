@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,9 +25,10 @@ from jukebox_orch.values import OnnxModel
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+STAGES = ("staging", "production")
 _SHA256 = "onnx_sha256"
 _HISTORY = "champion_history"
 _HISTORY_LENGTH = 20
@@ -108,9 +109,12 @@ def add_version(mlflow: MlflowTracking, store: ModelStore, registration: Registr
     if existing:
         number = existing[0].version
     else:
+        source = registration.log_model()
         number = client.create_model_version(
             name,
-            source=registration.log_model(),
+            source=source,
+            # A server refuses a logged model's URI without its id; the embedded store does not ask.
+            model_id=source.removeprefix("models:/"),
             run_id=registration.mlflow_run_id,
             tags={**registration.tags, _SHA256: registration.onnx.report.sha256},
             description=registration.description,
@@ -148,14 +152,19 @@ def promote(mlflow: MlflowTracking, model_name: str, number: str, *, alias: str,
 
 def champion_history(mlflow: MlflowTracking, model_name: str) -> list[dict[str, str]]:
     """Who was champion since when, by which run and why; oldest first, at most 20 entries."""
-    tags = mlflow.client().get_registered_model(model_name).tags
-    return json.loads(tags.get(_HISTORY, "[]"))
+    found = _registered(mlflow.client(), model_name)
+    return json.loads(found.tags.get(_HISTORY, "[]")) if found else []
 
 
 def rollback(
     mlflow: MlflowTracking, store: ModelStore, model_name: str, version: str, *, by: str, why: str
 ) -> tuple[str | None, str]:
     """Move the champion to `version`, or to the one before the current one when empty.
+
+    `staging` and `production` move along where they were on the version that is left.
+
+    Args:
+        by: who moves it, and by which run: a second attempt of the same run goes on with what the first began.
 
     Returns:
         The version that was champion, and the one that is now.
@@ -164,15 +173,20 @@ def rollback(
         RegistrationError: no such version, none before, or its file or example prediction do not verify.
     """
     client = mlflow.client()
-    current = _aliases(client, model_name).get(CHAMPION)
+    aliases, history = _aliases(client, model_name), champion_history(mlflow, model_name)
+    left = aliases.get(CHAMPION)
+    if history and history[-1]["by"] == by:
+        version = version or history[-1]["version"]
+        left = next((e["version"] for e in reversed(history[:-1]) if e["version"] != version), left)
+    version = version or _champion_before(history, left)
     if not version:
-        before = [e["version"] for e in champion_history(mlflow, model_name) if e["version"] != current]
-        if not before:
-            raise RegistrationError(f"{model_name}: no champion before version {current}; name a version")
-        version = before[-1]
+        raise RegistrationError(f"{model_name}: no champion before version {left}; name a version")
     verify(mlflow, store, model_name, version)
     promote(mlflow, model_name, version, alias=CHAMPION, by=by, why=why)
-    return current, version
+    for stage in STAGES:
+        if left is not None and aliases.get(stage) == left:
+            client.set_registered_model_alias(model_name, stage, version)
+    return left, version
 
 
 def verify(mlflow: MlflowTracking, store: ModelStore, model_name: str, number: str) -> float:
@@ -241,14 +255,26 @@ def _ensure_model(client: MlflowClient, name: str) -> None:
             raise
 
 
+def _champion_before(history: Sequence[Mapping[str, str]], current: str | None) -> str:
+    """The champion before `current` was it for the last time; empty when there is none."""
+    times = [i for i, entry in enumerate(history) if entry["version"] == current]
+    before = [e["version"] for e in history[: times[-1] if times else None] if e["version"] != current]
+    return before[-1] if before else ""
+
+
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:
+    found = _registered(client, name)
+    return {alias: str(version) for alias, version in found.aliases.items()} if found else {}
+
+
+def _registered(client: MlflowClient, name: str) -> RegisteredModel | None:
     from mlflow.exceptions import MlflowException
 
     try:
-        return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
+        return client.get_registered_model(name)
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
+            return None
         raise
 
 

@@ -171,9 +171,9 @@ class Workplace:
         found = self.client().search_registered_models(f"name = '{model}'")
         return {alias: str(version) for m in found for alias, version in m.aliases.items()}
 
-    def versions(self, model: str = "blobs") -> list[str]:
-        found = self.client().search_model_versions(f"name = '{model}'")
-        return sorted((v.version for v in found), key=int)
+    def versions(self, model: str = "blobs") -> list[int]:
+        """Return the version numbers, ascending; a server gives them as text, the embedded store as numbers."""
+        return sorted(int(v.version) for v in self.client().search_model_versions(f"name = '{model}'"))
 
 
 def _replace(database: Path, old: str, new: str) -> None:

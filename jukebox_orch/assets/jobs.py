@@ -8,7 +8,7 @@ from pydantic import Field
 
 from jukebox_orch.assets.config import job_config
 from jukebox_orch.assets.graph import RETRY_POLICY, Graph
-from jukebox_orch.registration import rollback
+from jukebox_orch.registration import RegistrationError, rollback
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
 from jukebox_orch.resources.model_store import ModelStore
 
@@ -71,10 +71,13 @@ def _rollback_job(graph: Graph) -> dg.JobDefinition:
         model_store: ModelStore,
     ) -> None:
         by = f"{config.requested_by or getpass.getuser()}, dagster run {context.run_id}"
-        with mlflow.lock(config.model_name):
-            before, now = rollback(
-                mlflow, model_store, config.model_name, config.version, by=by, why=config.reason
-            )
+        try:
+            with mlflow.lock(config.model_name):
+                before, now = rollback(
+                    mlflow, model_store, config.model_name, config.version, by=by, why=config.reason
+                )
+        except RegistrationError as error:  # trying again does not mend a version
+            raise dg.Failure(description=str(error), allow_retries=False) from error
         context.log.info(f"champion of {config.model_name}: version {before} -> {now} ({config.reason})")
         context.log_event(
             dg.AssetObservation(

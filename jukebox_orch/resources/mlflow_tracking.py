@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
@@ -39,9 +40,10 @@ class MlflowTracking(dg.ConfigurableResource):
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
             # Progress bars do not belong into the log of a run.
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+            self._give_credentials()
             import mlflow
 
-            mlflow.set_tracking_uri(self.tracking_uri)
+            mlflow.set_tracking_uri(self.address)
             if self.tracking_uri.startswith("sqlite:///"):
                 # Processes that open a fresh file at the same time trip over each other's migration.
                 from filelock import FileLock
@@ -52,8 +54,18 @@ class MlflowTracking(dg.ConfigurableResource):
                     self._client = mlflow.MlflowClient(self.tracking_uri)
                     self._client.search_experiments(max_results=1)
             else:
-                self._client = mlflow.MlflowClient(self.tracking_uri)
+                self._client = mlflow.MlflowClient(self.address)
         return self._client
+
+    @property
+    def address(self) -> str:
+        """The tracking URI without user and password: it is shown in messages and metadata."""
+        parts = urlsplit(self.tracking_uri)
+        return (
+            urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+            if parts.netloc
+            else self.tracking_uri
+        )
 
     def run_id(self, run: dg.DagsterRun, experiment: str, tags: dict[str, str]) -> str:
         """The MLflow run of a Dagster run, created when there is none.
@@ -91,8 +103,15 @@ class MlflowTracking(dg.ConfigurableResource):
 
     def url(self, experiment: str, run_id: str) -> str:
         """Page of the MLflow run; for the embedded store, as `mlflow server` shows it on its default port."""
-        base = self.tracking_uri if self.tracking_uri.startswith("http") else "http://127.0.0.1:5000"
+        base = self.address if self.address.startswith("http") else "http://127.0.0.1:5000"
         return f"{base.rstrip('/')}/#/experiments/{self._experiment(experiment)}/runs/{run_id}"
+
+    def _give_credentials(self) -> None:
+        """Hand user and password of the URI to MLflow by the variables it reads, where it shows them to nobody."""
+        parts = urlsplit(self.tracking_uri)
+        if parts.username is not None and parts.password is not None:
+            os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
+            os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
