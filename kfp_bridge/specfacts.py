@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from kfp_bridge.errors import BridgeError
 from kfp_bridge.facts import Facts
 from kfp_bridge.model import CONFUSION_MATRIX, INFO_MARK, METRICS, RECORD, REPORT, REPORT_HTML
 from kfp_bridge.names import identifier
@@ -16,9 +17,16 @@ _SYSTEM = "system."
 
 
 def spec_facts(spec: PipelineSpec) -> Facts:
-    """Facts of the YAML; a field that nothing here understands becomes a fact `… unexpected …`."""
-    reader = _Reader(spec)
-    reader.read()
+    """Facts of the YAML; a field that nothing here understands becomes a fact `… unexpected …`.
+
+    Raises:
+        BridgeError: a part of the YAML lacks what kfp-bridge always writes; the file is truncated or edited.
+    """
+    try:
+        reader = _Reader(spec)
+        reader.read()
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise BridgeError(f"{spec.place}: is truncated or edited: {type(error).__name__}: {error}") from error
     return reader.facts
 
 
