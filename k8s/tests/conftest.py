@@ -204,7 +204,7 @@ def metadata(run: dict[str, Any], noun: str) -> dict[str, str]:
 def cluster() -> Cluster:
     """The system, applied and rolled out."""
     cluster = Cluster()
-    subprocess.run([str(ROOT / "k8s/create-secrets")], check=True)
+    subprocess.run([str(ROOT / "k8s/create-secrets"), NAMESPACE], check=True)
     cluster.run("apply", "-k", OVERLAY)
     cluster.rolled_out()
     return cluster
