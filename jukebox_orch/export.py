@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jukebox_orch.mapped import pieces
 from jukebox_orch.project import Features, ModelProject
-from jukebox_orch.training import seeded_keras
+from jukebox_orch.training import scoring_batch, seeded_keras
 from jukebox_orch.values import OnnxModel, OnnxReport
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 # The newest that tf2onnx 1.17 writes and every onnxruntime since 1.14 reads.
 OPSET = 18
-_BATCH = 4096
 
 
 class UnsafeFileError(ValueError):
@@ -79,10 +79,7 @@ class OnnxPredictor:
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Outputs (n, outputs) for raw inputs (n, …), in batches of bounded size."""
-        parts = [
-            self.session.run(None, self.feed(x[start : start + _BATCH]))[0]
-            for start in range(0, len(x), _BATCH)
-        ]
+        parts = [self.session.run(None, self.feed(piece))[0] for _, piece in pieces(x, scoring_batch(x))]
         return np.concatenate(parts)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     def feed(self, x: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jukebox_orch.mapped import pieces, release
 from jukebox_orch.project import Features, Hyperparameters, InputError, ModelProject, Part
 from jukebox_orch.values import FeatureSet, TrainedModel, Training, array_digest
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 # Eigen splits its sums by thread: with a fixed number a laptop and a pod add in the same order.
 _THREADS = "2"
 _SCORED_ENTRIES = 20_000
-_SCORING_BATCH = 1024
 # Splits up to this size are held in memory by TensorFlow; larger ones are read batch by batch from their file.
 _IN_MEMORY_BYTES = 128 << 20
 
@@ -67,7 +67,7 @@ def train(
     history = model.fit(
         _training_batches(project, features.train, hyperparameters, seed),
         epochs=hyperparameters.epochs,
-        validation_data=_batches(features.validation, _SCORING_BATCH),
+        validation_data=_batches(features.validation, scoring_batch(features.validation.x)),
         shuffle=False,  # the pipeline shuffles, by the seed
         verbose=0,  # pyright: ignore[reportArgumentType]
         callbacks=callbacks,
@@ -95,12 +95,18 @@ def train(
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """Outputs (n, outputs) float32 of the network for raw inputs (n, …)."""
     # Keras copies what it is given: a large split goes in pieces.
-    rows = max(_SCORING_BATCH, len(x) * _IN_MEMORY_BYTES // max(x.nbytes, 1))
+    batch = scoring_batch(x)
+    rows = max(batch, len(x) * _IN_MEMORY_BYTES // max(x.nbytes, 1))
     parts = [
-        model.predict(x[start : start + rows], batch_size=_SCORING_BATCH, verbose=0)  # pyright: ignore[reportArgumentType]
-        for start in range(0, len(x), rows)
+        model.predict(piece, batch_size=batch, verbose=0)  # pyright: ignore[reportArgumentType]
+        for _, piece in pieces(x, rows)
     ]
     return np.concatenate(parts)
+
+
+def scoring_batch(x: np.ndarray) -> int:
+    """Entries predicted at a time: a convolution holds a hundred times the size of its image."""
+    return 1024 if x.ndim == 2 else 128
 
 
 def serving_model(project: ModelProject, features: Features, hyperparameters: Any) -> keras.Model:
@@ -183,13 +189,13 @@ def _batches(part: Part, batch_size: int, seed: int | None = None) -> Any:
         entries = entries.shuffle(len(part), seed=seed, reshuffle_each_iteration=True)
     batches = entries.batch(batch_size)
 
+    def take(index: np.ndarray) -> tuple[np.ndarray, ...]:
+        rows = tuple(array[index] for array in arrays)
+        release(part.x)
+        return rows
+
     def read(index: Any) -> tuple[Any, ...]:
-        rows = tf.numpy_function(
-            lambda i: tuple(array[i] for array in arrays),
-            [index],
-            [array.dtype for array in arrays],
-            stateful=False,
-        )
+        rows = tf.numpy_function(take, [index], [array.dtype for array in arrays], stateful=False)
         return tuple(
             tf.ensure_shape(row, (None, *array.shape[1:])) for row, array in zip(rows, arrays, strict=True)
         )
@@ -226,4 +232,12 @@ def _score(project: ModelProject, model: keras.Model, part: Part) -> dict[str, f
     prediction = predict(model, part.x)
     if not np.isfinite(prediction).all():
         return dict.fromkeys(project.task.metrics, float("nan"))
+    if project.task.kind == "classification":
+        sums = prediction.sum(axis=1)
+        if prediction.min() < 0 or np.abs(sums - 1).max() > 1e-3:
+            raise InputError(
+                f"{project.name}: the network's outputs are no probabilities ({prediction.min():.3g} to "
+                f"{prediction.max():.3g}, rows sum to {sums.min():.3g}..{sums.max():.3g}): end build_model() in a "
+                "softmax"
+            )
     return project.task.score(part, prediction)

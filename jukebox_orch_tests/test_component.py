@@ -210,5 +210,5 @@ def test_dg_lists_the_component_with_its_schema(folder: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    components = {entry["key"]: entry for entry in json.loads(done.stdout)}
+    components = {entry["key"]: entry for entry in json.loads(done.stdout)["items"]}
     assert "training graph" in components["jukebox_orch.components.TrainingPipeline"]["summary"]

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from jukebox_orch.export import UnsafeFileError
+from jukebox_orch.mapped import release
 from jukebox_orch.project import Features, Normalization, Part
 from jukebox_orch.training import import_keras
 from jukebox_orch.values import (
@@ -110,6 +111,7 @@ def _write_dataset(value: dict[str, pd.DataFrame | np.ndarray], folder: Path) ->
             part.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
         else:
             np.save(folder / f"{name}.npy", part, allow_pickle=False)
+            release(part)
 
 
 def _read_dataset(folder: Path) -> dict[str, pd.DataFrame | np.ndarray]:
@@ -139,6 +141,7 @@ def _write_features(value: FeatureSet, folder: Path) -> None:
         arrays |= {f"slice{i}": mask for i, mask in enumerate(part.slices.values())}
         for field, array in arrays.items():
             np.save(folder / f"{name}-{field}.npy", array, allow_pickle=False)
+            release(array)
     np.save(folder / "offset.npy", np.asarray(features.normalization.offset), allow_pickle=False)
     np.save(folder / "scale.npy", np.asarray(features.normalization.scale), allow_pickle=False)
     described = {

@@ -72,7 +72,7 @@ class AcmeIris(ModelProject):
     tables = {"flowers": (*MEASUREMENTS, "species")}  # noqa: RUF012
     rules = {  # noqa: RUF012
         "measurements": "Every measurement is a length between 0 and 20 centimetres.",
-        "species": "Every flower is of a known species.",
+        "species": "Every flower is of a known species, and every species occurs.",
     }
     split = IrisSplit
     hyperparameters = IrisHyperparameters
@@ -85,7 +85,7 @@ class AcmeIris(ModelProject):
         return {"flowers": pd.concat([_read(file) for file in files], ignore_index=True)}
 
     def validate(self, dataset: Dataset) -> Validation:
-        """Quarantine flowers with impossible measurements; an unknown species stops the run."""
+        """Quarantine flowers with impossible measurements; an unknown or missing species stops the run."""
         flowers = pd.DataFrame(dataset["flowers"])
         impossible, unknown = ~_measured(flowers), ~flowers["species"].isin(SPECIES)
         findings = []
@@ -102,6 +102,9 @@ class AcmeIris(ModelProject):
             names = ", ".join(map(str, flowers.loc[unknown, "species"].unique()[:5]))
             message = f"unknown species {names}; known are {', '.join(SPECIES)}"
             findings.append(Finding("species", message, int(unknown.sum()), fatal=True))
+        if missing := sorted(set(SPECIES) - set(flowers["species"])):
+            message = f"no flower of {', '.join(missing)}: add some, a model learns what it sees"
+            findings.append(Finding("species", message, len(missing), fatal=True))
         return Validation(len(flowers), int((impossible | unknown).sum()), findings)
 
     def build_features(self, dataset: Dataset, split: IrisSplit, seed: int) -> Features:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
+
+from jukebox_orch.mapped import release
 
 SHAPE = (32, 32, 3)
 """Height, width, channels (red, green, blue) of every image."""
@@ -44,15 +45,10 @@ class Spool:
         return np.memmap(self._file, np.uint8, "r", shape=(self._rows, *SHAPE))
 
 
-def chunks(images: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Pieces of at most `CHUNK` images with the index of their first."""
-    for start in range(0, len(images), CHUNK):
-        yield start, images[start : start + CHUNK]
-
-
 def select(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The images at `rows`, spooled: uint8 (len(rows), 32, 32, 3)."""
     with Spool() as spool:
         for start in range(0, len(rows), CHUNK):
             spool.append(images[rows[start : start + CHUNK]])
+            release(images)
         return spool.array()
