@@ -29,6 +29,7 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
         artifact_type="Artifact",
         description="Metrics on the untouched test split, beside simple baselines and the current champion.",
         upstream=["trained_model", "features"],
+        cacheable=False,
         checks=[
             Check("metric_floor", f"Test {graph.project.task.primary} reaches the configured floor."),
             Check(

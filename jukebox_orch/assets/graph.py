@@ -117,12 +117,14 @@ class Graph:
         checks: Sequence[Check],
         upstream: Sequence[str] = (),
         pool: str | None = None,
+        cacheable: bool = True,
     ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
         """Decorate the function that computes one of the graph's assets.
 
         Args:
             artifact_type: what the value is on Kubeflow Pipelines: Dataset, Model or Artifact.
             upstream: nouns of the assets it takes, as arguments of the same names.
+            cacheable: False where the result depends on more than the inputs, such as the current champion.
         """
 
         def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
@@ -137,7 +139,7 @@ class Graph:
                 io_manager_key="artifact_store",
                 config_schema=config_schema(self.settings_type, ASSET_SETTINGS[noun]),
                 op_tags=_pod(self.name, noun),
-                metadata={"kfp/artifact_type": artifact_type},
+                metadata={"kfp/artifact_type": artifact_type, "kfp/cache": cacheable},
                 tags={"jukebox/project": self.name},
                 ins={name: dg.AssetIn(key=self.key(name), dagster_type=_ARTIFACT) for name in upstream},
                 check_specs=[

@@ -42,6 +42,7 @@ def registered_model_asset(graph: Graph) -> dg.AssetsDefinition:
         artifact_type="Artifact",
         description="The model where a server reaches it, and its version, metrics, lineage and aliases in MLflow.",
         upstream=["onnx_model", "evaluation", "features"],
+        cacheable=False,
         checks=[
             Check(
                 "reads_back",

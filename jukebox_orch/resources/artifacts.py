@@ -81,9 +81,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
         materialization = _materialization(
             context.instance, context.asset_key, run_id=upstream.run_id if upstream else None
         )
-        value = self.read(materialization.metadata, context.asset_key)
-        context.add_input_metadata({"path": materialization.metadata["path"].value})
-        return value
+        return self.read(materialization.metadata, context.asset_key)
 
     def recall(self, instance: dg.DagsterInstance, asset_key: dg.AssetKey, fingerprint: str) -> Stored | None:
         """The value this asset had when it was made from the same inputs, code and configuration.
