@@ -1,0 +1,93 @@
+"""`jukebox-orch new` writes a project that keeps the contract and trains."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jukebox_orch.cli import app
+from jukebox_orch.project import InputError
+from jukebox_orch.skeleton import write_project
+from jukebox_orch_tests.installed import install
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new project, looking installed to processes that have its folder on their import path."""
+    target = write_project("acme_things", tmp_path_factory.mktemp("new"))
+    described = tomllib.loads((target / "pyproject.toml").read_text())["project"]
+    install(target, described["name"], described["entry-points"])
+    return target
+
+
+def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    """Run a tool of this environment in the project's folder."""
+    home = project / "home"
+    home.mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": str(project), "DAGSTER_HOME": str(home), "MLFLOW_TRACKING_URI": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
+    )
+
+
+def test_the_command_writes_the_project_and_says_what_next(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["new", "acme_things", "--folder", str(tmp_path)])
+    assert result.exit_code == 0
+    assert "uv pip install -e" in result.output
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {
+        "acme_things/README.md",
+        "acme_things/pyproject.toml",
+        "acme_things/acme_things/__init__.py",
+        "acme_things/acme_things/sample.csv",
+        "acme_things/tests/test_contract.py",
+    }
+
+
+def test_no_placeholder_is_left(project: Path) -> None:
+    for path in project.rglob("*"):
+        if path.is_file():
+            assert "$" not in path.read_text(), path
+        assert "__name__" not in path.name
+    ast.parse((project / "acme_things" / "__init__.py").read_text())
+
+
+def test_its_contract_suite_passes(project: Path) -> None:
+    done = run(
+        project, "pytest", "-p", "no:cacheprovider", "-c", "/dev/null", f"--rootdir={project}", "tests"
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert re.search(r"2\d passed", done.stdout), done.stdout[-3000:]
+
+
+def test_it_trains_and_registers(project: Path) -> None:
+    job = ("-m", "jukebox_orch.definitions", "-j", "acme_things_training")
+    done = run(project, "dagster", "job", "execute", *job)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(list((project / "home" / "models" / "acme_things").rglob("model.onnx"))) == 1
+
+
+@pytest.mark.parametrize("name", ["Acme", "1st", "acme-things", "class", "", "../x", "a" * 41])
+def test_names_that_cannot_be_are_refused(name: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["new", name, "--folder", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "cannot be a project's name" in result.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        write_project("acme", tmp_path)
+    assert (tmp_path / "acme" / "mine.txt").read_text() == "mine"
