@@ -16,6 +16,7 @@ from jukebox_orch import drift, tracking
 from jukebox_orch.evaluation import evaluate
 from jukebox_orch.export import OnnxPredictor, export
 from jukebox_orch.projects.jukebox import Jukebox
+from jukebox_orch.projects.jukebox.features import JukeboxSplit
 from jukebox_orch.registration import Registration, add_version, promote
 from jukebox_orch.resources.formats import format_of
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
@@ -45,7 +46,7 @@ def main() -> None:
     digest = format_of(dataset).digest(dataset)
     project.validate(dataset)
     features = FeatureSet(
-        project.build_features(dataset, project.split(), 42),
+        project.build_features(dataset, JukeboxSplit(), 42),
         digest,
         drift.profile(project.monitored(dataset)),
     )

@@ -11,9 +11,11 @@ class Code(dg.ConfigurableResource):
     """Commit and version of the deployed code: baked in at build time, or read from its checkout."""
 
     git_commit: str = Field(
-        "", description="Commit the deployment was built from; empty: that of the checkout"
+        default="", description="Commit the deployment was built from; empty: that of the checkout"
     )
-    version: str = Field("", description="Version the deployment was built from; empty: that of the checkout")
+    version: str = Field(
+        default="", description="Version the deployment was built from; empty: that of the checkout"
+    )
 
     def commit(self) -> str | None:
         """The commit, or None where it is not known."""

@@ -27,7 +27,7 @@ class MlflowTracking(dg.ConfigurableResource):
         description="http(s):// address of a server, or sqlite:///path for the embedded store"
     )
     artifact_root: str = Field(
-        "", description="Where the embedded store keeps artifacts; a server decides itself"
+        default="", description="Where the embedded store keeps artifacts; a server decides itself"
     )
     _client: Any = PrivateAttr(default=None)
 

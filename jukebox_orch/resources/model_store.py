@@ -22,10 +22,11 @@ class ModelStore(dg.ConfigurableResource):
 
     root: str = Field(description="Folder or fsspec URL of the store")
     model_storage_pvc: str = Field(
-        "", description="Kubernetes volume claim that holds `root`; names the model in the InferenceService"
+        default="",
+        description="Kubernetes volume claim that holds `root`; names the model in the InferenceService",
     )
-    cluster_domain: str = Field("cluster.local", description="DNS domain of the Kubernetes cluster")
-    namespace: str = Field("default", description="Kubernetes namespace of the model servers")
+    cluster_domain: str = Field(default="cluster.local", description="DNS domain of the Kubernetes cluster")
+    namespace: str = Field(default="default", description="Kubernetes namespace of the model servers")
 
     def entry(self, model_name: str, version: str) -> UPath:
         """Folder of one version."""
