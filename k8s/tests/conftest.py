@@ -108,9 +108,19 @@ class Dagster:
     cluster: Cluster
 
     def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        with self.cluster.forwarded("service/jukebox-webserver", 80) as url:
-            answer = httpx.post(f"{url}/graphql", json={"query": query, "variables": variables}, timeout=60)
-        content = answer.json()
+        """Ask, and again where a connection was lost.
+
+        After a restart of PostgreSQL the webserver meets each of its idle connections once with an error.
+        """
+        for _ in range(5):
+            with self.cluster.forwarded("service/jukebox-webserver", 80) as url:
+                answer = httpx.post(
+                    f"{url}/graphql", json={"query": query, "variables": variables}, timeout=60
+                )
+            content = answer.json()
+            if "OperationalError" not in json.dumps(content.get("errors", [])):
+                break
+            time.sleep(3)
         assert "errors" not in content, content["errors"]
         return content["data"]
 
@@ -133,9 +143,23 @@ class Dagster:
         return self.ask(_LAUNCH, params=params)["launchRun"]
 
     def start(self, config: dict[str, Any] | None = None, **options: Any) -> str:
-        answer = self.launch(config or {}, **options)
+        """Launch and return the run's id; again where a connection was lost, as in `ask`."""
+        for _ in range(5):
+            answer = self.launch(config or {}, **options)
+            if answer["__typename"] != "PythonError" or "OperationalError" not in answer["message"]:
+                break
+            time.sleep(3)
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return answer["run"]["runId"]
+
+    def loaded(self) -> bool:
+        """Whether the webserver has the code location; for some seconds after a roll-out it has the old one."""
+        answer = self.ask(
+            "{ locationStatusesOrError { __typename } repositoriesOrError { ... on "
+            "RepositoryConnection { nodes { jobs { name } } } } }"
+        )
+        nodes = answer["repositoriesOrError"].get("nodes", [])
+        return any(job["name"] == "jukebox_training" for node in nodes for job in node["jobs"])
 
     def run(self, run_id: str) -> dict[str, Any]:
         return self.ask(_RUN, id=run_id)["runOrError"]
@@ -212,7 +236,9 @@ def cluster() -> Cluster:
 
 @pytest.fixture(scope="session")
 def dagster(cluster: Cluster) -> Dagster:
-    return Dagster(cluster)
+    dagster = Dagster(cluster)
+    wait_until(dagster.loaded, 120, "the webserver to load the code location")
+    return dagster
 
 
 @pytest.fixture(scope="session")
