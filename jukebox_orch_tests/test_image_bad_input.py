@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -322,6 +323,16 @@ class TestValidation:
         (finding,) = verdict(path).findings
         assert (finding.rule, finding.fatal, finding.count) == ("labels", True, 2)
         assert f"{path}: data_batch_6.bin: image 1 has label 10; there are 10 classes" in finding.message
+
+    def test_missing_labels(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
+        project = ImageProcessor()
+        dataset = project.load(ImageSource(location=str(tmp_path / "a.npz")))
+        table = pd.DataFrame(dataset["samples"])
+        dataset["samples"] = table.assign(label=table["label"].astype(float).where(table["row"] != 3))
+        (finding,) = project.validate(dataset).findings
+        assert finding.fatal
+        assert "image 3 has label nan" in finding.message
 
     def test_negative_labels(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS - 1, classes=["a", "b"])

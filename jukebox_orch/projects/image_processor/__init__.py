@@ -130,7 +130,9 @@ class ImageProcessor(ModelProject):
         rows = split_rows(dataset, split.validation_share, split.test_share, split.published_test, seed)
         images, samples, names = tables(dataset)
         parts = {
-            name: Part.of_rows(select(images, index), samples["label"].to_numpy()[index], digests)
+            name: Part.of_rows(
+                select(images, index), samples["label"].to_numpy()[index].astype(np.int64), digests
+            )
             for name, (index, digests) in rows.items()
         }
         return Features(

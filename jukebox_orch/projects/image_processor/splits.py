@@ -37,7 +37,7 @@ def validate_images(dataset: Dataset) -> Validation:
         message = f"images are {form}; needed is uint8 (n, 32, 32, 3) with n > 0 and n samples"
         return Validation(0, 0, [Finding("images", message, 1, fatal=True)])
     labels, names = samples["label"].to_numpy(), classes["name"].tolist()
-    outside = (labels < 0) | (labels >= len(names))
+    outside = ~_are_classes(labels, len(names))
     if outside.any():
         first = samples[outside].iloc[0]
         message = (
@@ -90,7 +90,9 @@ def split_rows(
     labels = samples["label"].to_numpy()
     blank, contradictory, digests = _unusable(images, labels)
     # Features are made beside validation: what it is about to refuse must not end in a traceback here.
-    usable = ~(blank | contradictory) & (labels >= 0) & (labels < len(names))
+    known = _are_classes(labels, len(names))
+    usable = ~(blank | contradictory) & known
+    labels = np.where(known, labels, 0).astype(np.int64)
     published = np.flatnonzero(usable & samples["test"].to_numpy() & published_test)
     rest = np.flatnonzero(usable & ~np.isin(digests, digests[published]))
     if missing := sorted(set(range(len(names))) - set(labels[rest])):
@@ -119,6 +121,11 @@ def color_statistics(dataset: Dataset) -> pd.DataFrame:
         values[start : start + len(piece), 2:] = colors
     table = pd.DataFrame(values, columns=["brightness", "contrast", "red", "green", "blue"])
     return table.assign(label=samples["label"].to_numpy())
+
+
+def _are_classes(labels: np.ndarray, classes: int) -> np.ndarray:
+    """(n,) bool: a whole number of 0..classes - 1; a missing label is not."""
+    return (labels >= 0) & (labels < classes) & (labels % 1 == 0)
 
 
 def _unusable(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
