@@ -93,7 +93,7 @@ def split_rows(
     known = _are_classes(labels, len(names))
     usable = ~(blank | contradictory) & known
     labels = np.where(known, labels, 0).astype(np.int64)
-    published = np.flatnonzero(usable & samples["test"].to_numpy() & published_test)
+    published = np.flatnonzero(usable & (samples["test"].to_numpy() == 1) & published_test)
     rest = np.flatnonzero(usable & ~np.isin(digests, digests[published]))
     if missing := sorted(set(range(len(names))) - set(labels[rest])):
         raise InputError(f"class {names[missing[0]]!r} has no image beside the published test images")
