@@ -1,14 +1,13 @@
 """Apply twice changes nothing; delete leaves the volumes; apply again finds the history. Last: it takes all down."""
 
 import json
+import subprocess
 
 import httpx
 import pytest
 import yaml
 
-from k8s.tests.conftest import NAMESPACE, OVERLAY, Cluster, Dagster
-
-KEPT = "jukebox/keep!=true"
+from k8s.tests.conftest import NAMESPACE, OVERLAY, ROOT, Cluster, Dagster
 
 
 def test_applying_again_changes_nothing(cluster: Cluster):
@@ -64,7 +63,7 @@ def test_the_launcher_starts_one_run_for_one_key(cluster: Cluster, dagster: Dags
 
 
 def test_delete_leaves_the_volumes_and_apply_finds_the_history(cluster: Cluster, dagster: Dagster, trained):
-    cluster.run("delete", "-k", OVERLAY, "-l", KEPT, "--timeout=180s")
+    subprocess.run([str(ROOT / "k8s/delete"), OVERLAY], check=True)
     left = {o["kind"] for o in _ours(cluster)}
     assert left == {"PersistentVolumeClaim"}
     assert cluster.get("namespace", NAMESPACE)["status"]["phase"] == "Active"
