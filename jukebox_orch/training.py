@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _THREADS = "2"
 _SCORED_ENTRIES = 20_000
 # Splits up to this size are held in memory by TensorFlow; larger ones are read batch by batch from their file.
-_IN_MEMORY_BYTES = 128 << 20
+_IN_MEMORY_BYTES = 32 << 20
 
 
 def train(
