@@ -168,6 +168,7 @@ def _convert(
     for value in [*proto.graph.input, *proto.graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del proto.graph.value_info[:]
+    _number_names_from_the_start(proto.graph)
     onnx.helper.set_model_props(
         proto,
         {
@@ -179,6 +180,28 @@ def _convert(
         },
     )
     return proto.SerializeToString(deterministic=True)
+
+
+def _number_names_from_the_start(graph: onnx.GraphProto) -> None:
+    """Make the file independent of what was converted before: tf2onnx counts names through a process' life."""
+    numbers: dict[str, str] = {}
+
+    def renumbered(name: str) -> str:
+        base, mark, number = name.rpartition("__")
+        if not (mark and number.isdigit()):
+            return name
+        return numbers.setdefault(name, f"{base}__{len(numbers)}")
+
+    graphs = [graph]
+    while graphs:
+        inner = graphs.pop()
+        for tensor in inner.initializer:
+            tensor.name = renumbered(tensor.name)
+        for node in inner.node:
+            node.name = renumbered(node.name)
+            node.input[:] = [renumbered(name) for name in node.input]
+            node.output[:] = [renumbered(name) for name in node.output]
+            graphs += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
 
 
 def _prove(project: ModelProject, content: bytes, features: Features, keras_test: np.ndarray) -> OnnxReport:

@@ -137,7 +137,3 @@ def test_rows_of_another_shape_are_refused():
     predictor = OnnxPredictor(exported(Blobs())[2].content)
     with pytest.raises(ValueError, match=r"the model takes 3 inputs of shape \[batch, 1\], not \(2, 4\)"):
         predictor.predict(np.zeros((2, 4), np.float32))
-
-
-def test_no_rows_are_no_predictions():
-    assert OnnxPredictor(exported(Blobs())[2].content).predict(np.zeros((0, 3), np.float32)).shape == (0, 3)

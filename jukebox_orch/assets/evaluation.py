@@ -8,6 +8,7 @@ import numpy as np
 from jukebox_orch import figures, tracking
 from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import image, records, verdict
+from jukebox_orch.assets.trained_model import failed_gates
 from jukebox_orch.evaluation import evaluate
 from jukebox_orch.project import InputError
 from jukebox_orch.registration import current_champion
@@ -52,6 +53,9 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
                 "trained_model was trained on other features than the latest ones "
                 f"({trained_model.training.features_digest[:12]}, {features.digest[:12]}): materialize it again"
             )
+        # Blocking checks stop their own run; this one may start with the evaluation.
+        if failed := failed_gates(graph, trained_model.training):
+            raise InputError(f"trained_model did not pass its checks ({', '.join(failed)}): train it again")
         champion = current_champion(mlflow, model_store, settings.model_name)
         report, prediction = evaluate(graph.project, trained_model, features, champion)
         checks = [

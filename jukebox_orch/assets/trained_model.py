@@ -47,6 +47,9 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
                 "features and validated_data come from different datasets "
                 f"({features.dataset_digest[:12]} and {validated_data.dataset_digest[:12]}): materialize both again"
             )
+        # Blocking checks stop their own run; this one may have been started for the model alone.
+        if fatal := [finding.rule for finding in validated_data.findings if finding.fatal]:
+            raise InputError(f"validated_data did not pass its checks ({', '.join(fatal)}): correct the data")
         fingerprint = graph.fingerprint(
             NOUN,
             {"features": features.digest},
@@ -105,6 +108,12 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
         )
 
     return trained_model
+
+
+def failed_gates(graph: Graph, training: Training) -> list[str]:
+    """Names of the blocking checks that the model does not pass, for steps of later runs."""
+    results = (_finite_loss(training), _beats_baseline(graph, training))
+    return [str(result.check_name) for result in results if not result.passed]
 
 
 def _finite_loss(training: Training) -> dg.AssetCheckResult:
