@@ -61,7 +61,10 @@ def registration(
 
     feed = {i: np.asarray(value, np.float32) for i, value in inputs.items()}
     output = next(iter(onnx.report.outputs))
-    example = {"inputs": inputs, "outputs": {output: predictor.session.run(None, feed)[0].tolist()}}
+    example = {
+        "inputs": inputs,
+        "outputs": {output: np.asarray(predictor.session.run(None, feed)[0]).tolist()},
+    }
 
     def files(number: str) -> Mapping[str, bytes]:
         return {"example.json": json.dumps(example).encode(), "README.md": f"version {number}".encode()}

@@ -19,9 +19,10 @@ def note(event, arguments):
     if event == "open":
         path, mode, flags = arguments
         writing = any(letter in (mode or "") for letter in "wax+") or (isinstance(flags, int) and flags & 3)
-        if writing and not isinstance(path, int) and not str(path).endswith(".pyc") and ".pyc." not in str(path) and str(path) != "/dev/null":
+        harmless = isinstance(path, int) or ".pyc" in str(path) or str(path) == "/dev/null"
+        if writing and not harmless:
             events.append(["write", str(path)])
-    elif event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "subprocess.Popen", "os.mkdir", "os.rename"):
+    elif event.startswith(("socket.connect", "socket.bind", "socket.getaddr", "subprocess.", "os.mkdir", "os.rename")):
         if event in ("os.mkdir", "os.rename") and "__pycache__" in str(arguments[0]):
             return
         events.append([event, str(arguments[:1])])

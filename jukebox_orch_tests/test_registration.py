@@ -76,8 +76,8 @@ def test_the_version_says_where_it_comes_from(finished):
     assert tags["git/tag"] == "v1.0.0"
     assert tags["version_label"] == "1.0.0"
     assert tags["onnx_sha256"] == place.metadata("blobs/onnx_model")["onnx_sha256"]
-    assert tags["dataset_digest"] == place.materialization("blobs/dataset").tags["dagster/data_version"]
-    assert tags["features_digest"] == place.materialization("blobs/features").tags["dagster/data_version"]
+    assert tags["dataset_digest"] == place.version("blobs/dataset")
+    assert tags["features_digest"] == place.version("blobs/features")
     assert tags["verified"] == "true"
     accuracy = place.value("blobs/evaluation").test.metrics["accuracy"]
     assert float(tags["test_accuracy"]) == pytest.approx(accuracy, abs=1e-6)
@@ -97,7 +97,7 @@ def test_the_mlflow_run_has_parameters_curves_data_and_figures(finished):
     assert [m.step for m in client.get_metric_history(run.info.run_id, "loss")] == [0, 1, 2, 3]
     assert run.data.metrics["test_accuracy"] == place.value("blobs/evaluation").test.metrics["accuracy"]
     assert "majority_class_accuracy" in run.data.metrics
-    digest = place.materialization("blobs/dataset").tags["dagster/data_version"]
+    digest = place.version("blobs/dataset")
     (used,) = run.inputs.dataset_inputs
     assert digest.startswith(used.dataset.digest)
     assert json.loads(used.dataset.profile)["digest"] == digest
@@ -107,10 +107,11 @@ def test_the_mlflow_run_has_parameters_curves_data_and_figures(finished):
 
 def test_mlflow_serves_the_model_with_signature_example_and_pinned_requirements(finished):
     import mlflow
+    from mlflow.models import get_model_info
 
     place, _ = finished
     place.client()
-    info = mlflow.models.get_model_info("models:/blobs@champion")
+    info = get_model_info("models:/blobs@champion")
     assert info.signature.inputs.input_names() == ["height", "width", "depth"]
     loaded = mlflow.pyfunc.load_model("models:/blobs@champion")
     test = place.value("blobs/features").features.test
@@ -369,13 +370,13 @@ def test_a_real_server_holds_the_version_the_run_and_the_file(served: Workplace)
     assert served.aliases() == {"challenger": "1", "champion": "1", "production": "1"}
     (version,) = served.client().search_model_versions("name = 'blobs'")
     assert version.tags["onnx_sha256"] == served.metadata("blobs/onnx_model")["onnx_sha256"]
-    run = served.client().get_run(version.run_id)
+    run = served.client().get_run(str(version.run_id))
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test_accuracy"] > 0.5
     verify(served.mlflow(), served.store(), "blobs", "1")
     link = str(served.metadata("blobs/registered_model")["mlflow run"])
     assert link.startswith(served.mlflow_uri)
-    assert version.run_id in link
+    assert str(version.run_id) in link
 
 
 def test_a_reply_that_is_lost_after_the_commit_adds_no_second_version(served: Workplace):

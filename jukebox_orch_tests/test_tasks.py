@@ -50,7 +50,7 @@ def test_classification_metrics_equal_scikit_learn_on_the_single_rows(data):
         metrics.top_k_accuracy_score(labels, predicted, k=5, labels=everything)
     )
     assert scores["macro_f1"] == pytest.approx(
-        metrics.f1_score(labels, decided, labels=np.unique(labels), average="macro", zero_division=0)
+        metrics.f1_score(labels, decided, labels=np.unique(labels), average="macro", zero_division=0)  # pyright: ignore[reportArgumentType]
     )
     clipped = np.maximum(predicted[np.arange(len(labels)), labels], np.finfo(np.float32).eps)
     assert scores["log_loss"] == pytest.approx(-np.log(clipped).mean(), abs=1e-6)
@@ -162,9 +162,9 @@ def test_balance_has_shares_that_add_up_in_every_split(task):
     random = np.random.default_rng(1)
     y = random.integers(0, 3, 60)
     x = random.normal(size=(60, 2)).astype(np.float32)
-    parts = [Part.of_rows(x[i], y[i], np.arange(60)[i]) for i in np.split(np.arange(60), 3)]
+    train, validation, test = (Part.of_rows(x[i], y[i], i) for i in np.split(np.arange(60), 3))
     labels = ("a", "b", "c") if task.kind == "classification" else ()
-    shares = task.balance(Features(*parts, ("x", "y"), labels, Normalization.standard(x)))
+    shares = task.balance(Features(train, validation, test, ("x", "y"), labels, Normalization.standard(x)))
     assert isinstance(shares, pd.DataFrame)
     assert list(shares) == ["train", "validation", "test"]
     np.testing.assert_allclose(shares.sum(), 1)

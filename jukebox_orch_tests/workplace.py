@@ -160,6 +160,16 @@ class Workplace:
         assert event.asset_materialization is not None
         return event.asset_materialization
 
+    def version(self, key: str) -> str:
+        """Return the data version of the newest materialization of an asset."""
+        return (self.materialization(key).tags or {})["dagster/data_version"]
+
+    def events(self, kind: dg.DagsterEventType, run_id: str = "") -> list[dg.DagsterEvent]:
+        """Return the events of one kind of a run, by default of the newest."""
+        run_id = run_id or self.instance.get_runs(limit=1)[0].run_id
+        events = (entry.dagster_event for entry in self.instance.all_logs(run_id))
+        return [event for event in events if event and event.event_type == kind]
+
     def metadata(self, key: str) -> dict[str, Any]:
         return {name: value.value for name, value in self.materialization(key).metadata.items()}
 
