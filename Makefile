@@ -9,7 +9,7 @@ PORT ?= 3000
 # One place for runs, artifacts, the MLflow database and the model store.
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help install train ui mlflow-ui test test-slow lint format bench replay lock clean
+.PHONY: help install train ui mlflow-ui test test-slow lint format bench replay kfp-test lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ bench: install ## measure: medians of three with their spread, ours and the plai
 
 replay: install ## play the real days with the real daemon: make replay [DATA=../shared/data]
 	$(BIN)/python -m benchmarks.replay $(or $(DATA),../shared/data)
+
+kfp-test: install ## exported pipelines on a real KFP: make kfp-test KFP_HOST=URL IMAGE=NAME [KFP_ARGS=...]
+	$(BIN)/python -m jukebox_orch_tests.kfp_acceptance --host $(KFP_HOST) --image $(IMAGE) $(KFP_ARGS)
 
 lock: ## resolve requirements.lock again from pyproject.toml
 	$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --all-extras --upgrade pyproject.toml -o requirements.lock

@@ -56,7 +56,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 HEAVY = ["tensorflow", "keras", "mlflow", "onnx", "onnxruntime", "tf2onnx", "sklearn", "scipy", "matplotlib"]
-HEAVY += ["pandera", "kubernetes", "dagster_k8s", "kfp", "kfp_bridge", "PIL", "dagster_webserver"]
+HEAVY += ["kubernetes", "dagster_k8s", "kfp", "kfp_bridge", "PIL", "dagster_webserver"]
 
 
 @pytest.mark.parametrize("module", HEAVY)
