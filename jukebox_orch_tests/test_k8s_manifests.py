@@ -118,6 +118,7 @@ def test_what_is_not_about_kubernetes_is_equal_on_a_laptop_and_in_the_cluster():
     cluster = yaml.safe_load((ROOT / "k8s/base/dagster.yaml").read_text())
     assert {key: cluster.get(key) for key in laptop} == laptop
     assert set(cluster) - set(laptop) == {
+        "concurrency",
         "run_retries",
         "storage",
         "compute_logs",
@@ -129,7 +130,9 @@ def test_dagster_takes_the_settings_of_the_cluster():
     # Dagster has no public validation of a dagster.yaml that does not connect to its database.
     from dagster._core.instance.ref import InstanceRef
 
-    assert InstanceRef.from_dir(str(ROOT / "k8s/base")).run_launcher_data.class_name == "K8sRunLauncher"
+    launcher = InstanceRef.from_dir(str(ROOT / "k8s/base")).run_launcher_data
+    assert launcher is not None
+    assert launcher.class_name == "K8sRunLauncher"
 
 
 def test_the_code_location_has_the_name_and_module_of_the_local_workspace(local):
