@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jukebox_orch.mapped import pieces, release
+from jukebox_orch.mapped import pieces, release, take
 from jukebox_orch.project import Features, Hyperparameters, InputError, ModelProject, Part
 from jukebox_orch.values import FeatureSet, TrainedModel, Training, array_digest
 
@@ -189,13 +189,13 @@ def _batches(part: Part, batch_size: int, seed: int | None = None) -> Any:
         entries = entries.shuffle(len(part), seed=seed, reshuffle_each_iteration=True)
     batches = entries.batch(batch_size)
 
-    def take(index: np.ndarray) -> tuple[np.ndarray, ...]:
+    def read_rows(index: np.ndarray) -> tuple[np.ndarray, ...]:
         rows = tuple(array[index] for array in arrays)
         release(part.x)
         return rows
 
     def read(index: Any) -> tuple[Any, ...]:
-        rows = tf.numpy_function(take, [index], [array.dtype for array in arrays], stateful=False)
+        rows = tf.numpy_function(read_rows, [index], [array.dtype for array in arrays], stateful=False)
         return tuple(
             tf.ensure_shape(row, (None, *array.shape[1:])) for row, array in zip(rows, arrays, strict=True)
         )
@@ -224,7 +224,8 @@ def _sample(part: Part) -> Part:
     if len(part) <= _SCORED_ENTRIES:
         return part
     index = np.linspace(0, len(part) - 1, _SCORED_ENTRIES).astype(int)
-    return Part(part.x[index], part.y[index], part.weight[index], part.keys)
+    x = take(part.x, index)
+    return Part(x, part.y[index], part.weight[index], part.keys)
 
 
 def _score(project: ModelProject, model: keras.Model, part: Part) -> dict[str, float]:

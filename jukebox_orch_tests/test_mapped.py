@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jukebox_orch.mapped import pieces, release
+from jukebox_orch.mapped import pieces, release, take
 from jukebox_orch.values import array_digest
 
 SIZE = 64 << 20
@@ -46,6 +46,15 @@ def test_digesting_a_mapped_array_keeps_nothing_and_equals_that_of_a_copy(tmp_pa
     digest = array_digest(array)
     assert mapped_bytes() - before < SIZE // 4
     assert digest == array_digest(np.array(array))
+
+
+def test_taking_some_entries_keeps_only_those(tmp_path: Path) -> None:
+    array = array_on_disk(tmp_path)
+    rows = np.arange(0, len(array), 8)
+    before = mapped_bytes()
+    taken = take(array, rows)
+    assert mapped_bytes() - before < SIZE // 4
+    np.testing.assert_array_equal(taken, array[rows])
 
 
 def test_other_arrays_are_left_alone() -> None:
