@@ -6,10 +6,11 @@ PROJECT ?= jukebox
 # The embedded sample, unless DATA=folder, file or fsspec URL is given.
 DATA ?=
 PORT ?= 3000
+OVERLAY ?= k8s/overlays/local
 # One place for runs, artifacts, the MLflow database and the model store.
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help install train ui mlflow-ui test test-slow lint format bench replay kfp-test lock clean
+.PHONY: help install train ui mlflow-ui test test-slow lint format bench replay kfp-test image k8s-up k8s-test k8s-down k8s-render lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,6 +52,23 @@ replay: install ## play the real days with the real daemon: make replay [DATA=..
 
 kfp-test: install ## exported pipelines on a real KFP: make kfp-test KFP_HOST=URL IMAGE=NAME [KFP_ARGS=...]
 	$(BIN)/python -m jukebox_orch_tests.kfp_acceptance --host $(KFP_HOST) --image $(IMAGE) $(KFP_ARGS)
+
+image: ## images for Kubernetes: localhost/jukebox-{orchestrator,step,mlflow}:dev
+	k8s/image/build dev
+
+k8s-up: ## apply the system to the cluster of KUBECONFIG: make k8s-up [OVERLAY=k8s/overlays/local]
+	k8s/create-secrets
+	kubectl apply -k $(OVERLAY)
+	for d in $$(kubectl -n jukebox get statefulset,deployment -o name); do kubectl -n jukebox rollout status $$d --timeout=300s || exit 1; done
+
+k8s-test: install ## prove it on that cluster
+	$(BIN)/pytest -p no:cacheprovider --timeout 900 k8s/tests
+
+k8s-down: ## delete all but volumes and secrets
+	k8s/delete $(OVERLAY)
+
+k8s-render: ## the manifests that kapp-controller takes
+	kubectl kustomize k8s/overlays/production > k8s/gitops/rendered/production.yaml
 
 lock: ## resolve requirements.lock again from pyproject.toml
 	$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --all-extras --upgrade pyproject.toml -o requirements.lock
