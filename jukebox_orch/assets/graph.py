@@ -45,6 +45,7 @@ _CORE = (
     "export.py",
     "values.py",
     "drift.py",
+    "mapped.py",
     "reading.py",
     "splitting.py",
     "resources/formats.py",
