@@ -122,7 +122,11 @@ def test_the_values_of_a_run_come_back(finished):
     assert network.input_shape == (None, 3)
 
 
-@pytest.mark.parametrize("value", [object(), [], {}, {"a": 1}, "text", b"bytes", pickle.dumps(1)], ids=repr)
+@pytest.mark.parametrize(
+    "value",
+    [object(), [], {}, {"a": 1}, "text", b"bytes", pickle.dumps(1)],
+    ids=lambda value: type(value).__name__,
+)
 def test_values_of_other_types_are_not_stored(value: Any):
     with pytest.raises(TypeError, match=f"no artifact format for {type(value).__name__}"):
         format_of(value)
