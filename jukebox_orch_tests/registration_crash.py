@@ -9,8 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+import onnx
 from mlflow import MlflowClient
 
 from jukebox_orch import registration as subject
@@ -21,6 +24,7 @@ from jukebox_orch.resources import model_store, publishing
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
 from jukebox_orch.resources.model_store import ModelStore
 from jukebox_orch.values import OnnxModel
+from jukebox_orch_tests.workplace import Workplace
 
 # Name -> owner and method, and whether the process dies before or after the call.
 POINTS = {
@@ -57,8 +61,6 @@ def registration(
 ) -> Registration:
     predictor = OnnxPredictor(onnx.content)
     inputs = {i: [[1.0], [2.0]] for i in predictor.inputs}
-    import numpy as np
-
     feed = {i: np.asarray(value, np.float32) for i, value in inputs.items()}
     output = next(iter(onnx.report.outputs))
     example = {
@@ -80,6 +82,27 @@ def registration(
     )
 
 
+def another(model: OnnxModel, mark: str) -> OnnxModel:
+    """Return a model that predicts the same and is another file."""
+    proto = onnx.load_model_from_string(model.content)
+    onnx.helper.set_model_props(proto, {**model.report.metadata, "mark": mark})
+    content = proto.SerializeToString()
+    return OnnxModel(content, model.report.model_copy(update={"sha256": sha256(content).hexdigest()}))
+
+
+def add(
+    place: Workplace, mark: str, model: str = "blobs", champion: bool = True, base: OnnxModel | None = None
+) -> str:
+    """Register another version of the newest model, or of `base`, as a run does; return its number."""
+    mlflow = place.mlflow()
+    run_id = place.value("blobs/registered_model").mlflow_run_id
+    made = another(base or place.value("blobs/onnx_model"), mark)
+    added = add_version(mlflow, place.store(), registration(mlflow, made, run_id, model, project="blobs"))
+    if champion:
+        promote(mlflow, model, added.number, alias="production", by=f"run {mark}", why="better")
+    return added.number
+
+
 def _die(owner: object, name: str, when: str) -> None:
     original, calls = getattr(owner, name), []
     number = 2 if when.endswith("second") else 1
@@ -98,8 +121,6 @@ def _die(owner: object, name: str, when: str) -> None:
 
 
 def main(folder: Path) -> None:
-    from jukebox_orch_tests.workplace import Workplace
-
     place = Workplace(folder)
     onnx, run_id = place.value("blobs/onnx_model"), place.value("blobs/registered_model").mlflow_run_id
     place.instance.dispose()

@@ -1,14 +1,11 @@
 """The artifact store: every value comes back as it was, whole and unchanged, or not at all."""
 
-import importlib
-import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import tempfile
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,17 +16,14 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper
 from upath import UPath
 
-from jukebox_orch.export import OnnxPredictor, UnsafeFileError, refuse_external_data
 from jukebox_orch.project import Features, Normalization, Part
 from jukebox_orch.resources.artifacts import ArtifactError, ArtifactStore
-from jukebox_orch.resources.formats import FORMATS, format_of, load_keras
-from jukebox_orch.resources.model_store import ModelStore, StoreError
+from jukebox_orch.resources.formats import FORMATS, format_of
 from jukebox_orch.resources.publishing import combined_digest, file_digest, publish
 from jukebox_orch.values import FeatureSet
-from jukebox_orch_tests.workplace import SMALL, SteadyGraph, Workplace, failures, made
+from jukebox_orch_tests.workplace import tamper
 
 KEY = dg.AssetKey(["blobs", "dataset"])
 TABLE = pd.DataFrame(
@@ -201,24 +195,6 @@ def test_a_published_folder_is_never_written_again(tmp_path: Path):
     assert (tmp_path / "x" / "a").read_text() == "first"
 
 
-def tamper(folder: Path, how: str) -> None:
-    file = sorted(folder.iterdir())[0]
-    if how == "changed":
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-    elif how == "truncated":
-        file.write_bytes(file.read_bytes()[:-1])
-    elif how == "removed":
-        file.unlink()
-    elif how == "renamed":
-        file.rename(folder / "other.parquet")
-    elif how == "added":
-        (folder / "more.parquet").write_bytes(b"")
-    elif how == "a folder added":
-        (folder / "more").mkdir()
-
-
 @pytest.mark.parametrize("how", ["changed", "truncated", "removed", "renamed", "added", "a folder added"])
 def test_an_artifact_that_was_tampered_with_is_refused(how: str, tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
@@ -290,327 +266,6 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path):
         publish(write, UPath(tmp_path) / "x", UPath(tmp_path))
     assert list((tmp_path / ".incoming").iterdir()) == []
     assert not (tmp_path / "x").exists()
-
-
-# --- hostile model files
-
-
-def keras_file(folder: Path, *layers: Any) -> Path:
-    import keras
-
-    path = folder / "model.keras"
-    keras.Sequential([keras.Input((2,)), *layers]).save(path)
-    return path
-
-
-def test_a_lambda_layer_is_refused_before_keras_sees_it(tmp_path: Path):
-    import keras
-
-    path = keras_file(tmp_path, keras.layers.Lambda(lambda x: x, name="payload"))
-    with pytest.raises(
-        UnsafeFileError, match=r"layer 'payload' is a Lambda layer, which is Python code: refused"
-    ):
-        load_keras(path)
-
-
-def test_a_lambda_layer_inside_another_model_is_refused(tmp_path: Path):
-    import keras
-
-    inner = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x, name="deep")])
-    with pytest.raises(UnsafeFileError, match="'deep'"):
-        load_keras(keras_file(tmp_path, inner))
-
-
-@pytest.mark.parametrize("name", ["model.h5", "model.pkl", "model.hdf5", "saved_model.pb", "model"])
-def test_model_files_of_other_kinds_are_refused(name: str, tmp_path: Path):
-    good = keras_file(tmp_path)
-    path = good.rename(tmp_path / name)
-    with pytest.raises(UnsafeFileError, match=r"only \.keras archives are loaded"):
-        load_keras(path)
-
-
-def test_a_pickle_with_the_right_suffix_is_refused(tmp_path: Path):
-    path = tmp_path / "model.keras"
-    path.write_bytes(pickle.dumps({"a": 1}))
-    with pytest.raises(UnsafeFileError, match=r"only \.keras archives are loaded"):
-        load_keras(path)
-
-
-def test_an_archive_without_a_configuration_is_refused(tmp_path: Path):
-    path = tmp_path / "model.keras"
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("metadata.json", "{}")
-    with pytest.raises(UnsafeFileError, match=r"has a config\.json, this one has none"):
-        load_keras(path)
-
-
-def test_an_object_of_another_module_is_not_imported(tmp_path: Path):
-    path = keras_file(tmp_path)
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(parts["config.json"])
-    config["config"]["layers"].append(
-        {
-            "module": "os",
-            "class_name": "system",
-            "config": {"command": f"touch {tmp_path / 'owned'}"},
-            "registered_name": "system",
-            "build_config": None,
-        }
-    )
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in {**parts, "config.json": json.dumps(config)}.items():
-            archive.writestr(name, content)
-    with pytest.raises((TypeError, ValueError)):
-        load_keras(path)
-    assert not (tmp_path / "owned").exists()
-
-
-def external(tensor: TensorProto) -> TensorProto:
-    tensor.ClearField("raw_data")
-    tensor.ClearField("float_data")
-    tensor.ClearField("int64_data")
-    tensor.data_location = TensorProto.EXTERNAL
-    entry = tensor.external_data.add()
-    entry.key, entry.value = "location", "../../etc/passwd"
-    return tensor
-
-
-def hostile(where: str) -> bytes:
-    weights = external(helper.make_tensor("weights", TensorProto.FLOAT, [1], [1.0]))
-    sparse = helper.make_sparse_tensor(
-        helper.make_tensor("values", TensorProto.FLOAT, [1], [1.0]),
-        helper.make_tensor("indices", TensorProto.INT64, [1], [0]),
-        [1],
-    )
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])
-    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1])
-    constant = helper.make_node("Constant", [], ["weights"], value=weights)
-    add = helper.make_node("Add", ["x", "weights"], ["y"])
-    graph = helper.make_graph([add], "g", [x], [y])
-    functions = []
-    if where == "initializer":
-        graph.initializer.append(weights)
-    elif where == "constant":
-        graph.node.insert(0, constant)
-    elif where == "subgraph":
-        inner = helper.make_graph([constant], "inner", [], [helper.make_tensor_value_info("weights", 1, [1])])
-        flag = helper.make_node("If", ["x"], ["weights"], then_branch=inner, else_branch=inner)
-        graph.node.insert(0, flag)
-    elif where == "sparse initializer":
-        external(sparse.values)
-        graph.sparse_initializer.append(sparse)
-    elif where == "function":
-        functions.append(
-            helper.make_function("own", "F", [], ["weights"], [constant], [helper.make_opsetid("", 18)])
-        )
-    return helper.make_model(graph, functions=functions).SerializeToString()
-
-
-@pytest.mark.parametrize("where", ["initializer", "constant", "subgraph", "sparse initializer", "function"])
-def test_onnx_with_external_data_is_refused_before_loading(where: str):
-    content = hostile(where)
-    with pytest.raises(
-        UnsafeFileError, match=r"stored outside the ONNX file, in '\.\./\.\./etc/passwd': refused"
-    ):
-        refuse_external_data(content)
-    with pytest.raises(UnsafeFileError):
-        OnnxPredictor(content)
-
-
-@pytest.mark.parametrize(
-    "content", [b"", b"not onnx", pickle.dumps({"a": 1})], ids=["empty", "text", "pickle"]
-)
-def test_bytes_that_are_no_onnx_model_are_refused(content: bytes):
-    with pytest.raises(ValueError, match=r"ONNX|onnxruntime"):
-        OnnxPredictor(content)
-
-
-# --- in runs
-
-
-def test_a_file_changed_between_two_steps_stops_the_run(again: Workplace):
-    path = Path(again.metadata("blobs/features")["path"])
-    tamper(path, "changed")
-    result = again.run(only=["evaluation"])
-    assert not result.success
-    assert made(result) == []
-    assert "the files were changed; refused" in failures(result)
-
-
-@pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths that steps read from the store, as they read them."""
-    paths: list[str] = []
-    original = ArtifactStore.read
-
-    def spy(store: ArtifactStore, metadata: Any, asset_key: dg.AssetKey) -> Any:
-        paths.append(str(metadata["path"].value))
-        return original(store, metadata, asset_key)
-
-    monkeypatch.setattr(ArtifactStore, "read", spy)
-    return paths
-
-
-def test_only_evaluation_uses_the_latest_materializations(again: Workplace, read: list[str]):
-    before = again.metadata("blobs/evaluation")["path"]
-    result = again.run(only=["evaluation"])
-    assert result.success
-    assert made(result) == ["evaluation"]
-    assert again.metadata("blobs/evaluation")["path"] != before
-    assert sorted(read) == sorted(
-        again.metadata(f"blobs/{noun}")["path"] for noun in ("features", "trained_model")
-    )
-
-
-def test_the_same_run_again_reuses_everything_expensive_and_another_version_only_converts(again: Workplace):
-    assert again.run(**SMALL, version="1.0.0").success
-    assert reused(again) == ["features", "trained_model", "onnx_model"]
-    assert again.metadata("blobs/registered_model")["was registered before"]
-    assert again.versions() == [1]
-    assert again.run(**SMALL, version="1.0.1").success
-    assert reused(again) == ["features", "trained_model"]
-    assert again.versions() == [1, 2]
-
-
-def reused(place: Workplace) -> list[str]:
-    nouns = ["features", "trained_model", "onnx_model"]
-    return [noun for noun in nouns if "reused_from_run" in place.metadata(f"blobs/{noun}")]
-
-
-@pytest.mark.parametrize("change", [{"seed": 43}, {"split": {"test_share": 0.25}}], ids=["seed", "split"])
-def test_features_are_made_again_when_their_settings_change(change: dict, again: Workplace):
-    assert again.run("data", **change).success
-    assert "features" not in reused(again)
-    assert again.run("data").success
-    assert "features" in reused(again)
-
-
-@pytest.mark.parametrize("change", [{"seed": 43}, {"hyperparameters": {"epochs": 1}}], ids=["seed", "epochs"])
-def test_a_model_is_trained_again_when_its_settings_change(change: dict, again: Workplace):
-    config = {"hyperparameters": {"epochs": 4}, "seed": 42}
-    for settings_, expected in ((config, True), ({**config, **change}, False)):
-        again.run(only=["trained_model"], ops={"blobs__trained_model": {"config": settings_}})
-        assert ("trained_model" in reused(again)) is expected
-
-
-def test_changed_code_and_changed_data_recompute(again: Workplace, monkeypatch: pytest.MonkeyPatch):
-    from jukebox_orch_tests.projects import Blobs
-
-    class MoreBlobs(Blobs):
-        def generate(self) -> pd.DataFrame:
-            return super().generate().assign(depth=lambda t: t["depth"] + 1e-3)
-
-    assert again.run("data", project=MoreBlobs()).success
-    assert "features" not in reused(again)
-    assert again.run("data").success
-    assert "features" in reused(again)
-    monkeypatch.setattr(SteadyGraph, "code_version", "other")
-    assert again.run("data").success
-    assert "features" not in reused(again)
-
-
-def test_a_damaged_artifact_is_computed_again_in_place_of_reused(again: Workplace):
-    tamper(Path(again.metadata("blobs/features")["path"]), "changed")
-    tamper(Path(again.metadata("blobs/trained_model")["path"]), "removed")
-    old = again.version("blobs/trained_model")
-    result = again.run(**SMALL, version="1.0.0")
-    assert result.success
-    for noun in ("features", "trained_model"):
-        assert "reused_from_run" not in again.metadata(f"blobs/{noun}"), noun
-    assert again.version("blobs/trained_model") == old
-
-
-def test_a_run_that_goes_on_after_a_failure_uses_its_own_values_not_the_newest(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, read: list[str]
-):
-    """Run A fails at its gate, run B makes other features; A, re-executed, must go on with A's."""
-    config = {**SMALL, "seed": 1}
-    failed = workplace.run(**{**config, "gates": {"metric_floor": 2.0}})
-    assert not failed.success
-    own = workplace.metadata("blobs/features")["path"]
-    assert workplace.run("data", seed=2).success
-    assert workplace.metadata("blobs/features")["path"] != own
-    for name, value in workplace.environment().items():
-        monkeypatch.setenv(name, value)
-    read.clear()
-    again = dg.ReexecutionOptions(failed.run_id, ["blobs__evaluation*"])
-    location = importlib.reload(importlib.import_module("jukebox_orch_tests.workplace_location"))
-    with dg.execute_job(
-        dg.reconstructable(location.blobs_training),
-        workplace.instance,
-        run_config=config,
-        reexecution_options=again,
-    ) as result:
-        assert result.success
-    assert own in read
-    assert workplace.metadata("blobs/features")["path"] not in read
-
-
-# --- on a real S3 server
-
-
-@pytest.fixture
-def on_s3(s3: str, tmp_path: Path, migrated: Path):
-    import shutil
-
-    shutil.copy(migrated, tmp_path / "mlflow.db")
-    place = Workplace(tmp_path, artifacts=f"{s3}/artifacts", models=f"{s3}/models")
-    yield place
-    place.instance.dispose()
-
-
-def test_a_whole_run_with_artifacts_and_models_on_s3(on_s3: Workplace, s3: str):
-    result = on_s3.run(**SMALL)
-    assert result.success, failures(result)
-    assert on_s3.metadata("blobs/features")["path"].startswith(f"{s3}/artifacts/blobs/features/")
-    entry = on_s3.store().entry("blobs", "1")
-    assert {p.name for p in entry.iterdir()} >= {"model.onnx", "labels.json", "README.md", "profile.json"}
-    assert on_s3.aliases()["champion"] == "1"
-    again = on_s3.run(**SMALL)
-    assert again.success, failures(again)
-    assert "reused_from_run" in on_s3.metadata("blobs/trained_model")
-    assert on_s3.versions() == [1]
-
-
-def test_an_object_changed_on_s3_is_refused(s3: str):
-    store = ArtifactStore(root=f"{s3}/tampered")
-    metadata = stored(store, {"n": np.ones(5)})
-    assert store.read(metadata, KEY)["n"].tolist() == [1] * 5
-    (UPath(str(metadata["path"].value)) / "n.npy").write_bytes(b"other")
-    with pytest.raises(ArtifactError, match="the files were changed; refused"):
-        store.read(metadata, KEY)
-
-
-def test_a_model_store_entry_that_was_half_uploaded_is_completed(s3: str):
-    """An object store has no rename: a process killed between two uploads leaves some of the files."""
-    store = ModelStore(root=f"{s3}/half")
-    files = {"README.md": b"card", "model.onnx": b"onnx", "profile.json": b"{}"}
-    for uploaded in (["README.md"], ["README.md", "model.onnx"]):
-        version = str(len(uploaded))
-        for name in uploaded:
-            (store.entry("blobs", version) / name).write_bytes(files[name])
-        entry = store.save("blobs", version, files)
-        assert {p.name: p.read_bytes() for p in entry.iterdir()} == files
-
-
-@pytest.mark.parametrize("root", ["local", "s3"])
-def test_a_model_store_entry_is_never_replaced_by_another_model(root: str, s3: str, tmp_path: Path):
-    store = ModelStore(root=f"{s3}/never" if root == "s3" else str(tmp_path))
-    store.save("blobs", "1", {"model.onnx": b"one"})
-    store.save("blobs", "1", {"model.onnx": b"one"})
-    with pytest.raises(StoreError, match="was registered: refused"):
-        store.save("blobs", "1", {"model.onnx": b"two"})
-    assert (store.entry("blobs", "1") / "model.onnx").read_bytes() == b"one"
-
-
-def test_the_latest_version_is_the_highest_number(tmp_path: Path):
-    store = ModelStore(root=str(tmp_path))
-    assert store.latest("blobs") is None
-    for version in ("2", "10", "9"):
-        store.save("blobs", version, {"model.onnx": b"one"})
-    (tmp_path / "blobs" / "notes").mkdir()
-    assert store.latest("blobs") == "10"
 
 
 def test_the_formats_are_exactly_these():

@@ -218,3 +218,22 @@ def failures(result: dg.ExecuteInProcessResult) -> str:
         if event.is_step_failure:
             texts.append(json.dumps(event.event_specific_data, default=str))
     return "\n".join(texts)
+
+
+def tamper(folder: Path, how: str) -> None:
+    """Change the first file of a folder, or what the folder holds."""
+    file = sorted(folder.iterdir())[0]
+    if how == "changed":
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    elif how == "truncated":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif how == "removed":
+        file.unlink()
+    elif how == "renamed":
+        file.rename(folder / "other.parquet")
+    elif how == "added":
+        (folder / "more.parquet").write_bytes(b"")
+    elif how == "a folder added":
+        (folder / "more").mkdir()
