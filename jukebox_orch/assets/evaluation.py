@@ -1,5 +1,6 @@
 """`evaluation`: good enough, and not worse than the champion? Runs beside the ONNX conversion."""
 
+import re
 from typing import Any
 
 import dagster as dg
@@ -160,4 +161,5 @@ def _figures(
 
 
 def _key(name: str) -> str:
-    return name.replace(" ", "_")
+    """A metric name that MLflow takes, from the name of a slice or baseline."""
+    return re.sub(r"[^\w.-]", "_", name)
