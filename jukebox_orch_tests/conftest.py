@@ -15,6 +15,16 @@ import pytest
 from jukebox_orch_tests.sensor_servers import free_port, s3_server, wait_until
 from jukebox_orch_tests.workplace import SMALL, Workplace
 
+_STARTED_WITH = {name: os.environ.get(name) for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI")}
+
+
+@pytest.fixture(autouse=True)
+def no_leftover_deployment() -> Iterator[None]:
+    """Where runs and models go is each test's own: a step and MLflow's client, run in this process, export theirs."""
+    _restore_environment()
+    yield
+    _restore_environment()
+
 
 @pytest.fixture
 def workplace(tmp_path: Path, migrated: Path) -> Iterator[Workplace]:
@@ -108,3 +118,11 @@ def _healthy(url: str) -> bool:
         return httpx.get(f"{url}/health", timeout=2).status_code == 200
     except httpx.TransportError:
         return False
+
+
+def _restore_environment() -> None:
+    for name, value in _STARTED_WITH.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
