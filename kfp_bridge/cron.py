@@ -1,6 +1,6 @@
 """Dagster's cron expressions as KFP's: six fields with seconds first, days of the week 0-6.
 
-KFP: https://pkg.go.dev/github.com/robfig/cron (v1), Dagster: https://pypi.org/project/croniter.
+KFP: github.com/robfig/cron (v1, six fields with seconds), Dagster: the Python package croniter.
 """
 
 import re
