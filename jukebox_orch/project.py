@@ -82,9 +82,9 @@ class Gates(Settings):
         le=1,
         description="Validation fails when more than this share of the rows is unusable",
     )
-    metric_floor: float = Field(
-        default=0.0,
-        description="Evaluation fails when the primary metric on the test split is worse than this",
+    metric_floor: float | None = Field(
+        default=None,
+        description="Evaluation fails when the primary metric on the test split is worse than this; null: no floor",
     )
     champion_tolerance: float = Field(
         default=0.01,

@@ -81,12 +81,6 @@ class ProjectContract:
         """Every setting has a default, a description and a type that a launchpad form can show."""
         examination.check_settings(project)
 
-    def test_the_metric_floor_can_be_reached(self, project: ModelProject) -> None:
-        floor, primary = project.gates().metric_floor, project.task.primary
-        assert project.task.higher_is_better or floor > 0, (
-            f"gates.metric_floor is {floor}, but {primary} is better when it is lower: set a floor above 0"
-        )
-
     # The source
 
     def test_the_default_source_needs_no_network(
@@ -171,6 +165,9 @@ class ProjectContract:
         assert examination.digest_of(again) == examination.digest_of(features), (
             "build_features() gives other features for the same seed"
         )
+
+    def test_the_metric_floor_can_be_reached(self, project: ModelProject, features: Features) -> None:
+        model_examination.check_floor(project, features)
 
     def test_baselines_answer_the_test_split(self, project: ModelProject, features: Features) -> None:
         model_examination.check_baselines(project, features)

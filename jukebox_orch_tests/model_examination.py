@@ -43,6 +43,19 @@ def check_overlap(features: Features) -> None:
         assert not shared, f"{first} and {second} share {len(shared)} keys, for example {shared[:3]}"
 
 
+def check_floor(project: ModelProject, features: Features) -> None:
+    """Somebody who knows the answers is above it."""
+    floor, task, test = project.gates().metric_floor, project.task, features.test
+    if floor is None:
+        return
+    known = np.eye(len(features.labels))[test.y] if features.labels and test.y.ndim == 1 else test.y
+    best = task.score(test, known.reshape(len(test), -1))[task.primary]
+    assert task.not_worse(best, floor) and best != floor, (  # noqa: PT018
+        f"gates.metric_floor is {floor:g}, but knowing the answers gives {task.primary} {best:.4g} on the test "
+        f"split, and {'higher' if task.higher_is_better else 'lower'} is better: no model passes"
+    )
+
+
 def check_baselines(project: ModelProject, features: Features) -> None:
     """Finite predictions of the right shape."""
     shape = (len(features.test), len(features.labels) or 1)

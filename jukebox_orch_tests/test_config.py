@@ -195,6 +195,7 @@ def test_types_of_settings_become_types_of_the_form():
     assert fields["share"].description == "Share (> 0, < 1)"
     assert fields["layers"].default_value == [8, 4]
     assert fields["gates"].default_value == Gates().model_dump()
+    assert fields["gates"].default_value["metric_floor"] is None
     assert fields["name"].default_value == "made"
 
 

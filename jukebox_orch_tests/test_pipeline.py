@@ -112,6 +112,14 @@ def test_nothing_is_registered_below_the_metric_floor(again: Workplace):
     assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
 
 
+def test_without_a_floor_any_finite_metric_passes_it(again: Workplace):
+    result = again.run("evaluate_and_register", gates={"metric_floor": None}, version="2")
+    assert result.success, failures(result)
+    check = checks(result)["evaluation:metric_floor"]
+    assert check.metadata["threshold"].value == "none"
+    assert "gates.metric_floor sets none" in (check.description or "")
+
+
 def test_too_many_unusable_rows_stop_the_run_and_a_few_do_not(workplace: Workplace):
     class Dirty(Blobs):
         def generate(self) -> pd.DataFrame:

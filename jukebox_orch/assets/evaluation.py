@@ -1,5 +1,6 @@
 """`evaluation`: good enough, and not worse than the champion? Runs beside the ONNX conversion."""
 
+import math
 import re
 from typing import Any
 
@@ -95,10 +96,13 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
     return evaluation
 
 
-def _metric_floor(graph: Graph, report: EvaluationReport, floor: float) -> dg.AssetCheckResult:
+def _metric_floor(graph: Graph, report: EvaluationReport, floor: float | None) -> dg.AssetCheckResult:
     value = report.test.metrics[report.primary_metric]
-    relation = "at least" if report.higher_is_better else "at most"
-    text = f"test {report.primary_metric} {value:.4g}, must be {relation} {floor:.4g}"
+    text = f"test {report.primary_metric} {value:.4g}"
+    if floor is None:
+        text += "; gates.metric_floor sets none"
+        return verdict("metric_floor", math.isfinite(value), value, "none", text)
+    text += f", must be {'at least' if report.higher_is_better else 'at most'} {floor:.4g}"
     return verdict("metric_floor", graph.project.task.not_worse(value, floor), value, floor, text)
 
 

@@ -57,7 +57,9 @@ class IrisHyperparameters(Hyperparameters):
 class IrisGates(Gates):
     """Always naming one species would be right for a third of the flowers."""
 
-    metric_floor: float = Field(default=0.85, ge=0, le=1, description="Lowest accuracy on the test flowers")
+    metric_floor: float | None = Field(
+        default=0.85, ge=0, le=1, description="Lowest accuracy on the test flowers"
+    )
 
 
 class AcmeIris(ModelProject):

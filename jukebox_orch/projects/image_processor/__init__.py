@@ -88,8 +88,11 @@ class ImageHyperparameters(Hyperparameters):
 class ImageGates(Gates):
     """Thresholds for image classification."""
 
-    metric_floor: float = Field(
-        default=0.5, description="Evaluation fails when the accuracy on the test images is lower than this"
+    metric_floor: float | None = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Evaluation fails when the accuracy on the test images is lower than this",
     )
 
 

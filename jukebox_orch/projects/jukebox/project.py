@@ -50,7 +50,7 @@ class JukeboxHyperparameters(Hyperparameters):
 class JukeboxGates(Gates):
     """The floor is for the next day (split by_date); songs never seen (by_song) reach about 0.09."""
 
-    metric_floor: float = Field(
+    metric_floor: float | None = Field(
         default=0.3,
         ge=0,
         le=1,
