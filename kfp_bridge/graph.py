@@ -6,12 +6,12 @@ disappear: it becomes a row with the outcome `unmapped`, and a strict export sto
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-from kfp_bridge.config import ops_of, read_parameters
+from kfp_bridge.config import read_parameters
 from kfp_bridge.imports import read_import
 from kfp_bridge.load import PIPELINE_JOB, resolve_job
 from kfp_bridge.model import (
@@ -31,6 +31,7 @@ from kfp_bridge.model import (
 )
 from kfp_bridge.names import collisions, identifier, is_label, name_problem, task_name
 from kfp_bridge.pods import K8S_TAG, read_pod, with_labels
+from kfp_bridge.reach import with_parameters
 from kfp_bridge.triggers import read_schedules, read_sensors
 
 
@@ -64,8 +65,9 @@ def read_graph(
     steps = reader.steps()
     service_account = reader.service_account()
     parameters, rows = read_parameters(resolved)
+    steps, reach_rows = with_parameters(resolved, steps, parameters)
     schedules, schedule_rows = read_schedules(defs, resolved, parameters)
-    rows = [*reader.rows, *rows, *schedule_rows, *read_sensors(defs, resolved)]
+    rows = [*reader.rows, *rows, *reach_rows, *schedule_rows, *read_sensors(defs, resolved)]
     pipeline_name = task_name(name or job or PIPELINE_JOB)
     imports = tuple(sorted(reader.imports.values(), key=lambda item: item.key))
     rows += _name_rows(name or job or PIPELINE_JOB, steps, imports, parameters)
@@ -75,7 +77,7 @@ def read_graph(
         select=select,
         description=" ".join((resolved.description or "").split()),
         source=source,
-        steps=tuple(_with_parameters(step, parameters) for step in steps),
+        steps=steps,
         imports=imports,
         parameters=parameters,
         partitioned=resolved.partitions_def is not None,
@@ -336,14 +338,8 @@ def _labels(assets: tuple[Asset, ...]) -> tuple[dict[str, str], dict[str, str]]:
     return labels, {key: value for key, value in annotations.items() if value}
 
 
-def _with_parameters(step: Step, parameters: tuple[Parameter, ...]) -> Step:
-    """A step takes the parameters of its own op; those of a config mapping may reach any op, so all of them."""
-    names = tuple(p.name for p in parameters if ops_of(p.path) in (None, step.name))
-    return Step(**{**vars(step), "parameters": names})
-
-
 def _name_rows(
-    name: str, steps: list[Step], imports: tuple[Import, ...], parameters: tuple[Parameter, ...]
+    name: str, steps: Sequence[Step], imports: tuple[Import, ...], parameters: tuple[Parameter, ...]
 ) -> list[MappingRow]:
     """Every name that KFP or Kubernetes would refuse, change or confuse with another."""
     keys = [asset.key for step in steps for asset in step.assets] + [item.key for item in imports]

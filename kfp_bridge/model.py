@@ -7,6 +7,7 @@ from typing import Any, Literal
 ARTIFACT_TYPES = ("Artifact", "ClassificationMetrics", "Dataset", "HTML", "Markdown", "Metrics", "Model")
 ARTIFACT_TYPE_KEY = "kfp/artifact_type"
 CACHE_KEY = "kfp/cache"
+CONFIG_KEY = "kfp/config"
 
 COMMAND = ("python", "-m", "kfp_bridge.step")
 """What the container of every task runs."""

@@ -38,16 +38,23 @@ def read_sensors(defs: dg.Definitions, job: dg.JobDefinition) -> list[MappingRow
     """KFP has no sensors: a row per sensor, with the command that starts a run in its place."""
     rows = []
     for sensor in sorted(defs.sensors or (), key=lambda sensor: sensor.name):
-        targets = (
-            [target.name for target in getattr(sensor, "jobs", [])]
-            if getattr(sensor, "has_jobs", False)
-            else []
-        )
-        if targets and job.name not in targets:
+        targets = _targets(sensor)
+        if targets is not None and job.name not in targets:
             continue
         command = "KFP has none: let the event's source call `kfp-bridge submit PIPELINE.yaml -p NAME=VALUE`"
         rows.append(MappingRow(f"sensor {sensor.name}", "sensor", command, "not exported"))
     return rows
+
+
+def _targets(sensor: dg.SensorDefinition) -> set[str | None] | None:
+    """Names of the jobs that the sensor starts; None when it may start any, or is not asked for in this way."""
+    try:
+        return {sensor.job_name}
+    except dg.DagsterInvalidDefinitionError:  # it has none, or several
+        try:
+            return {target.name for target in sensor.jobs}
+        except dg.DagsterInvalidDefinitionError:
+            return None
 
 
 class _NotExportableError(Exception):

@@ -140,7 +140,11 @@ class Graph:
                 io_manager_key="artifact_store",
                 config_schema=config_schema(self.settings_type, ASSET_SETTINGS[noun]),
                 op_tags=_pod(self.name, noun),
-                metadata={"kfp/artifact_type": artifact_type, "kfp/cache": cacheable},
+                metadata={
+                    "kfp/artifact_type": artifact_type,
+                    "kfp/cache": cacheable,
+                    "kfp/config": list(ASSET_SETTINGS[noun]),
+                },
                 tags={"jukebox/project": self.name},
                 ins={name: dg.AssetIn(key=self.key(name), dagster_type=_ARTIFACT) for name in upstream},
                 check_specs=[
