@@ -29,7 +29,8 @@ from jukebox_orch.sensors.cursor import Memory
 from jukebox_orch.sensors.listing import look
 from jukebox_orch.sensors.locations import open_location
 from jukebox_orch.sensors.new_data import NewDataState
-from jukebox_orch_tests.sensor_servers import Repository, alertmanager, s3_server
+from jukebox_orch_tests.sensor_git import Repository
+from jukebox_orch_tests.sensor_servers import alertmanager, s3_server
 
 STEADY_TICKS = 7
 GOAL_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""Real servers for the sensors' tests and benchmarks: git over http, Alertmanager, S3, and one that misbehaves.
+"""Real servers for the sensors' tests and benchmarks: Alertmanager, S3, and one that misbehaves.
 
 Each is a context manager on a free loopback port that stops what it started.
 """
@@ -36,57 +36,6 @@ def wait_until(is_ready, seconds: float, what: str) -> None:
         time.sleep(0.05)
 
 
-def git(*arguments: str | Path, cwd: Path) -> str:
-    identity = {"GIT_AUTHOR_NAME": "t", "GIT_AUTHOR_EMAIL": "t@example.org", "GIT_CONFIG_GLOBAL": os.devnull}
-    committer = {"GIT_COMMITTER_NAME": "t", "GIT_COMMITTER_EMAIL": "t@example.org"}
-    return subprocess.run(
-        ["git", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, **identity, **committer},
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-
-
-class Repository:
-    """A bare repository that is pushed to from a clone, as a developer does."""
-
-    def __init__(self, folder: Path, name: str = "models.git"):
-        self.bare, self._clone = folder / name, folder / f"clone-of-{name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        git("init", "--bare", "-q", "-b", "main", self.bare, cwd=folder)
-        git("init", "-q", "-b", "main", self._clone, cwd=folder)
-        git("remote", "add", "origin", self.bare, cwd=self._clone)
-
-    @property
-    def url(self) -> str:
-        return f"file://{self.bare}"
-
-    def commit(self) -> str:
-        git("commit", "-q", "--allow-empty", "-m", f"change {time.time_ns()}", cwd=self._clone)
-        git("push", "-q", "origin", "main", cwd=self._clone)
-        return git("rev-parse", "HEAD", cwd=self._clone)
-
-    def tag(self, name: str, annotated: bool = False) -> str:
-        """Tag a new commit, or move the tag to it, push, and return the commit."""
-        commit = self.commit()
-        git("tag", "-f", *(["-a", "-m", "release"] if annotated else []), name, cwd=self._clone)
-        git("push", "-q", "-f", "origin", f"refs/tags/{name}", cwd=self._clone)
-        return commit
-
-    def delete(self, name: str) -> None:
-        git("push", "-q", "origin", f":refs/tags/{name}", cwd=self._clone)
-
-    def add_refs(self, names: list[str]) -> str:
-        """Write many tags at once, names unchecked by porcelain, and return their commit."""
-        commit = self.commit()
-        lines = "".join(f"create refs/tags/{name} {commit}\n" for name in names)
-        subprocess.run(["git", "update-ref", "--stdin"], cwd=self.bare, input=lines, text=True, check=True)
-        git("pack-refs", "--all", cwd=self.bare)
-        return commit
-
-
 @contextmanager
 def serve(handler: type[BaseHTTPRequestHandler], certificate: Path | None = None) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -103,56 +52,6 @@ def serve(handler: type[BaseHTTPRequestHandler], certificate: Path | None = None
         server.shutdown()
         server.server_close()
         thread.join(5)
-
-
-@contextmanager
-def git_http_server(root: Path, password: str | None = None) -> Iterator[str]:
-    """Serve the bare repositories below a folder by `git http-backend`, for `reader:password` when given."""
-    backend = Path(git("--exec-path", cwd=root)) / "git-http-backend"
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self._run(b"")
-
-        def do_POST(self) -> None:
-            self._run(self.rfile.read(int(self.headers.get("content-length") or 0)))
-
-        def _run(self, body: bytes) -> None:
-            import base64
-
-            expected = "Basic " + base64.b64encode(f"reader:{password}".encode()).decode()
-            if password and self.headers.get("authorization") != expected:
-                self.send_response(401)
-                self.send_header("WWW-Authenticate", 'Basic realm="git"')
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            path, _, query = self.path.partition("?")
-            environment = {
-                **os.environ,
-                "GIT_PROJECT_ROOT": str(root),
-                "GIT_HTTP_EXPORT_ALL": "1",
-                "PATH_INFO": path,
-                "QUERY_STRING": query,
-                "REQUEST_METHOD": self.command,
-                "CONTENT_TYPE": self.headers.get("content-type", ""),
-                "GIT_PROTOCOL": self.headers.get("git-protocol", ""),
-            }
-            answer = subprocess.run([backend], env=environment, input=body, capture_output=True, check=True)
-            head, _, content = answer.stdout.partition(b"\r\n\r\n")
-            headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-            self.send_response(int(headers.pop("Status", "200").split()[0]))
-            for name, value in headers.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Keep the test output clean."""
-
-    with serve(Handler) as url:
-        yield url
 
 
 class Misbehaviour:
@@ -244,7 +143,7 @@ def alertmanager(folder: Path) -> Iterator[Alertmanager]:
     )
     port = free_port()
     listen = ["--cluster.listen-address=", f"--web.listen-address=127.0.0.1:{port}"]
-    with _process(
+    with running(
         [program, f"--config.file={config}", f"--storage.path={folder / 'am'}", *listen], folder / "am.log"
     ):
         url = f"http://127.0.0.1:{port}"
@@ -259,7 +158,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     port = free_port()
     keys = {"ROOT_ACCESS_KEY": "user", "ROOT_SECRET_KEY": "password"}
     command = [versitygw(), "--port", f"127.0.0.1:{port}", "posix", folder]
-    with _process(command, folder.parent / "versitygw.log", {**os.environ, **keys}):
+    with running(command, folder.parent / "versitygw.log", {**os.environ, **keys}):
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: _answers(url), 20, "versitygw was not ready")
         yield {
@@ -292,7 +191,7 @@ def versitygw() -> Path:
 
 
 @contextmanager
-def _process(command: list, log: Path, environment: dict[str, str] | None = None) -> Iterator[None]:
+def running(command: list, log: Path, environment: dict[str, str] | None = None) -> Iterator[None]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             list(map(str, command)), stdout=output, stderr=subprocess.STDOUT, env=environment

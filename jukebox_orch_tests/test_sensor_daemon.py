@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 
 from jukebox_orch.projects.jukebox import sample
 from jukebox_orch_tests.sensor_daemon import POINTS, Deployment
-from jukebox_orch_tests.sensor_servers import Repository, alertmanager, git_http_server, s3_server
+from jukebox_orch_tests.sensor_git import Repository, git_http_server
+from jukebox_orch_tests.sensor_servers import alertmanager, s3_server
 
 NEW_DATA = {"patterns": ["*.csv"], "quiet_seconds": 0, "interval_seconds": 1}
 

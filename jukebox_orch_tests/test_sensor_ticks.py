@@ -9,58 +9,15 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors
-from jukebox_orch_tests.sensor_servers import Misbehaviour, Repository, git_http_server
-
-
-@dg.op
-def nothing() -> None:
-    """Never runs here."""
-
-
-@dg.job
-def training():
-    nothing()
+from jukebox_orch_tests.sensor_git import Repository, git_http_server
+from jukebox_orch_tests.sensor_servers import Misbehaviour
+from jukebox_orch_tests.sensor_ticks import Sensor
 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
-
-
-class Sensor:
-    """One sensor of a project, ticked by hand; its cursor goes from tick to tick as the daemon keeps it."""
-
-    def __init__(self, instance: dg.DagsterInstance, folder: Path, kind: str, **settings: Any):
-        sensors = build_sensors(
-            "p",
-            training,
-            Triggers.model_validate({kind: settings} if settings else {}),
-            deployed=lambda: DeployedCode(None, None),
-            state_root=str(folder / "memory"),
-        )
-        (self.definition,) = [sensor for sensor in sensors if sensor.name == f"p_{kind}"]
-        self.cursor: str | None = None
-        self._instance = instance
-
-    def tick(self) -> dg.SensorResult:
-        with dg.build_sensor_context(instance=self._instance, cursor=self.cursor) as context:
-            result = self.definition(context)
-        assert isinstance(result, dg.SensorResult)
-        self.cursor = result.cursor
-        for request in result.run_requests or []:
-            self._instance.add_run(
-                dg.DagsterRun(job_name="training", run_config=request.run_config, tags=request.tags)
-            )
-        return result
-
-    def reason(self) -> str:
-        """Tick without requests; return the skip reason."""
-        result = self.tick()
-        assert not result.run_requests
-        assert result.skip_reason
-        return result.skip_reason.skip_message or ""
 
 
 def data_sensor(instance: dg.DagsterInstance, folder: Path, **settings: Any) -> Sensor:

@@ -1,39 +1,22 @@
-"""The sensors' sources, each against the real thing and against one that misbehaves."""
+"""Where files arrive, each against the real thing and against one that misbehaves: folder, bucket, http file."""
 
 import hashlib
 import os
 import subprocess
 import time
-from pathlib import Path
 
 import fsspec
 import pytest
 
-from jukebox_orch.sensors.alertmanager import active_alerts
 from jukebox_orch.sensors.events import SourceUnavailableError
-from jukebox_orch.sensors.git_remote import list_tags
 from jukebox_orch.sensors.listing import look, read_digests
 from jukebox_orch.sensors.locations import open_location
 from jukebox_orch.sensors.new_data import Entry, NewDataState
-from jukebox_orch_tests.sensor_servers import (
-    Misbehaviour,
-    Repository,
-    alertmanager,
-    free_port,
-    git_http_server,
-    s3_server,
-    self_signed_certificate,
-    wait_until,
-)
+from jukebox_orch_tests.sensor_servers import Misbehaviour, free_port, s3_server, self_signed_certificate
 
 
 def sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-@pytest.fixture
-def repository(tmp_path) -> Repository:
-    return Repository(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +29,6 @@ def buckets(tmp_path_factory):
         fsspec.filesystem("s3").clear_instance_cache()
         yield folder
         fsspec.filesystem("s3").clear_instance_cache()
-
-
-@pytest.fixture(scope="module")
-def prometheus(tmp_path_factory):
-    with alertmanager(tmp_path_factory.mktemp("alertmanager")) as running:
-        yield running
 
 
 class TestLocalFolder:
@@ -186,6 +163,13 @@ class TestBucket:
             look(open_location("s3://landing/day"), NewDataState())
         assert time.monotonic() - began < 25
 
+    def test_a_server_whose_certificate_nobody_trusts_is_a_reason(self, buckets, monkeypatch, tmp_path):
+        with Misbehaviour().serve(self_signed_certificate(tmp_path)) as url:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+            fsspec.filesystem("s3").clear_instance_cache()
+            with pytest.raises(SourceUnavailableError, match="certificate"):
+                look(open_location("s3://landing/day"), NewDataState())
+
 
 class TestHttpFile:
     @pytest.fixture
@@ -237,168 +221,11 @@ class TestHttpFile:
         with pytest.raises(SourceUnavailableError, match="did not answer"):
             look(location, NewDataState(), seconds=0.5)
 
-
-class TestGit:
-    @pytest.mark.parametrize("transport", ["file", "http"])
-    def test_tags_are_listed_with_annotated_ones_peeled(self, repository, tmp_path, transport):
-        light = repository.tag("v1.0.0")
-        annotated = repository.tag("jukebox/v1.1.0", annotated=True)
-        with git_http_server(tmp_path) as server:
-            url = repository.url if transport == "file" else f"{server}/models.git"
-            assert list_tags(url) == {"v1.0.0": light, "jukebox/v1.1.0": annotated}
-
-    def test_a_moved_and_a_deleted_tag_are_seen(self, repository):
-        first = repository.tag("v1.0.0")
-        second = repository.tag("v1.0.0")
-        assert first != second
-        assert list_tags(repository.url) == {"v1.0.0": second}
-        repository.delete("v1.0.0")
-        assert list_tags(repository.url) == {}
-
-    def test_a_hostile_tag_name_runs_nothing(self, repository, tmp_path):
-        names = [f"v-x;$(touch${{IFS}}{tmp_path}/ran)", "--upload-pack=touch", "v1.0.0;touch"]
-        repository.add_refs(names)
-        assert list_tags(repository.url).keys() == set(names)
-        assert not (tmp_path / "ran").exists()
-
-    def test_a_password_is_taken_from_a_mounted_file_and_never_asked_for_or_shown(self, repository, tmp_path):
-        commit = repository.tag("v1.0.0")
-        with git_http_server(tmp_path, password="s3cret-canary") as server:
-            url = f"{server}/models.git"
-            began = time.monotonic()
-            with pytest.raises(SourceUnavailableError, match="terminal prompts disabled"):
-                list_tags(url)
-            assert time.monotonic() - began < 10
-            credentials = tmp_path / "with space; touch ran" / "git-credentials"
-            credentials.parent.mkdir()
-            credentials.write_text(url.replace("://", "://reader:s3cret-canary@") + "\n")
-            assert list_tags(url, credentials_file=credentials) == {"v1.0.0": commit}
-            assert not Path("ran").exists()
-            credentials.write_text(url.replace("://", "://reader:wrong-canary@") + "\n")
-            with pytest.raises(SourceUnavailableError) as refused:
-                list_tags(url, credentials_file=credentials)
-            assert "canary" not in str(refused.value)
-
-    @pytest.mark.parametrize(
-        "url",
-        ["ext::sh -c 'touch ran'", "--upload-pack=touch ran", "fd::3", "/some/path", "ftp://h/r", "-x;$(id)"],
-    )
-    def test_a_hostile_url_never_reaches_git(self, url, monkeypatch):
-        monkeypatch.setenv("PATH", "/nowhere")  # git itself would now fail in another way
-        with pytest.raises(SourceUnavailableError, match="must"):
-            list_tags(url)
-
-    def test_the_transport_of_the_url_is_the_only_one_git_may_use(self, repository, tmp_path, monkeypatch):
-        repository.tag("v1.0.0")
-        config = tmp_path / "gitconfig"
-        config.write_text(f'[url "ext::touch {tmp_path}/ran "]\n\tinsteadOf = file://\n')
-        monkeypatch.setenv("HOME", str(tmp_path))
-        config.rename(tmp_path / ".gitconfig")
-        with pytest.raises(SourceUnavailableError, match="not allowed"):
-            list_tags(repository.url)
-        assert not (tmp_path / "ran").exists()
-
-    def test_a_hanging_server_is_given_up_and_its_processes_end(self):
-        behaviour = Misbehaviour()
-        behaviour.delay = 30
-        with behaviour.serve() as url:
-            began = time.monotonic()
-            with pytest.raises(SourceUnavailableError, match="did not answer within 1 s"):
-                list_tags(f"{url}/r.git", seconds=1)
-            assert time.monotonic() - began < 3
-            listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-            assert url not in listed
-
-    def test_errors_of_the_server_and_of_its_certificate_are_reasons(self, tmp_path):
-        behaviour = Misbehaviour()
-        behaviour.status = 500
-        with behaviour.serve() as url, pytest.raises(SourceUnavailableError, match="500"):
-            list_tags(f"{url}/r.git")
+    def test_a_server_that_is_down_or_whose_certificate_nobody_trusts_is_a_reason(self, tmp_path):
+        with pytest.raises(SourceUnavailableError, match="Connection refused"):
+            look(open_location(f"http://127.0.0.1:{free_port()}/day.csv"), NewDataState())
         with (
-            behaviour.serve(self_signed_certificate(tmp_path)) as url,
-            pytest.raises(SourceUnavailableError, match="certificate"),
-        ):
-            list_tags(f"{url}/r.git")
-        with pytest.raises(SourceUnavailableError, match="git said"):
-            list_tags(f"http://127.0.0.1:{free_port()}/r.git")
-        with pytest.raises(SourceUnavailableError, match="git said"):
-            list_tags(f"file://{tmp_path}/nowhere.git")
-
-    def test_without_git_the_reason_says_what_to_install(self, monkeypatch):
-        monkeypatch.setenv("PATH", "/nowhere")
-        with pytest.raises(SourceUnavailableError, match="`git` is not installed"):
-            list_tags("file:///r.git")
-
-
-class TestAlertmanager:
-    def test_only_matching_firing_alerts_come_back(self, prometheus):
-        prometheus.fire({"model": "jukebox"}, {"model": "other"}, {"model": "jukebox", "severity": "info"})
-        prometheus.fire(
-            {"model": "jukebox", "gone": "yes"}, ends_at=time.time() - 1, starts_at=time.time() - 60
-        )
-        found = active_alerts(prometheus.url, ['model="jukebox"', 'severity!="info"'])
-        assert [alert.labels for alert in found] == [{"alertname": "ModelDrift", "model": "jukebox"}]
-        assert found[0].state == "active"
-        assert abs(found[0].starts_at - time.time()) < 60
-
-    def test_the_start_stays_the_same_while_it_fires(self, prometheus):
-        prometheus.fire({"model": "steady"})
-        before = active_alerts(prometheus.url, ['model="steady"'])
-        prometheus.fire({"model": "steady"}, starts_at=before[0].starts_at, ends_at=time.time() + 9_999)
-        assert active_alerts(prometheus.url, ['model="steady"'])[0].event_id == before[0].event_id
-
-    def test_silenced_and_inhibited_alerts_do_not_come_back(self, prometheus):
-        prometheus.silence("model", "silenced")
-        prometheus.fire({"model": "silenced"}, {"model": "inhibited", "role": "mutable"})
-        prometheus.fire({"model": "inhibited", "role": "mute"})
-        wait_until(
-            lambda: not active_alerts(prometheus.url, ['model="silenced"']),
-            10,
-            "still not silenced",
-        )
-        assert [a.labels["role"] for a in active_alerts(prometheus.url, ['model="inhibited"'])] == ["mute"]
-
-    def test_a_forged_label_is_data(self, prometheus):
-        value = '{{ .Env }}"}]$(id)\u202e\n'
-        prometheus.fire({"model": "forged", "version": value})
-        assert active_alerts(prometheus.url, ['model="forged"'])[0].labels["version"] == value
-
-    @pytest.mark.parametrize(
-        ("status", "body", "reason"),
-        [
-            (500, b"overloaded", "answered 500: overloaded"),
-            (200, b"<html>", "gave no list of alerts"),
-            (200, b'[{"fingerprint": "f1"', "gave no list of alerts"),
-            (200, b"[" * 100_000, "gave no list of alerts"),
-            (200, b'{"data": []}', "gave no list of alerts: : Input should be a valid list"),
-            (200, b'[{"fingerprint": "$(id)"}]', "0.fingerprint: String should match"),
-            (200, b"\xff\xfe", "gave no list of alerts"),
-            (302, b"", "answered 302"),
-        ],
-    )
-    def test_an_answer_that_is_no_list_of_alerts_is_a_reason(self, status, body, reason):
-        behaviour = Misbehaviour()
-        behaviour.status, behaviour.body = status, body
-        with behaviour.serve() as url, pytest.raises(SourceUnavailableError) as error:
-            active_alerts(url, ['model="m"'])
-        assert reason in str(error.value)
-
-    def test_down_slow_endless_and_distrusted_servers_are_reasons(self, tmp_path, monkeypatch):
-        with pytest.raises(SourceUnavailableError, match="cannot be reached"):
-            active_alerts(f"http://127.0.0.1:{free_port()}", ['model="m"'])
-        behaviour = Misbehaviour()
-        behaviour.body, behaviour.delay = b"[]", 5
-        with (
-            behaviour.serve() as url,
-            pytest.raises(SourceUnavailableError, match="did not answer within 1 s"),
-        ):
-            active_alerts(url, ['model="m"'], seconds=1)
-        monkeypatch.setattr("jukebox_orch.sensors.alertmanager.MAX_BYTES", 1_000)
-        behaviour.body, behaviour.delay = b"[" + b" " * 9_000, 0
-        with behaviour.serve() as url, pytest.raises(SourceUnavailableError, match="more than 1,000 bytes"):
-            active_alerts(url, ['model="m"'])
-        with (
-            behaviour.serve(self_signed_certificate(tmp_path)) as url,
+            Misbehaviour().serve(self_signed_certificate(tmp_path)) as url,
             pytest.raises(SourceUnavailableError, match="CERTIFICATE_VERIFY_FAILED"),
         ):
-            active_alerts(url, ['model="m"'])
+            look(open_location(f"{url}/day.csv"), NewDataState())
