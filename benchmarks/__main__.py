@@ -15,7 +15,7 @@ def main() -> None:
         module = importlib.import_module(f"benchmarks.{name}")
         if name == "pipeline":
             if not DATA.is_dir():
-                print(f"{DATA} is not there: get the songs and rankings described in docs/data.md")
+                print(f"{DATA} is not there: get the songs and rankings described in docs/jukebox.md")
                 continue
             module.main(DATA)
         else:
