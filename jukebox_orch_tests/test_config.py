@@ -159,6 +159,12 @@ def test_defaults_of_an_instance_are_over_those_of_the_project():
     assert config["colors__registered_model"]["model_name"] == "colors"
 
 
+def test_an_instance_under_a_prefix_has_names_of_its_own():
+    graph = definitions(key_prefix=("south-east",))
+    config = resolved(graph.resolve_job_def("south_east_blobs_training"), {})
+    assert config["south_east__south_east_blobs__registered_model"]["model_name"] == "south_east_blobs"
+
+
 @pytest.mark.parametrize(
     ("defaults", "message"),
     [

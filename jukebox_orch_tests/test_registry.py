@@ -188,11 +188,15 @@ def test_projects_whose_settings_have_the_same_names_live_side_by_side():
         build_training_graph(one()),
         build_training_graph(two()),
         build_training_graph(two(), name="three"),
+        build_training_graph(two(), key_prefix=("emea",)),
+        build_training_graph(two(), key_prefix=("apac", "south-east")),
         dg.Definitions(resources=_resources()),
     )
     dg.Definitions.validate_loadable(definitions)
-    for job in ("one_training", "two_training", "three_training"):
+    for job in ("one_training", "two_training", "three_training", "emea_two_training"):
         definitions.resolve_job_def(job)
+    names = {spec.group_name for spec in definitions.resolve_all_asset_specs()}
+    assert names == {"one", "two", "three", "emea_two", "apac_south_east_two"}
     definitions.resolve_implicit_global_asset_job_def()
 
 

@@ -8,7 +8,7 @@ import dagster as dg
 from jukebox_orch.assets.dataset import dataset_asset
 from jukebox_orch.assets.evaluation import evaluation_asset
 from jukebox_orch.assets.features import features_asset
-from jukebox_orch.assets.graph import Graph
+from jukebox_orch.assets.graph import Graph, instance_name
 from jukebox_orch.assets.jobs import graph_jobs
 from jukebox_orch.assets.onnx_model import onnx_model_asset
 from jukebox_orch.assets.registered_model import registered_model_asset
@@ -16,7 +16,7 @@ from jukebox_orch.assets.trained_model import trained_model_asset
 from jukebox_orch.assets.validated_data import validated_data_asset
 from jukebox_orch.project import ModelProject
 
-__all__ = ["Graph", "broken_project", "build_training_graph"]
+__all__ = ["Graph", "broken_project", "build_training_graph", "instance_name"]
 
 
 def build_training_graph(
@@ -29,7 +29,8 @@ def build_training_graph(
     """Assets, checks and jobs of one project; resources are bound by the caller.
 
     Args:
-        name: asset prefix, group, job prefix and default model name; default: the project's name.
+        name: asset prefix, group, job prefix and default model name; default: `key_prefix` and the project's
+            name, joined by underscores.
         key_prefix: put before `name` in every asset key.
         defaults: run settings over the project's own, for example `{"hyperparameters": {"epochs": 5}}`.
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
@@ -66,8 +67,8 @@ class Graph:
     """One training graph: a project under a name, with its own defaults.
 
     Attributes:
-        name: asset prefix, group, job prefix and default model name; the project's own unless the same
-            project is placed twice.
+        name: last part of the asset prefix, group, job prefix, pool prefix and default model name, so that
+            nothing is shared with another graph; default: `key_prefix` and the project's name.
         key_prefix: put before the name in every asset key.
         defaults: run settings that differ from the project's.
     """
@@ -78,7 +79,7 @@ class Graph:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name or self.project.name)
+        object.__setattr__(self, "name", self.name or instance_name(self.project.name, self.key_prefix))
 
     @cached_property
     def settings_type(self) -> type[BaseModel]:
@@ -106,7 +107,7 @@ class Graph:
 
     def op_name(self, noun: str) -> str:
         """Name of the step that computes the asset."""
-        return "__".join(self.key(noun).path)
+        return self.key(noun).to_python_identifier()
 
     def asset(
         self,
@@ -176,6 +177,11 @@ class Graph:
             inputs=inputs,
             settings=plain,
         )
+
+
+def instance_name(project: str, key_prefix: Sequence[str]) -> str:
+    """Name of a graph that was given none: two instances of a project under different prefixes share nothing."""
+    return re.sub(r"\W", "_", "_".join([*key_prefix, project]))
 
 
 def _for_people(step: Callable[..., Any]) -> Callable[..., Any]:

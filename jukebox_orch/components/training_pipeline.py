@@ -1,14 +1,13 @@
 """A training graph placed by a `defs.yaml`."""
 
 import functools
-import re
 from typing import Any, Literal
 
 import dagster as dg
 from pydantic import Field
 
 from jukebox_orch import deployment
-from jukebox_orch.assets import build_training_graph
+from jukebox_orch.assets import build_training_graph, instance_name
 from jukebox_orch.project import InputError
 from jukebox_orch.registry import discover
 from jukebox_orch.sensors.triggers import Triggers
@@ -69,7 +68,7 @@ class TrainingPipeline(dg.Component, dg.Model, dg.Resolvable):
         if self.project not in found.projects:
             problem = found.problems.get(self.project, f"installed are {', '.join(found.projects) or 'none'}")
             raise InputError(f"{context.path}: no model project {self.project!r}: {problem}")
-        name = self.name or re.sub(r"\W", "_", "_".join([*self.key_prefix, self.project]))
+        name = self.name or instance_name(self.project, self.key_prefix)
         groups = ("source", "split", "hyperparameters", "gates")
         defaults = {group: getattr(self, group) for group in groups if getattr(self, group)}
         graph = build_training_graph(
