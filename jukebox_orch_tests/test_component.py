@@ -1,20 +1,28 @@
 """TrainingPipeline in a real dg project: two instances of one project beside the user's own assets."""
 
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from jukebox_orch import deployment
+from jukebox_orch.assets.jobs import NOUNS
 from jukebox_orch.components import training_pipeline
+from jukebox_orch.resources.artifacts import ArtifactStore
+from jukebox_orch.sensors import Triggers
 from jukebox_orch_tests.installed import install
 
+COMPONENT = "jukebox_orch.components.TrainingPipeline"
+REGIONS = ("emea", "apac")
 FILES = {
     "pyproject.toml": """
 [tool.dg]
@@ -24,6 +32,16 @@ directory_type = "project"
 root_module = "flowers"
 """,
     "flowers/__init__.py": "",
+    "flowers/definitions.py": """
+from pathlib import Path
+
+import dagster as dg
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return dg.load_from_defs_folder(path_within_project=Path(__file__))
+""",
     "flowers/defs/__init__.py": "",
     "flowers/defs/own.py": """
 import dagster as dg
@@ -85,22 +103,42 @@ def defs(folder: Path) -> Iterator[dg.Definitions]:
 
 
 @pytest.fixture(scope="module")
-def runs(defs: dg.Definitions) -> Iterator[SimpleNamespace]:
-    """Both instances trained into one Dagster instance."""
-    with dg.DagsterInstance.ephemeral() as instance:
-        results = {
-            region: defs.resolve_job_def(f"{region}_blobs_training").execute_in_process(instance=instance)
-            for region in ("emea", "apac")
-        }
-        yield SimpleNamespace(instance=instance, results=results)
+def values(folder: Path) -> dict[str, dict[str, Any]]:
+    """What each instance's assets hold, by region and noun, after both were trained at the same time."""
+    home = folder / "home"
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.all_asset_keys()  # Dagster's sqlite storage cannot be created by two processes at once
+    environment = {**os.environ, "PYTHONPATH": str(folder), "DAGSTER_HOME": str(home)}
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "flowers.definitions", "-j"]
+    processes = [
+        subprocess.Popen(
+            [*command, f"{region}_blobs_training"],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for region in REGIONS
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=500)
+        assert process.returncode == 0, output[-3_000:]
+    store = ArtifactStore(root=str(home / "artifacts"))
+    found: dict[str, dict[str, Any]] = {region: {} for region in REGIONS}
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        for region, noun in itertools.product(REGIONS, NOUNS):
+            key = dg.AssetKey([region, f"{region}_blobs", noun])
+            event = instance.get_latest_materialization_event(key)
+            assert event is not None
+            assert event.asset_materialization is not None
+            found[region][noun] = store.read(event.asset_materialization.metadata, key)
+    return found
 
 
 def test_both_instances_stand_beside_the_users_own_assets(defs: dg.Definitions) -> None:
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    nouns = (
-        "dataset", "validated_data", "features", "trained_model", "evaluation", "onnx_model", "registered_model",
-    )  # fmt: skip
-    assert keys == {"newsletter", *(f"{r}/{r}_blobs/{noun}" for r in ("emea", "apac") for noun in nouns)}
+    assert keys == {"newsletter", *(f"{r}/{r}_blobs/{noun}" for r in REGIONS for noun in NOUNS)}
 
 
 def test_jobs_sensors_and_pools_of_the_instances_are_different(defs: dg.Definitions) -> None:
@@ -119,7 +157,7 @@ def test_jobs_sensors_and_pools_of_the_instances_are_different(defs: dg.Definiti
             for node in repository.get_job(f"{region}_blobs_training").nodes
         }
         - {None}
-        for region in ("emea", "apac")
+        for region in REGIONS
     }
     assert pools["emea"]
     assert not pools["emea"] & pools["apac"]
@@ -134,10 +172,34 @@ def test_a_trigger_runs_the_sensor_of_its_instance_only(defs: dg.Definitions) ->
     assert running == {"apac_blobs_new_data"}
 
 
-def test_both_train_with_their_own_settings(runs: SimpleNamespace) -> None:
+def test_both_see_the_same_new_file_each_with_a_cursor_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
+    (tmp_path / "landing").mkdir()
+    for _ in range(1500):  # more than a cursor holds: the rest of what a sensor remembers lies in files
+        (tmp_path / "landing" / f"{uuid.uuid4().hex}.csv").write_text("a\n1\n")
+    trigger = {"location": str(tmp_path / "landing"), "patterns": ["*"], "quiet_seconds": 0}
+    for region in REGIONS:
+        triggers = Triggers.model_validate({"new_data": trigger})
+        sensor = deployment.sensors(f"{region}_blobs", triggers)[0]
+        asked, cursor = [], None
+        for _ in range(4):
+            with dg.DagsterInstance.ephemeral() as instance:
+                context = dg.build_sensor_context(instance=instance, cursor=cursor)
+                result = sensor(context)
+            assert isinstance(result, dg.SensorResult)
+            cursor = result.cursor
+            asked += result.run_requests or []
+        assert sensor.job_name == f"{region}_blobs_training"
+        assert len(asked) == 1, "the other instance's look has taken the file"
+    kept = {path.name for path in (tmp_path / "home" / "sensors").iterdir()}
+    assert kept == {f"{region}_blobs" for region in REGIONS}
+
+
+def test_both_train_with_their_own_settings(values: dict[str, dict[str, Any]]) -> None:
     for region, epochs, batch_size, seed in (("emea", 20, 32, 42), ("apac", 25, 16, 7)):
-        assert runs.results[region].success
-        training = runs.results[region].output_for_node(f"{region}__{region}_blobs__trained_model").training
+        training = values[region]["trained_model"].training
         assert (training.hyperparameters["epochs"], training.hyperparameters["batch_size"]) == (
             epochs,
             batch_size,
@@ -145,11 +207,8 @@ def test_both_train_with_their_own_settings(runs: SimpleNamespace) -> None:
         assert training.seed == seed
 
 
-def test_models_aliases_and_files_are_separate(runs: SimpleNamespace, folder: Path) -> None:
-    registered = {
-        region: runs.results[region].output_for_node(f"{region}__{region}_blobs__registered_model")
-        for region in ("emea", "apac")
-    }
+def test_models_aliases_and_files_are_separate(values: dict[str, dict[str, Any]], folder: Path) -> None:
+    registered = {region: values[region]["registered_model"] for region in REGIONS}
     for region, model in registered.items():
         assert model.model_name == f"{region}_blobs"
         assert model.version == "1"
@@ -194,9 +253,10 @@ def test_a_wrong_setting_is_told(
         del sys.modules[name]
 
 
-def test_dg_lists_the_component_with_its_schema(folder: Path) -> None:
+def dg_command(folder: Path, *arguments: str) -> str:
+    """Output of Dagster's `dg` in the project's folder."""
     done = subprocess.run(
-        [Path(sys.executable).with_name("dg"), "list", "components", "--json"],
+        [Path(sys.executable).with_name("dg"), *arguments],
         cwd=folder,
         env={
             **os.environ,
@@ -210,5 +270,30 @@ def test_dg_lists_the_component_with_its_schema(folder: Path) -> None:
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    components = {entry["key"]: entry for entry in json.loads(done.stdout)["items"]}
-    assert "training graph" in components["jukebox_orch.components.TrainingPipeline"]["summary"]
+    return done.stdout
+
+
+def test_dg_lists_the_component(folder: Path) -> None:
+    components = json.loads(dg_command(folder, "list", "components", "--json"))["items"]
+    summaries = {entry["key"]: entry["summary"] for entry in components}
+    assert "training graph" in summaries[COMPONENT]
+
+
+def test_dg_shows_its_documentation_and_a_description_of_every_attribute(folder: Path) -> None:
+    text = dg_command(folder, "utils", "inspect-component", COMPONENT)
+    assert "Seven assets with their checks, four jobs and three sensors." in text
+    schema = json.JSONDecoder().raw_decode(text.split("Component schema:")[1].lstrip())[0]
+    assert set(schema["properties"]) == {
+        "project", "key_prefix", "name", "source", "split", "hyperparameters", "gates", "settings", "triggers",
+        "resources",
+    }  # fmt: skip
+    assert not [name for name, field in schema["properties"].items() if not field.get("description")]
+    assert schema["required"] == ["project"]
+
+
+def test_dg_checks_and_lists_the_projects_definitions(folder: Path) -> None:
+    dg_command(folder, "check", "yaml")
+    listed = json.loads(dg_command(folder, "list", "defs", "--json"))
+    assert {"newsletter", "emea/emea_blobs/dataset", "apac/apac_blobs/dataset"} <= {
+        asset["asset_key"] for asset in listed["assets"]
+    }

@@ -1,7 +1,7 @@
 """A training graph placed by a `defs.yaml`."""
 
 import functools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -23,40 +23,59 @@ class TrainingPipeline(dg.Component, dg.Model, dg.Resolvable):
     settings, by giving each instance a key prefix or a name of its own.
     """
 
-    project: str = Field(
-        description="Name of an installed model project, for example jukebox",
-        examples=["jukebox", "image_processor"],
-    )
-    key_prefix: list[str] = Field(default_factory=list, description="Put before the name in every asset key")
-    name: str = Field(
-        default="",
-        description="Asset key part, group, prefix of jobs and sensors, and default model name; "
-        "default: key prefix and project, joined by underscores",
-    )
-    source: dict[str, Any] = Field(
-        default_factory=dict,
-        description="Where the data comes from, for example {location: s3://bucket/charts}",
-    )
-    split: dict[str, Any] = Field(default_factory=dict, description="How the data is divided into the splits")
-    hyperparameters: dict[str, Any] = Field(
-        default_factory=dict, description="Defaults of the training, for example {epochs: 20}"
-    )
-    gates: dict[str, Any] = Field(
-        default_factory=dict, description="Thresholds, for example {metric_floor: 0.9}"
-    )
-    settings: dict[str, Any] = Field(
-        default_factory=dict, description="Other defaults of a run: seed, model_name, version, prod_flag"
-    )
-    triggers: dict[str, Any] = Field(
-        default_factory=dict,
-        description="What starts a run: new_data, git_tags, model_alerts, as in the triggers file; "
-        "default: that of the deployment",
-    )
-    resources: Literal["deployment", "own"] = Field(
-        default="deployment",
-        description="deployment: bind artifact_store, model_store, mlflow and code by the environment variables "
-        "of jukebox_orch.deployment; own: this dg project defines them",
-    )
+    # Dagster shows the description of a field that has a default only where a Resolver says it.
+    project: Annotated[
+        str,
+        dg.Resolver.default(
+            description="Name of an installed model project, for example jukebox",
+            examples=["jukebox", "image_processor"],
+        ),
+    ]
+    key_prefix: Annotated[
+        list[str], dg.Resolver.default(description="Put before the name in every asset key")
+    ] = Field(default_factory=list)
+    name: Annotated[
+        str,
+        dg.Resolver.default(
+            description="Asset key part, group, prefix of jobs and sensors, and default model name; "
+            "default: key prefix and project, joined by underscores"
+        ),
+    ] = ""
+    source: Annotated[
+        dict[str, Any],
+        dg.Resolver.default(
+            description="Where the data comes from, for example {location: s3://bucket/charts}"
+        ),
+    ] = Field(default_factory=dict)
+    split: Annotated[
+        dict[str, Any], dg.Resolver.default(description="How the data is divided into the splits")
+    ] = Field(default_factory=dict)
+    hyperparameters: Annotated[
+        dict[str, Any], dg.Resolver.default(description="Defaults of the training, for example {epochs: 20}")
+    ] = Field(default_factory=dict)
+    gates: Annotated[
+        dict[str, Any], dg.Resolver.default(description="Thresholds, for example {metric_floor: 0.9}")
+    ] = Field(default_factory=dict)
+    settings: Annotated[
+        dict[str, Any],
+        dg.Resolver.default(
+            description="Other defaults of a run, for example {seed: 7, model_name: charts_emea}"
+        ),
+    ] = Field(default_factory=dict)
+    triggers: Annotated[
+        dict[str, Any],
+        dg.Resolver.default(
+            description="What starts a run: new_data, git_tags, model_alerts, as in the triggers file; "
+            "default: that of the deployment"
+        ),
+    ] = Field(default_factory=dict)
+    resources: Annotated[
+        Literal["deployment", "own"],
+        dg.Resolver.default(
+            description="deployment: bind artifact_store, model_store, mlflow and code by the environment "
+            "variables of jukebox_orch.deployment; own: this dg project defines them"
+        ),
+    ] = "deployment"
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The graph, its sensors and, unless they are the dg project's own, its resources.
