@@ -3,15 +3,19 @@
     python -m benchmarks.sensors [--objects 100000] [--tags 10000] [--alerts 1000]
 
 Prints, per source: the first tick (which reads what its time allows), the median and the worst of seven steady
-ticks with the processor time of the median one, a tick with a new event, and the size of the cursor. The goal for a
-steady tick is one second, for a cursor 64 KiB. Between the first and the steady ticks everything is seen: by ticks,
-or for S3, where reading 100,000 objects takes many ticks, by writing the memory that those ticks would leave.
+ticks with the processor time of the median one, the listing alone done the plain way (walk and stat, botocore's
+paginator, `git ls-remote`, one GET) and how many times longer that is than the tick, in how many ticks everything is
+looked at, a tick with a new event, and the size of the cursor. The goal for a steady tick is one second, for a cursor
+64 KiB. Between the first and the steady ticks everything is seen: by ticks, or for S3, where reading 100,000 objects
+takes many ticks, by writing the memory that those ticks would leave.
 """
 
 import argparse
 import hashlib
+import json
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +24,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import botocore.session
 import dagster as dg
+import httpx
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measure import RUNS
 from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors
 from jukebox_orch.sensors.cursor import Memory
 from jukebox_orch.sensors.listing import look
@@ -39,13 +46,17 @@ GOAL_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Measured:
-    """Ticks of one source; times in seconds (`steady_cpu` of the processor), the cursor in bytes."""
+    """Ticks of one source; times in seconds (`steady_cpu` of the processor), the cursor in bytes.
+
+    `plain`: the listing alone, without a sensor; `looks`: ticks until everything was looked at once.
+    """
 
     source: str
     first: float
-    started: int
     steady: list[float]
     steady_cpu: float
+    plain: float
+    looks: int
     new_event: float
     cursor: int
 
@@ -76,8 +87,9 @@ def show(results: list[Measured]) -> None:
     table = Table(
         "source",
         "first tick",
-        "ticks until all is seen",
         "steady tick",
+        "plain listing",
+        "all looked at in",
         "tick with a new event",
         "cursor",
         "goal",
@@ -86,8 +98,9 @@ def show(results: list[Measured]) -> None:
         table.add_row(
             result.source,
             f"{result.first:.2f} s",
-            f"{result.started:,}",
             f"{statistics.median(result.steady):.2f} s (worst {max(result.steady):.2f}, CPU {result.steady_cpu:.2f})",
+            f"{result.plain:.2f} s ({result.plain / statistics.median(result.steady):.1f} times the tick)",
+            f"{result.looks} tick{'s' if result.looks > 1 else ''}",
             f"{result.new_event:.2f} s",
             f"{result.cursor:,} B",
             "met" if result.within_goal else "MISSED",
@@ -109,7 +122,17 @@ def _local(folder: Path, objects: int) -> Measured:
         (landing / "day-9999" / "new.csv").parent.mkdir()
         (landing / "day-9999" / "new.csv").write_text("new")
 
-    return _ticks(f"{objects:,} local files", folder, {"new_data": trigger}, drop)
+    def plain() -> None:
+        folders = [str(landing)]
+        while folders:
+            with os.scandir(folders.pop()) as found:
+                for item in found:
+                    if item.is_dir(follow_symlinks=False):
+                        folders.append(item.path)
+                    else:
+                        item.stat(follow_symlinks=False)
+
+    return _ticks(f"{objects:,} local files", folder, {"new_data": trigger}, drop, plain)
 
 
 def _s3(folder: Path, objects: int) -> Measured:
@@ -138,7 +161,12 @@ def _s3(folder: Path, objects: int) -> Measured:
             body = {"files": files, "waiting": {}, "gone": [], "markers": {}}
             return Memory("new_data", "s3://landing", _memory(folder)).encode({"sweep": ""}, body)
 
-        return _ticks(f"{objects:,} S3 objects", folder, {"new_data": trigger}, drop, settled)
+        def plain() -> None:
+            client = botocore.session.get_session().create_client("s3")
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket="landing")
+            assert sum(len(page["Contents"]) for page in pages) >= objects
+
+        return _ticks(f"{objects:,} S3 objects", folder, {"new_data": trigger}, drop, plain, settled)
 
 
 def _git(folder: Path, tags: int) -> Measured:
@@ -149,6 +177,9 @@ def _git(folder: Path, tags: int) -> Measured:
         folder,
         {"git_tags": {"repository": repository.url}},
         lambda: repository.add_refs([f"v{tags}.0.0"]),
+        lambda: subprocess.run(
+            ["git", "ls-remote", "--tags", repository.url], check=True, stdout=subprocess.PIPE
+        ),
     )
 
 
@@ -169,6 +200,7 @@ def _alerts(folder: Path, alerts: int) -> Measured:
             folder,
             {"model_alerts": trigger},
             lambda: running.fire({"model": "m", "instance": "new"}),
+            lambda: httpx.get(f"{running.url}/api/v2/alerts", params={"filter": 'model="m"'}).json(),
         )
 
 
@@ -177,6 +209,7 @@ def _ticks(
     folder: Path,
     triggers: dict[str, Any],
     new_event: Callable[[], object],
+    plain: Callable[[], object],
     settled: Callable[[], str] | None = None,
 ) -> Measured:
     (kind,) = triggers
@@ -213,16 +246,33 @@ def _ticks(
         else:
             while requests[-1]:
                 tick()
-        started, until_steady = sum(requests), len(times)
+        until_steady, sweeps = len(times), []
         for _ in range(STEADY_TICKS):
             tick()
+            sweeps.append(json.loads(cursor or "{}")["head"].get("sweep", ""))
         steady, steady_cpu = times[until_steady:], statistics.median(cpu[until_steady:])
+        while "" not in sweeps:
+            tick()
+            sweeps.append(json.loads(cursor or "{}")["head"]["sweep"])
         new_event()
         tick()
         assert requests[-1], f"{source}: the new event asked for no run"
         return Measured(
-            source, times[0], started, steady, steady_cpu, times[-1], len((cursor or "").encode())
+            source,
+            first=times[0],
+            steady=steady,
+            steady_cpu=steady_cpu,
+            plain=statistics.median(_seconds(plain) for _ in range(RUNS)),
+            looks=sweeps.index("") + 1,
+            new_event=times[-1],
+            cursor=len((cursor or "").encode()),
         )
+
+
+def _seconds(function: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
 
 
 def _memory(folder: Path) -> str:

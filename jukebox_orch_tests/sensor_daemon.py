@@ -1,7 +1,8 @@
 """Starts the real `dagster-daemon run`, which can be told to die at a point of a sensor's tick.
 
-Run as a program it is `dagster-daemon` with SIGKILL at the point in DIE_AT: the public methods of
-`DagsterInstance` and `DefaultRunLauncher` that the daemon calls then are wrapped, in its own process only.
+Run as a program it is `dagster-daemon` that kills itself, by SIGKILL, at the point named in the file ARMED, once: the
+public methods of `DagsterInstance` and `DefaultRunLauncher` that the daemon calls then are wrapped, in its own process
+only.
 """
 
 import os
@@ -18,7 +19,15 @@ from typing import Any
 import dagster as dg
 import yaml
 
-POINTS = ("before requests", "run ids reserved", "run created", "run submitted", "run launched")
+POINTS = (
+    "before requests",
+    "run ids reserved",
+    "run created",
+    "run submitted",
+    "run launched",
+    "cursor not saved",
+    "cursor saved",
+)
 DAGSTER_YAML = "telemetry: {enabled: false}\nsensors: {use_threads: true, num_workers: 3}\n"
 
 
@@ -38,24 +47,29 @@ class Deployment:
             "SENSOR_TEST_FOLDER": str(folder),
             **environment,
         }
-        with self.instance() as instance:  # creates the databases before daemon and test do so at once
-            instance.get_runs_count()
-            instance.all_instigator_state()
-            instance.get_latest_materialization_event(dg.AssetKey("none"))
+        # Creates the databases before daemon and test do so at once.
+        self.instance = dg.DagsterInstance.from_config(str(folder / "home"))
+        self.instance.get_runs_count()
+        self.instance.all_instigator_state()
+        self.instance.get_latest_materialization_event(dg.AssetKey("none"))
 
     def configure(self, **triggers: Any) -> None:
         (self.folder / "triggers.yaml").write_text(yaml.safe_dump({"toy": triggers}))
 
+    def die_at(self, point: str) -> None:
+        """Let the running daemon, a mortal one, kill itself when it comes to that point."""
+        (self.folder / "armed").write_text(point)
+
     @contextmanager
-    def daemon(self, die_at: str | None = None) -> Iterator[subprocess.Popen]:
+    def daemon(self, mortal: bool = False) -> Iterator[subprocess.Popen]:
         """Run the daemon; at the end it and everything it started is gone."""
         program = (
-            [sys.executable, "-m", __name__] if die_at else [Path(sys.executable).parent / "dagster-daemon"]
+            [sys.executable, "-m", __name__] if mortal else [Path(sys.executable).parent / "dagster-daemon"]
         )
         with (self.folder / "daemon.log").open("ab") as log:
             process = subprocess.Popen(
                 [*map(str, program), "run", "-m", self._module],
-                env={**self.environment, "DIE_AT": die_at or ""},
+                env={**self.environment, "ARMED": str(self.folder / "armed")},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -71,15 +85,9 @@ class Deployment:
                 process.wait()
             _kill_group(process.pid)
 
-    @contextmanager
-    def instance(self) -> Iterator[dg.DagsterInstance]:
-        with dg.DagsterInstance.from_config(str(self.folder / "home")) as instance:
-            yield instance
-
     def runs(self) -> list[dg.DagsterRun]:
         """Return all runs, oldest first."""
-        with self.instance() as instance:
-            return [record.dagster_run for record in instance.get_run_records(ascending=True)]
+        return [record.dagster_run for record in self.instance.get_run_records(ascending=True)]
 
     def finished(self, count: int) -> bool:
         """Tell whether that many runs are there and all are over."""
@@ -91,13 +99,13 @@ class Deployment:
         return [tick.skip_reason or "" for tick in self.ticks(sensor)]
 
     def ticks(self, sensor: str) -> list[Any]:
-        with self.instance() as instance:
-            states = [s for s in instance.all_instigator_state() if s.instigator_name == sensor]
-            return [
-                tick
-                for state in states
-                for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=50)
-            ]
+        """Return the latest ticks of a sensor, newest first."""
+        states = [s for s in self.instance.all_instigator_state() if s.instigator_name == sensor]
+        return [
+            tick
+            for state in states
+            for tick in self.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=50)
+        ]
 
     def log(self) -> str:
         return (self.folder / "daemon.log").read_text(errors="replace")[-8_000:]
@@ -118,51 +126,54 @@ def _kill_group(group: int) -> None:
         return
 
 
-def _die_at(point: str) -> None:
-    def die() -> None:
-        print(f"dies at: {point}", flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
+def _make_mortal(armed: Path) -> None:
+    def at(point: str, applies: Callable[..., bool] = lambda *_: True) -> Callable[..., None]:
+        def die(*arguments: Any) -> None:
+            if armed.exists() and armed.read_text() == point and applies(*arguments):
+                armed.unlink()
+                print(f"dies at: {point}", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return die
+
+    def nothing(*arguments: Any) -> None:
+        """Pass this side of the call."""
 
     def wrap(
-        owner: type,
-        name: str,
-        before: Callable[..., bool] | None = None,
-        after: Callable[..., bool] | None = None,
+        owner: type, name: str, before: Callable[..., None] = nothing, after: Callable[..., None] = nothing
     ) -> None:
         original = getattr(owner, name)
 
         def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
-            if before and before(*arguments):
-                die()
+            before(self, *arguments)
             result = original(self, *arguments, **named)
-            if after and after(*arguments):
-                die()
+            after(self, *arguments)
             return result
 
         setattr(owner, name, wrapped)
 
-    def reserves(tick: Any) -> bool:
+    def reserves(instance: Any, tick: Any) -> bool:
         return bool(tick.reserved_run_ids_with_requests) and not tick.run_ids
 
-    def always(*arguments: Any) -> bool:
-        return True
+    def has_started_runs(instance: Any, state: Any) -> bool:
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        return bool(ticks and ticks[0].run_ids)
 
-    if point == "before requests":
-        wrap(dg.DagsterInstance, "update_tick", before=reserves)
-    elif point == "run ids reserved":
-        wrap(dg.DagsterInstance, "update_tick", after=reserves)
-    elif point == "run created":
-        wrap(dg.DagsterInstance, "create_run", after=always)
-    elif point == "run submitted":
-        wrap(dg.DagsterInstance, "submit_run", after=always)
-    elif point == "run launched":
-        wrap(dg.DefaultRunLauncher, "launch_run", after=always)
-    else:
-        raise ValueError(f"DIE_AT={point!r}: must be one of {POINTS}")
+    instance = dg.DagsterInstance
+    wrap(instance, "update_tick", at("before requests", reserves), at("run ids reserved", reserves))
+    wrap(instance, "create_run", after=at("run created"))
+    wrap(instance, "submit_run", after=at("run submitted"))
+    wrap(dg.DefaultRunLauncher, "launch_run", after=at("run launched"))
+    wrap(
+        instance,
+        "update_instigator_state",
+        at("cursor not saved", has_started_runs),
+        at("cursor saved", has_started_runs),
+    )
 
 
 if __name__ == "__main__":
-    _die_at(os.environ["DIE_AT"])
+    _make_mortal(Path(os.environ["ARMED"]))
     (daemon,) = entry_points(group="console_scripts", name="dagster-daemon")
     sys.argv[0] = "dagster-daemon"
     daemon.load()()

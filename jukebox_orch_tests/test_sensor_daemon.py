@@ -11,7 +11,7 @@ import yaml
 from mlflow import MlflowClient
 
 from jukebox_orch.projects.jukebox import sample
-from jukebox_orch_tests.sensor_daemon import POINTS, Deployment
+from jukebox_orch_tests.sensor_daemon import Deployment
 from jukebox_orch_tests.sensor_git import Repository, git_http_server
 from jukebox_orch_tests.sensor_servers import alertmanager, s3_server
 
@@ -112,10 +112,10 @@ def test_a_corrupted_cursor_is_reported_and_rebuilt_without_a_second_run(tmp_pat
     with deployment.daemon():
         deployment.wait(lambda: deployment.finished(1))
         deployment.wait(lambda: deployment.ticks("toy_new_data")[0].status.value == "SKIPPED")
-    with deployment.instance() as instance:
-        (state,) = [s for s in instance.all_instigator_state() if s.instigator_name == "toy_new_data"]
-        data = cast("Any", state.instigator_data)
-        instance.update_instigator_state(state.with_data(data._replace(cursor=data.cursor[:-30])))
+    instance = deployment.instance
+    (state,) = [s for s in instance.all_instigator_state() if s.instigator_name == "toy_new_data"]
+    data = cast("Any", state.instigator_data)
+    instance.update_instigator_state(state.with_data(data._replace(cursor=data.cursor[:-30])))
     with deployment.daemon():
         deployment.wait(lambda: any("it is not JSON" in r for r in deployment.skip_reasons("toy_new_data")))
         second = drop(landing, "day2.csv", "2")
@@ -144,44 +144,3 @@ def test_dropped_data_ends_in_a_registered_model_that_names_its_event(tmp_path):
     version = client.get_model_version_by_alias("jukebox", "champion")
     for tag in ("jukebox/event", "jukebox/event_id", "jukebox/file_digests"):
         assert version.tags[tag] == run.tags[tag]
-
-
-def _one_run_although_the_daemon_dies(folder: Path, point: str) -> None:
-    deployment = Deployment(folder)
-    landing = folder / "landing"
-    deployment.configure(new_data={"location": str(landing), **NEW_DATA})
-    digest = drop(landing, "day1.csv", "1")
-    with deployment.daemon(die_at=point) as daemon:
-        deployment.wait(lambda: daemon.poll() is not None)
-        assert daemon.returncode == -9
-        assert f"dies at: {point}" in deployment.log()
-        died_at = time.time()
-        with deployment.daemon():
-            deployment.wait(lambda: deployment.finished(1))
-            # Two whole ticks later nothing was started again.
-            deployment.wait(
-                lambda: (
-                    sum(
-                        tick.timestamp > died_at and tick.status.value == "SKIPPED"
-                        for tick in deployment.ticks("toy_new_data")
-                    )
-                    > 1
-                )
-            )
-    (run,) = deployment.runs()
-    assert run.status.value == "SUCCESS"
-    assert files_of(run) == [digest]
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("point", POINTS)
-def test_a_daemon_killed_during_a_tick_gives_exactly_one_run_after_its_restart(tmp_path, point):
-    _one_run_although_the_daemon_dies(tmp_path, point)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1_500)
-@pytest.mark.parametrize("point", POINTS)
-def test_a_daemon_killed_again_and_again_gives_exactly_one_run_each_time(tmp_path, point):
-    for attempt in range(10):
-        _one_run_although_the_daemon_dies(tmp_path / str(attempt), point)
