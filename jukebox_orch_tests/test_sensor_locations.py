@@ -112,7 +112,7 @@ class TestBucket:
         listing = look(location, NewDataState())
         assert [e.path for e in listing.entries] == ["a.csv", "sub/b.csv"]
         assert all(e.changed_at and abs(e.changed_at - time.time()) < 60 for e in listing.entries)
-        assert listing.covered == (("", None),)
+        assert list(listing.covered) == [("", None)]
         assert location.prefix == "s3://landing/day/"
         digests, failures = read_digests(location, listing.entries, 10)
         assert failures == {}

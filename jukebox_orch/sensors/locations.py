@@ -4,6 +4,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -16,9 +17,11 @@ from fsspec.implementations.local import LocalFileSystem
 
 from jukebox_orch.sensors.events import SourceUnavailableError
 from jukebox_orch.sensors.new_data import Entry, Listing, NewDataState
+from jukebox_orch.sensors.s3_listing import Range, joined, parse_quickly, pieces
 
-SWEEP_SECONDS = 0.4
+SWEEP_SECONDS = 0.5
 """How long one look goes through a bucket (beside its newest keys); a large one is swept over several ticks."""
+_LISTERS = 8
 _CHUNK = 1024 * 1024
 
 
@@ -68,6 +71,7 @@ class LocalFolder:
     def look(self, state: NewDataState) -> Listing:
         """List the whole tree."""
         entries: list[Entry] = []
+        unchanged: set[str] = set()
         folders = [""]
         while folders:
             folder = folders.pop()
@@ -80,9 +84,11 @@ class LocalFolder:
                         continue  # gone between the two calls
                     if stat.S_ISDIR(status.st_mode):
                         folders.append(path)
+                    elif state.knows(path, status.st_size, _local_token(status)):
+                        unchanged.add(path)
                     else:
                         entries.append(_local_entry(path, status))
-        return Listing(entries)
+        return Listing(entries, unchanged)
 
     def entry(self, path: str) -> Entry | None:
         """Look at one path without following a link."""
@@ -148,45 +154,53 @@ class RemoteFolder:
 
 
 class Bucket(RemoteFolder):
-    """An S3 prefix; listed from the newest key on, and swept piece by piece when it is large."""
+    """An S3 prefix; listed in pieces that are asked for at once, a large one over several looks."""
 
     def look(self, state: NewDataState) -> Listing:
-        """List a page after the last known key, then pages from where the last sweep ended."""
-        last = max(state.files, default="")
-        entries, upto = self._pages(last, seconds=0) if last else ([], "")
-        covered: list[tuple[str, str | None]] = [(last, upto)] if last else []
-        swept, sweep = self._pages(state.sweep, SWEEP_SECONDS)
-        if sweep is None and not state.sweep:
-            return Listing(swept)
-        covered.append((state.sweep, sweep))
-        entries = list({entry.path: entry for entry in (*swept, *entries)}.values())
-        return Listing(entries, covered, sweep or "")
+        """List what is after the last known key, and on from where the last look ended until the time is over."""
+        parse_quickly(self._filesystem.s3)
+        deadline = time.monotonic() + SWEEP_SECONDS
+        newest, *sweep = pieces(state.files, state.sweep)
+        always = (newest, *sweep[:1])  # however slow the store is
+        entries: list[Entry] = []
+        unchanged: set[str] = set()
 
-    def _pages(self, after: str, seconds: float) -> tuple[list[Entry], str | None]:
-        """Return the entries after a path, a page of 1,000 at least, and the path they reach to, None for the end."""
+        def look_at(piece: Range) -> Range:
+            after, upto = piece
+            position = after
+            while (piece in always and position == after) or time.monotonic() < deadline:
+                items, reached = self._page(position)
+                for path, item in items:
+                    if upto is not None and path > upto:
+                        break
+                    size, changed = item["Size"], item["LastModified"]
+                    token = f"{item['ETag']}:{changed}"
+                    if state.knows(path, size, token):
+                        unchanged.add(path)
+                    elif path and not path.endswith("/"):
+                        entries.append(Entry(path, size, token, changed.timestamp()))
+                if reached is None or (upto is not None and reached >= upto):
+                    return after, upto
+                position = reached
+            return after, position
+
+        with ThreadPoolExecutor(_LISTERS) as listers:
+            covered = joined(listers.map(look_at, (newest, *sweep)))
+        swept = next(upto for after, upto in covered if after == state.sweep)
+        return Listing(entries, unchanged, covered, swept or "")
+
+    def _page(self, after: str) -> tuple[list[tuple[str, Mapping[str, Any]]], str | None]:
+        """Return up to 1,000 objects after a path, and the path they reach to, None when there are no more."""
         bucket, _, key = self._root.partition("/")
         base = f"{key}/" if key else ""
-        entries: list[Entry] = []
-        position = base + after if after else ""
-        deadline = time.monotonic() + seconds
-        while True:
-            page = self._filesystem.call_s3(
-                "list_objects_v2",
-                Bucket=bucket,
-                Prefix=base,
-                **({"StartAfter": position} if position else {}),
-            )
-            for item in page.get("Contents", []):
-                path = item["Key"][len(base) :]
-                if path and not path.endswith("/"):
-                    changed = item["LastModified"]
-                    token = f"{item['ETag']}:{changed}"
-                    entries.append(Entry(path, item["Size"], token, changed.timestamp(), "file"))
-                position = item["Key"]
-            if not page.get("IsTruncated"):
-                return entries, None
-            if time.monotonic() >= deadline:
-                return entries, position[len(base) :]
+        start = {"StartAfter": base + after} if after else {}
+        page = self._filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=base, **start)
+        items = [(item["Key"][len(base) :], item) for item in page.get("Contents", [])]
+        if not page.get("IsTruncated"):
+            return items, None
+        if not items or items[-1][0] <= after:
+            raise ValueError("the store says that there are more objects and does not list them")
+        return items, items[-1][0]
 
 
 class HttpFile:
@@ -239,9 +253,13 @@ class HttpFile:
 def _local_entry(path: str, status: os.stat_result) -> Entry:
     mode = status.st_mode
     kind = "file" if stat.S_ISREG(mode) else "symlink" if stat.S_ISLNK(mode) else "special"
+    changed_at = max(status.st_mtime, status.st_ctime)
+    return Entry(path, status.st_size, _local_token(status), changed_at, kind)
+
+
+def _local_token(status: os.stat_result) -> str:
     # The change time cannot be set by a program, unlike the modification time that `cp -p` and `tar` restore.
-    token = f"{status.st_mtime_ns}:{status.st_ctime_ns}"
-    return Entry(path, status.st_size, token, max(status.st_mtime, status.st_ctime), kind)
+    return f"{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def _refuse_other_version(listed: Entry, found: Entry | None) -> None:

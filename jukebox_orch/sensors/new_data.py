@@ -6,7 +6,7 @@ and unknown, `decide` turns their digests into at most one run. A file counts on
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
@@ -52,12 +52,14 @@ class Entry(NamedTuple):
 class Listing:
     """What one look saw.
 
+    `unchanged` are paths that the state knows in the form they have; a location may leave them out of `entries`.
     `covered` are the ranges of paths (after, up to) that were looked at completely, None meaning the end; a
     big bucket is listed in pieces and `sweep` is where the next look goes on. `manifests` maps a folder to
     the digests its `SHA256SUMS` promises.
     """
 
     entries: Sequence[Entry]
+    unchanged: Set[str] = frozenset()
     covered: Sequence[tuple[str, str | None]] = (("", None),)
     sweep: str = ""
     manifests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -77,6 +79,11 @@ class NewDataState:
     gone: frozenset[str] = frozenset()
     markers: Mapping[str, float] = field(default_factory=dict)
     sweep: str = ""
+
+    def knows(self, path: str, size: int, token: str) -> bool:
+        """Tell whether the file has been decided in this form."""
+        known = self.files.get(path)
+        return known is not None and known[1] == token and known[0] == size
 
     def decided(self) -> set[str]:
         """Return the digests of every content that has had its run."""
@@ -118,10 +125,8 @@ def select(listing: Listing, state: NewDataState, now: float, limits: Limits) ->
     ready: list[Entry] = []
     waiting: dict[str, Sequence] = {}
     refused: dict[str, list[str]] = {}
-    files = state.files
     for entry in listing.entries:
-        known = files.get(entry.path)
-        if known is not None and known[1] == entry.token and known[0] == entry.size:
+        if state.knows(entry.path, entry.size, entry.token):
             continue
         if _name(entry.path) in (SUCCESS_MARKER, MANIFEST) or not _matches(entry.path, limits.patterns):
             continue
@@ -141,7 +146,7 @@ def select(listing: Listing, state: NewDataState, now: float, limits: Limits) ->
         else:
             waiting[entry.path] = [entry.size, entry.token, first_seen]
     if not _is_complete(listing):
-        looked_at = {entry.path for entry in listing.entries}
+        looked_at = listing.unchanged | {entry.path for entry in listing.entries}
         waiting |= {path: seen for path, seen in state.waiting.items() if path not in looked_at}
     ready.sort(key=lambda entry: (entry.changed_at or 0, entry.path))
     return Selection(ready, waiting, markers, refused)
@@ -201,7 +206,8 @@ def decide(
     )
     earlier = _earlier(files, new, selection, digests) if limits.include_earlier else {}
     notes, warnings = _reasons(selection, failures, read, new)
-    seen = f"{count(len(listing.entries), 'entry', 'entries')} looked at in {location}"
+    looked_at = len(listing.entries) + len(listing.unchanged)
+    seen = f"{count(looked_at, 'entry', 'entries')} looked at in {location}"
     if len(new) + len(earlier) > MAX_FILES_IN_RUN:
         raise SourceUnavailableError(
             f"{count(len(new), 'new file')} with {count(len(earlier), 'earlier file')} are more than one run "
@@ -262,8 +268,9 @@ def _earlier(
 
 def _without_vanished(listing: Listing, state: NewDataState) -> tuple[Mapping[str, Sequence], frozenset[str]]:
     """Forget paths that are no longer there, but never that their content had its run."""
-    listed = {entry.path for entry in listing.entries}
-    missing = state.files.keys() - listed
+    if len(listing.unchanged) == len(state.files):
+        return state.files, state.gone
+    missing = state.files.keys() - listing.unchanged - {entry.path for entry in listing.entries}
     if not _is_complete(listing):
         missing = {path for path in missing if _is_covered(path, listing.covered)}
     if not missing:
