@@ -70,8 +70,13 @@ class Repository:
 
 
 @contextmanager
-def git_http_server(root: Path, password: str | None = None) -> Iterator[str]:
-    """Serve the bare repositories below a folder by `git http-backend`, for `reader:password` when given."""
+def git_http_server(
+    root: Path, password: str | None = None, certificate: Path | None = None
+) -> Iterator[str]:
+    """Serve the bare repositories below a folder by `git http-backend`, for `reader:password` when given.
+
+    With a certificate, over https.
+    """
     backend = Path(git("--exec-path", cwd=root)) / "git-http-backend"
 
     class Handler(BaseHTTPRequestHandler):
@@ -113,7 +118,7 @@ def git_http_server(root: Path, password: str | None = None) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             """Keep the test output clean."""
 
-    with serve(Handler) as url:
+    with serve(Handler, certificate) as url:
         yield url
 
 

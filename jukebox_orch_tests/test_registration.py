@@ -34,6 +34,7 @@ def test_the_version_says_where_it_comes_from(finished):
     assert tags["mlflow_run_id"] == version.run_id
     assert tags["git_commit"] == "c0ffee"
     assert tags["git/tag"] == "v1.0.0"
+    assert tags["git/code_matches_tag"] == "no"
     assert tags["version_label"] == "1.0.0"
     assert tags["onnx_sha256"] == place.metadata("blobs/onnx_model")["onnx_sha256"]
     assert tags["dataset_digest"] == place.version("blobs/dataset")

@@ -2,13 +2,16 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox_orch.sensors.cursor import FORMAT_VERSION, CursorError, Memory, with_head
+from jukebox_orch.sensors.cursor import FORMAT_VERSION, CursorError, Memory, SnapshotStore, with_head
 from jukebox_orch.sensors.events import SourceUnavailableError
 
 SMALL = {"tags": {"v1.0.0": "a" * 40}}
@@ -94,6 +97,25 @@ def test_the_snapshots_of_the_old_and_the_new_cursor_stay_and_forgotten_ones_go(
             os.utime(path, (long_ago, long_ago))
     kept = {path.name for path in folder.iterdir()}
     assert kept == {json.loads(cursor)["snapshot"] for cursor in cursors[-2:]}
+
+
+def test_a_process_killed_while_it_saves_leaves_the_old_memory_whole(memory, tmp_path):
+    cursor = memory.encode({}, LARGE)
+    killed = (
+        "import os, signal, sys\n"
+        "from upath.implementations.local import PosixUPath\n"
+        "from jukebox_orch.sensors.cursor import Memory\n"
+        "PosixUPath.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "large = {'files': [os.urandom(64).hex() for _ in range(5000)]}\n"
+        "Memory('git_tag', 'file:///r v*', sys.argv[1]).encode({}, large)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", killed, tmp_path / "memory"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "memory").iterdir())) == 2
+    another_process = Memory("git_tag", "file:///r v*", str(tmp_path / "memory"))
+    assert another_process.decode(cursor) == ({}, LARGE)
+    SnapshotStore(str(tmp_path / "memory")).prune([json.loads(cursor)["snapshot"]], time.time() + 2 * 86_400)
+    assert [path.name for path in (tmp_path / "memory").iterdir()] == [json.loads(cursor)["snapshot"]]
 
 
 def test_a_memory_that_cannot_be_written_is_a_reason_not_a_lost_cursor(tmp_path):

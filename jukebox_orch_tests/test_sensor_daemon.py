@@ -54,6 +54,9 @@ def test_files_tags_and_alerts_each_start_one_run_and_a_restart_starts_none_agai
             },
         )
         (tmp_path / "commit").write_text("0" * 40)
+        prometheus.fire(
+            {"model": "toy", "severity": "critical"}, {"model": "other"}
+        )  # while no daemon is there
         with deployment.daemon():
             deployment.wait(
                 lambda: "1 tag recorded without one" in "".join(deployment.skip_reasons("toy_git_tags"))
@@ -61,7 +64,6 @@ def test_files_tags_and_alerts_each_start_one_run_and_a_restart_starts_none_agai
             digest = drop(landing, "day1.csv", "1")
             (landing / "link.csv").symlink_to(landing / "day1.csv")
             commit = repository.tag("v1.1.0", annotated=True)
-            prometheus.fire({"model": "toy", "severity": "critical"}, {"model": "other"})
             deployment.wait(lambda: deployment.finished(2))
             held = f"v1.1.0 ({commit[:12]}) seen, this deployment is v1.0.5"
             deployment.wait(lambda: held in deployment.skip_reasons("toy_git_tags")[0])

@@ -17,11 +17,13 @@ def repository(tmp_path) -> Repository:
     return Repository(tmp_path)
 
 
-@pytest.mark.parametrize("transport", ["file", "http"])
-def test_tags_are_listed_with_annotated_ones_peeled(repository, tmp_path, transport):
+@pytest.mark.parametrize("transport", ["file", "http", "https"])
+def test_tags_are_listed_with_annotated_ones_peeled(repository, tmp_path, transport, monkeypatch):
     light = repository.tag("v1.0.0")
     annotated = repository.tag("jukebox/v1.1.0", annotated=True)
-    with git_http_server(tmp_path) as server:
+    certificate = self_signed_certificate(tmp_path) if transport == "https" else None
+    monkeypatch.setenv("GIT_SSL_CAINFO", str(certificate or ""))
+    with git_http_server(tmp_path, certificate=certificate) as server:
         url = repository.url if transport == "file" else f"{server}/models.git"
         assert list_tags(url) == {"v1.0.0": light, "jukebox/v1.1.0": annotated}
 

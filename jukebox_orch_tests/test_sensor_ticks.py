@@ -1,17 +1,24 @@
 """Whole ticks of the Dagster sensors: status, requests, skip reasons and cursors against real sources."""
 
+import ast
+import hashlib
 import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import pandas as pd
 import pytest
 
+from jukebox_orch.projects.jukebox import Jukebox, sample
+from jukebox_orch.sensors import git_tags, model_alerts, new_data
 from jukebox_orch_tests.sensor_git import Repository, git_http_server
 from jukebox_orch_tests.sensor_servers import Misbehaviour
 from jukebox_orch_tests.sensor_ticks import Sensor
+from jukebox_orch_tests.workplace import Workplace
 
 
 @pytest.fixture
@@ -198,3 +205,75 @@ def test_a_shutdown_of_git_hosting_is_a_reason_and_the_tag_starts_afterwards(ins
     (request,) = sensor.tick().run_requests or []
     assert request.run_key == f"git_tag:v1.1.0:{commit}"
     assert "nothing new" in sensor.reason()
+
+
+@pytest.mark.parametrize("module", [new_data, git_tags, model_alerts], ids=lambda m: m.__name__)
+def test_a_decision_has_no_dagster_no_clock_and_no_source_in_it(module):
+    tree = ast.parse(Path(module.__file__).read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    pure = {"collections", "dataclasses", "datetime", "fnmatch", "hashlib", "jukebox_orch", "packaging", "re"}
+    assert {name.partition(".")[0] for name in imported} <= pure | {"typing"}
+    assert {name for name in imported if name.startswith("jukebox_orch")} == {"jukebox_orch.sensors.events"}
+
+
+def names_of(result: dg.SensorResult) -> list[str]:
+    files = [file for r in result.run_requests or [] for file in r.run_config["source"]["files"]]
+    return [Path(file["url"]).name for file in files]
+
+
+def test_with_a_success_marker_a_file_starts_its_run_when_the_marker_is_there(instance, tmp_path):
+    sensor = data_sensor(instance, tmp_path, complete_when="success_marker")
+    (tmp_path / "landing" / "a.csv").write_text("a")
+    assert "1 file not complete yet: 'a.csv'" in sensor.reason()
+    (tmp_path / "landing" / "_SUCCESS").touch()
+    assert names_of(sensor.tick()) == ["a.csv"]
+    assert "nothing new" in sensor.reason()
+
+
+def test_with_a_manifest_a_file_starts_its_run_when_it_is_what_the_manifest_says(instance, tmp_path):
+    sensor = data_sensor(instance, tmp_path, complete_when="manifest")
+    landing = tmp_path / "landing"
+    (landing / "a.csv").write_text("whole")
+    (landing / "b.csv").write_text("whole too")
+    assert "2 files not complete yet" in sensor.reason()
+    made = subprocess.run(["sha256sum", "a.csv", "b.csv"], cwd=landing, capture_output=True, check=True)
+    (landing / "b.csv").write_text("half")
+    (landing / "SHA256SUMS").write_bytes(made.stdout)
+    assert names_of(sensor.tick()) == ["a.csv"]
+    assert "its content is not what SHA256SUMS promises): 'b.csv'" in sensor.reason()
+    (landing / "b.csv").write_text("whole too")
+    assert names_of(sensor.tick()) == ["b.csv"]
+
+
+def test_a_file_behind_http_starts_a_run_per_content_not_per_version(instance, tmp_path):
+    server = Misbehaviour()
+    with server.serve() as url:
+        sensor = data_sensor(instance, tmp_path, location=f"{url}/day.csv")
+        server.body, server.headers = b"one", {"ETag": '"1"'}
+        (request,) = sensor.tick().run_requests or []
+        digest = hashlib.sha256(b"one").hexdigest()
+        assert request.run_config["source"]["files"] == [{"url": f"{url}/day.csv", "sha256": digest}]
+        assert "nothing new" in sensor.reason()
+        server.headers = {"ETag": '"2"'}
+        assert "1 file with a content that already had a run" in sensor.reason()
+        server.body, server.headers, server.status = b"two", {"ETag": '"3"'}, 503
+        assert "503" in sensor.reason()
+        server.status = 200
+        assert names_of(sensor.tick()) == ["day.csv"]
+
+
+def test_a_file_that_changes_between_tick_and_run_stops_the_run_and_is_named(tmp_path):
+    place = Workplace(tmp_path / "place")
+    sensor = data_sensor(place.instance, tmp_path)
+    for name, table in sample.generate(days=3, chart=5).items():
+        pd.DataFrame(table).to_parquet(tmp_path / "landing" / f"{name}.parquet")
+    (request,) = sensor.tick().run_requests or []
+    ops = {"jukebox__dataset": {"config": request.run_config}}
+    assert place.run(project=Jukebox(), only=["dataset"], ops=ops).success
+    (tmp_path / "landing" / "rankings.parquet").write_bytes(b"other")
+    changed = place.run(project=Jukebox(), only=["dataset"], ops=ops)
+    (failure,) = changed.get_step_failure_events()
+    said = str(failure.step_failure_data.error)
+    assert f"{tmp_path}/landing/rankings.parquet: " in said
+    assert "was asked for" in said
