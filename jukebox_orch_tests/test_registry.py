@@ -1,5 +1,7 @@
 """A broken plugin stops loading with one message: its distribution, its object, and what is missing."""
 
+import json
+import os
 import subprocess
 import sys
 from importlib import metadata
@@ -172,6 +174,26 @@ def test_a_broken_plugin_stops_the_definitions_and_is_left_out_where_that_was_as
     assert "jukebox_training" in left_out.stdout
     assert "acme-shoes: 'acme_shoes:Shoes' cannot be imported" in left_out.stderr
     assert "JUKEBOX_ORCH_BROKEN_PROJECTS = 'maybe': use stop or leave_out" in unknown.stderr
+
+
+def test_a_plugin_that_is_left_out_stands_among_the_assets_with_its_problem(site: Path):
+    install(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import a_module_that_is_not_there\n")
+    listed = subprocess.run(
+        [Path(sys.executable).with_name("dg"), "list", "defs", "--json"],
+        env={**os.environ, "PYTHONPATH": f"{site}", "JUKEBOX_ORCH_BROKEN_PROJECTS": "leave_out"},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert listed.returncode == 0, listed.stderr
+    assert "left out: acme-shoes: 'acme_shoes:Shoes' cannot be imported" in listed.stderr
+    assets = {asset["asset_key"]: asset for asset in json.loads(listed.stdout)["assets"]}
+    assert "jukebox/dataset" in assets
+    asset = assets["broken_projects/shoes"]
+    assert "This model project is left out" in asset["description"]
+    assert "No module named 'a_module_that_is_not_there'" in asset["description"]
 
 
 def test_projects_whose_settings_have_the_same_names_live_side_by_side():
