@@ -111,12 +111,12 @@ class Downloads(Blobs):
 
 @caught_by("test_the_dataset_is_what_tables_promises", "tables declares")
 class UndeclaredTable(Blobs):
-    tables = {}  # noqa: RUF012
+    tables = {}
 
 
 @caught_by("test_the_dataset_is_what_tables_promises", r"lacks the declared columns \['weight'\]")
 class MissingColumn(Blobs):
-    tables = {"rows": ("height", "weight")}  # noqa: RUF012
+    tables = {"rows": ("height", "weight")}
 
 
 @caught_by("test_loading_twice_gives_the_same_data", "gives other data each time")

@@ -51,7 +51,7 @@ class TableProject(ModelProject):
 
     columns: tuple[str, ...]
     target: str
-    rules = {"numbers": "Every input is a finite number.", "target": "Every row has a known target."}  # noqa: RUF012
+    rules = {"numbers": "Every input is a finite number.", "target": "Every row has a known target."}
     split = ShareSplit
     hyperparameters = ShortTraining
 
@@ -140,7 +140,7 @@ class Blobs(TableProject):
     task = Classification()
     columns = ("height", "width", "depth")
     target = "color"
-    tables = {"rows": (*columns, target)}  # noqa: RUF012
+    tables = {"rows": (*columns, target)}
     gates = BlobGates
     colors = ("red", "green", "blue")
 
@@ -177,7 +177,7 @@ class Rents(TableProject):
     task = Regression()
     columns = ("size", "age", "floor")
     target = "rent"
-    tables = {"rows": (*columns, target)}  # noqa: RUF012
+    tables = {"rows": (*columns, target)}
     gates = RentGates
 
     def generate(self) -> pd.DataFrame:

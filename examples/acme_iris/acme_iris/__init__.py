@@ -71,8 +71,8 @@ class AcmeIris(ModelProject):
         "Knows three species from one peninsula, measured in 1935; every other flower gets one of them."
     )
     task = Classification()
-    tables = {"flowers": (*MEASUREMENTS, "species")}  # noqa: RUF012
-    rules = {  # noqa: RUF012
+    tables = {"flowers": (*MEASUREMENTS, "species")}
+    rules = {
         "measurements": "Every measurement is a length between 0 and 20 centimetres.",
         "species": "Every flower is of a known species, and every species occurs.",
     }
