@@ -15,8 +15,7 @@ import numpy as np
 from jukebox_orch import drift, tracking
 from jukebox_orch.evaluation import evaluate
 from jukebox_orch.export import OnnxPredictor, export
-from jukebox_orch.projects.jukebox import Jukebox
-from jukebox_orch.projects.jukebox.features import JukeboxSplit
+from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit
 from jukebox_orch.registration import Registration, add_version, promote
 from jukebox_orch.resources.formats import format_of
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking

@@ -16,14 +16,11 @@ import numpy as np
 from jukebox_orch.mapped import pieces
 from jukebox_orch.project import Features, ModelProject
 from jukebox_orch.training import scoring_batch, seeded_keras
-from jukebox_orch.values import OnnxModel, OnnxReport
+from jukebox_orch.values import OPSET, OnnxModel, OnnxReport
 
 if TYPE_CHECKING:
     import keras
     import onnx
-
-# The newest that tf2onnx 1.17 writes and every onnxruntime since 1.14 reads.
-OPSET = 18
 
 
 class UnsafeFileError(ValueError):

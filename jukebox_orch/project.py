@@ -2,7 +2,8 @@
 
 A project says what its data is, when it is valid, how it becomes numbers and which Keras model learns from
 it. Everything around that (assets, checks, caching, tracking, export, registration) is the product's.
-This module knows pandas and numpy; of Dagster, MLflow, KFP and Kubernetes it knows nothing.
+This module knows pandas and numpy, and loads them when a step runs; of Dagster, MLflow, KFP and Kubernetes
+it knows nothing.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import pandas as pd
     from matplotlib.figure import Figure
 
     from jukebox_orch.tasks import Task
 
-Dataset = dict[str, pd.DataFrame | np.ndarray]
+    Dataset = dict[str, pd.DataFrame | np.ndarray]
+else:
+    Dataset = dict
 """Named tables and arrays as the source holds them; values are never altered, only typed."""
 
 
@@ -141,6 +144,8 @@ class Normalization:
     @classmethod
     def standard(cls, x_train: np.ndarray) -> Normalization:
         """Fit mean and population standard deviation per feature; constant features keep their scale."""
+        import numpy as np
+
         values = x_train.astype(np.float64, copy=False)
         deviation = values.std(axis=0)
         # Relative to the feature's own size: summation leaves dust where a column is constant.
@@ -150,11 +155,13 @@ class Normalization:
     @classmethod
     def unit(cls, low: float, high: float) -> Normalization:
         """Scale the known range low..high to 0..1, for example the 0..255 of an image."""
+        import numpy as np
+
         return cls("unit", np.float64(low), np.float64(high - low))  # pyright: ignore[reportArgumentType]
 
     def apply(self, x: np.ndarray) -> np.ndarray:
         """Normalise `x` (n, …) to float32 of the same shape."""
-        return ((x.astype(np.float64, copy=False) - self.offset) / self.scale).astype(np.float32)
+        return ((x.astype("float64", copy=False) - self.offset) / self.scale).astype("float32")
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,8 @@ class Part:
     @classmethod
     def of_rows(cls, x: np.ndarray, y: np.ndarray, keys: np.ndarray) -> Part:
         """A split whose every entry is one source row; `keys` may repeat and be of any type."""
+        import numpy as np
+
         return cls(x, y, np.ones(len(x), np.float32), np.unique(keys).astype("U"))
 
     def __len__(self) -> int:
@@ -298,6 +307,8 @@ class ModelProject(ABC):
 
     def monitored(self, dataset: Dataset) -> pd.DataFrame:
         """One row per observation, numeric columns whose drift is watched; default: of the longest table."""
+        import pandas as pd
+
         tables = [table for table in dataset.values() if isinstance(table, pd.DataFrame)]
         longest = max(tables, key=len, default=pd.DataFrame())
         return longest.select_dtypes(["number", "bool"])

@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import pandas as pd
 from typing_extensions import override
 
 if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
     from jukebox_orch.project import Features, Part
 
 # A probability of 0 would make the log loss infinite; the bound of scikit-learn for float32.
-_SMALLEST_PROBABILITY = float(np.finfo(np.float32).eps)
+_SMALLEST_PROBABILITY = 2.0**-23
 
 
 class Task(ABC):
@@ -113,6 +114,8 @@ class Classification(Task):
 
     @override
     def score(self, part: Part, prediction: np.ndarray) -> dict[str, float]:
+        import numpy as np
+
         rows = row_counts(part, prediction.shape[1])
         total = rows.sum()
         k = min(5, prediction.shape[1])
@@ -132,6 +135,8 @@ class Classification(Task):
     @override
     def baseline(self, train: Part, test: Part) -> tuple[str, np.ndarray]:
         """Predict the training split's label shares, so always its most frequent class."""
+        import numpy as np
+
         classes = int(max(train.y.max(), test.y.max())) + 1 if train.y.ndim == 1 else train.y.shape[1]
         counts = row_counts(train, classes).sum(axis=0)
         return "majority_class", np.tile(counts / counts.sum(), (len(test), 1))
@@ -142,6 +147,8 @@ class Classification(Task):
 
     @override
     def balance(self, features: Features) -> pd.DataFrame:
+        import pandas as pd
+
         counts = {
             name: row_counts(part, len(features.labels)).sum(axis=0) for name, part in features.parts.items()
         }
@@ -194,16 +201,21 @@ class Regression(Task):
     @override
     def baseline(self, train: Part, test: Part) -> tuple[str, np.ndarray]:
         """Predict the training split's mean."""
+        import numpy as np
+
         mean = np.average(train.y, weights=train.weight)
         return "mean", np.full((len(test), 1), mean)
 
     @override
     def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
         """Any two numbers may differ by rounding: rows equal to 4 digits of the largest one agree."""
-        return float((np.abs(ours - theirs) <= 1e-4 * max(1.0, float(np.abs(theirs).max()))).mean())
+        return float((abs(ours - theirs) <= 1e-4 * max(1.0, float(abs(theirs).max()))).mean())
 
     @override
     def balance(self, features: Features) -> pd.DataFrame:
+        import numpy as np
+        import pandas as pd
+
         edges = np.histogram_bin_edges(features.train.y, bins=10)
         inner = np.concatenate([[-np.inf], edges[1:-1], [np.inf]])
         shares = {
@@ -214,6 +226,8 @@ class Regression(Task):
 
     @override
     def details(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+        import numpy as np
+
         residuals = part.y - prediction.reshape(-1)
         quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
         return {
@@ -225,11 +239,15 @@ class Regression(Task):
 
     @override
     def collapsed(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
+        import numpy as np
+
         return ["constant prediction"] if np.ptp(prediction) == 0 and np.ptp(part.y) > 0 else []
 
 
 def row_counts(part: Part, classes: int) -> np.ndarray:
     """(n, classes) float64: how many source rows of each label every entry stands for."""
+    import numpy as np
+
     if part.y.ndim == 1:
         counts = np.zeros((len(part), classes))
         counts[np.arange(len(part)), part.y.astype(np.int64)] = part.weight
@@ -239,6 +257,8 @@ def row_counts(part: Part, classes: int) -> np.ndarray:
 
 def confusion(part: Part, prediction: np.ndarray) -> np.ndarray:
     """(classes, classes) float64 row counts: true label down, predicted label across."""
+    import numpy as np
+
     classes = prediction.shape[1]
     matrix = np.zeros((classes, classes))
     np.add.at(matrix, prediction.argmax(axis=1), row_counts(part, classes))
@@ -247,6 +267,8 @@ def confusion(part: Part, prediction: np.ndarray) -> np.ndarray:
 
 def per_class(matrix: np.ndarray) -> pd.DataFrame:
     """Precision, recall, F1 and rows of each class, from its confusion matrix."""
+    import numpy as np
+    import pandas as pd
     from sklearn.metrics import precision_recall_fscore_support
 
     true, predicted = np.nonzero(matrix)
@@ -262,6 +284,9 @@ def per_class(matrix: np.ndarray) -> pd.DataFrame:
 
 def _calibration(part: Part, prediction: np.ndarray, bins: int = 15) -> pd.DataFrame:
     """Mean confidence and accuracy of the predicted class per bin of confidence; empty bins left out."""
+    import numpy as np
+    import pandas as pd
+
     confidence = prediction.max(axis=1)
     rows = row_counts(part, prediction.shape[1])
     hits = np.take_along_axis(rows, prediction.argmax(axis=1)[:, None], axis=1)[:, 0]

@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
-
-from jukebox_orch.mapped import pieces
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
 
     from jukebox_orch.project import Features
 
+# Operator set of ONNX files: the newest that tf2onnx 1.17 writes and every onnxruntime since 1.14 reads.
+OPSET = 18
 _DIGEST_ENTRIES = 1 << 22
 
 
@@ -218,6 +218,8 @@ class FeatureSet:
     @cached_property
     def digest(self) -> str:
         """Sha256 over every array, name and constant."""
+        import numpy as np
+
         features = self.features
         arrays = [
             array
@@ -231,6 +233,10 @@ class FeatureSet:
 
 def array_digest(*arrays: np.ndarray) -> str:
     """Sha256 over dtype, shape and bytes of the arrays, in order."""
+    import numpy as np
+
+    from jukebox_orch.mapped import pieces
+
     state = hashlib.sha256()
     for array in arrays:
         state.update(f"{array.dtype.str}{array.shape}".encode())

@@ -57,6 +57,8 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 HEAVY = ["tensorflow", "keras", "mlflow", "onnx", "onnxruntime", "tf2onnx", "sklearn", "scipy", "matplotlib"]
 HEAVY += ["kubernetes", "dagster_k8s", "kfp", "kfp_bridge", "PIL", "dagster_webserver"]
+# Not heavy beside those, but half as much again as Dagster itself.
+HEAVY += ["numpy", "pandas", "pyarrow", "fsspec", "upath", "httpx", "aiohttp"]
 
 
 @pytest.mark.parametrize("module", HEAVY)

@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 
 from jukebox_orch import drift
-from jukebox_orch.export import OPSET, OnnxPredictor, export
+from jukebox_orch.export import OnnxPredictor, export
 from jukebox_orch.project import Features, ModelProject, Normalization, Part
 from jukebox_orch.training import predict, train
-from jukebox_orch.values import FeatureSet, OnnxModel, TrainedModel
+from jukebox_orch.values import OPSET, FeatureSet, OnnxModel, TrainedModel
 from jukebox_orch_tests.projects import Blobs, Rents, ShareSplit
 
 

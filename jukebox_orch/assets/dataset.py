@@ -4,13 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
-import pandas as pd
 
-from jukebox_orch import drift, figures
 from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import column_schema, image, preview, verdict
 from jukebox_orch.project import Dataset
-from jukebox_orch.resources.formats import format_of
 from jukebox_orch.resources.model_store import ModelStore
 
 NOUN = "dataset"
@@ -35,6 +32,8 @@ def dataset_asset(graph: Graph) -> dg.AssetsDefinition:
         ],
     )
     def dataset(context: dg.AssetExecutionContext, model_store: ModelStore):
+        from jukebox_orch.resources.formats import format_of
+
         settings = graph.settings(NOUN, context)
         tables = graph.project.load(settings.source)
         return dg.MaterializeResult(
@@ -52,6 +51,8 @@ def dataset_asset(graph: Graph) -> dg.AssetsDefinition:
 
 
 def _metadata(tables: Dataset, source: Any) -> dict[str, Any]:
+    import pandas as pd
+
     frames = {name: table for name, table in tables.items() if isinstance(table, pd.DataFrame)}
     metadata: dict[str, Any] = {f"{name} rows": len(table) for name, table in tables.items()}
     metadata["source"] = (
@@ -74,6 +75,8 @@ def _not_empty(tables: Dataset) -> dg.AssetCheckResult:
 
 
 def _expected_columns(tables: Dataset, expected: Mapping[str, Any]) -> dg.AssetCheckResult:
+    import pandas as pd
+
     missing = [name for name in expected if name not in tables] + [
         f"{name}.{column}"
         for name, columns in expected.items()
@@ -86,6 +89,8 @@ def _expected_columns(tables: Dataset, expected: Mapping[str, Any]) -> dg.AssetC
 
 
 def _drift(graph: Graph, tables: Dataset, settings: Any, model_store: ModelStore) -> dg.AssetCheckResult:
+    from jukebox_orch import drift, figures
+
     threshold = settings.gates.drift_warn
     latest = model_store.latest(settings.model_name)
     reference = model_store.side_file(settings.model_name, latest, "profile.json") if latest else None

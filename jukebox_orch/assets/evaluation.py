@@ -2,22 +2,20 @@
 
 import math
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import numpy as np
 
-from jukebox_orch import figures, tracking
 from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import image, records, verdict
 from jukebox_orch.assets.trained_model import failed_gates
-from jukebox_orch.evaluation import evaluate
 from jukebox_orch.project import InputError
-from jukebox_orch.registration import current_champion
-from jukebox_orch.resources.formats import format_of
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
 from jukebox_orch.resources.model_store import ModelStore
 from jukebox_orch.values import EvaluationReport, FeatureSet, TrainedModel
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NOUN = "evaluation"
 _WORST_CLASSES = 10
@@ -49,6 +47,11 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
         mlflow: MlflowTracking,
         model_store: ModelStore,
     ):
+        from jukebox_orch import tracking
+        from jukebox_orch.evaluation import evaluate
+        from jukebox_orch.registration import current_champion
+        from jukebox_orch.resources.formats import format_of
+
         settings = graph.settings(NOUN, context)
         if trained_model.training.features_digest != features.digest:
             raise InputError(
@@ -153,8 +156,10 @@ def _tables(report: EvaluationReport) -> dict[str, Any]:
 
 
 def _figures(
-    graph: Graph, report: EvaluationReport, features: FeatureSet, prediction: np.ndarray
+    graph: Graph, report: EvaluationReport, features: FeatureSet, prediction: "np.ndarray"
 ) -> dict[str, Any]:
+    from jukebox_orch import figures
+
     made = dict(graph.project.figures(features.features, prediction))
     if "confusion_matrix" in report.details:
         made["confusion matrix plot"] = figures.confusion_matrix(**report.details["confusion_matrix"])

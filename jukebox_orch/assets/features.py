@@ -1,15 +1,17 @@
 """`features`: numeric splits and the constants that normalise them. Runs beside validation."""
 
-import dagster as dg
-import numpy as np
+from typing import TYPE_CHECKING
 
-from jukebox_orch import drift, figures
+import dagster as dg
+
 from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import image, verdict
 from jukebox_orch.project import Dataset, Features
 from jukebox_orch.resources.artifacts import ArtifactStore
-from jukebox_orch.resources.formats import format_of
 from jukebox_orch.values import FeatureSet
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NOUN = "features"
 _NORMALIZATION_TOLERANCE = 1e-3
@@ -36,6 +38,9 @@ def features_asset(graph: Graph) -> dg.AssetsDefinition:
     def features(
         context: dg.AssetExecutionContext, dataset: Dataset, artifact_store: dg.ResourceParam[ArtifactStore]
     ):
+        from jukebox_orch import drift, figures
+        from jukebox_orch.resources.formats import format_of
+
         settings = graph.settings(NOUN, context)
         digest = format_of(dataset).digest(dataset)
         fingerprint = graph.fingerprint(NOUN, {"dataset": digest}, split=settings.split, seed=settings.seed)
@@ -83,6 +88,8 @@ def features_asset(graph: Graph) -> dg.AssetsDefinition:
 
 
 def _finite(features: Features) -> dg.AssetCheckResult:
+    import numpy as np
+
     bad = {
         f"{name}.{field}": int((~np.isfinite(array)).sum())
         for name, part in features.parts.items()
@@ -95,6 +102,8 @@ def _finite(features: Features) -> dg.AssetCheckResult:
 
 
 def _normalised(features: Features) -> dg.AssetCheckResult:
+    import numpy as np
+
     x = features.normalization.apply(_head(features.train.x, features))
     if features.normalization.kind == "unit":
         off = float(max(0.0, -x.min(), x.max() - 1))
@@ -118,8 +127,8 @@ def _fitted_on_train(features: Features) -> dg.AssetCheckResult:
     fitted = type(features.normalization).standard(features.train.x)
     distance = float(
         max(
-            np.abs((features.normalization.offset - fitted.offset) / fitted.scale).max(),
-            np.abs(features.normalization.scale / fitted.scale - 1).max(),
+            abs((features.normalization.offset - fitted.offset) / fitted.scale).max(),
+            abs(features.normalization.scale / fitted.scale - 1).max(),
         )
     )
     text = f"constants differ from the training split's own by {distance:.2g} of its deviation"
@@ -127,6 +136,8 @@ def _fitted_on_train(features: Features) -> dg.AssetCheckResult:
 
 
 def _no_overlap(features: Features) -> dg.AssetCheckResult:
+    import numpy as np
+
     train, validation, test = (part.keys for part in features.parts.values())
     shared = np.unique(
         np.concatenate(
@@ -145,6 +156,6 @@ def _class_balance(graph: Graph, features: Features) -> dg.AssetCheckResult:
     return verdict("class_balance", not rare, rarest, _RAREST_SHARE, text, warn=True)
 
 
-def _head(x: np.ndarray, features: Features) -> np.ndarray:
+def _head(x: "np.ndarray", features: Features) -> "np.ndarray":
     """Fixed ranges are judged on a sample; fitted constants need every row."""
     return x[:10_000] if features.normalization.kind == "unit" else x

@@ -8,7 +8,6 @@ from pydantic import Field
 
 from jukebox_orch.assets.config import job_config
 from jukebox_orch.assets.graph import RETRY_POLICY, Graph
-from jukebox_orch.registration import RegistrationError, rollback
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
 from jukebox_orch.resources.model_store import ModelStore
 
@@ -70,6 +69,8 @@ def _rollback_job(graph: Graph) -> dg.JobDefinition:
         mlflow: MlflowTracking,
         model_store: ModelStore,
     ) -> None:
+        from jukebox_orch.registration import RegistrationError, rollback
+
         by = f"{config.requested_by or getpass.getuser()}, dagster run {context.run_id}"
         try:
             with mlflow.lock(config.model_name):

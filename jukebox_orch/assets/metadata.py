@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pandas as pd
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _PREVIEW_ROWS = 5
@@ -42,7 +42,7 @@ def image(figure: "Figure", title: str) -> dg.MetadataValue:
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{data})")
 
 
-def preview(table: pd.DataFrame, rows: int = _PREVIEW_ROWS) -> dg.MetadataValue:
+def preview(table: "pd.DataFrame", rows: int = _PREVIEW_ROWS) -> dg.MetadataValue:
     """The first rows as a table."""
     return records(table.head(rows).to_dict("records"))
 
@@ -58,7 +58,7 @@ def records(rows: Sequence[Mapping[Any, Any]]) -> dg.MetadataValue:
     )
 
 
-def column_schema(table: pd.DataFrame) -> dg.TableSchema:
+def column_schema(table: "pd.DataFrame") -> dg.TableSchema:
     """Names and pandas types of the columns."""
     return dg.TableSchema([dg.TableColumn(str(name), str(dtype)) for name, dtype in table.dtypes.items()])
 
@@ -75,6 +75,8 @@ def shown(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
+    import pandas as pd
+
     if isinstance(value, float):
         return f"{value:.6g}"
     return "" if value is None or value is pd.NaT else str(value)

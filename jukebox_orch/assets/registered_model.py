@@ -2,32 +2,21 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import numpy as np
 import yaml
 
-from jukebox_orch import tracking
 from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import verdict
-from jukebox_orch.evaluation import score_champion
-from jukebox_orch.export import OnnxPredictor
-from jukebox_orch.model_card import model_card
 from jukebox_orch.project import InputError
-from jukebox_orch.registration import (
-    CHALLENGER,
-    CHAMPION,
-    EXAMPLE_TOLERANCE,
-    Registration,
-    add_version,
-    current_champion,
-    promote,
-)
 from jukebox_orch.resources.code import Code
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking, event_tags
 from jukebox_orch.resources.model_store import ModelStore
 from jukebox_orch.values import EvaluationReport, FeatureSet, OnnxModel, RegisteredModel
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NOUN = "registered_model"
 _EXAMPLE_ROWS = 2
@@ -61,6 +50,17 @@ def registered_model_asset(graph: Graph) -> dg.AssetsDefinition:
         model_store: ModelStore,
         code: Code,
     ):
+        from jukebox_orch import tracking
+        from jukebox_orch.model_card import model_card
+        from jukebox_orch.registration import (
+            CHALLENGER,
+            CHAMPION,
+            EXAMPLE_TOLERANCE,
+            Registration,
+            add_version,
+            promote,
+        )
+
         settings = graph.settings(NOUN, context)
         if onnx_model.report.metadata.get("model_digest") != evaluation.model_digest:
             raise InputError("onnx_model and evaluation are of different models: materialize both again")
@@ -177,6 +177,9 @@ def _may_replace_champion(
 
     The champion may have changed since the evaluation: it is scored again on the same test split.
     """
+    from jukebox_orch.evaluation import score_champion
+    from jukebox_orch.registration import current_champion
+
     champion = current_champion(mlflow, model_store, name)
     if champion is None:
         return "first version"
@@ -199,6 +202,10 @@ def _may_replace_champion(
 
 def _example(onnx_model: OnnxModel, features: FeatureSet) -> dict[str, dict[str, Any]]:
     """The first rows of the test split with the file's own prediction."""
+    import numpy as np
+
+    from jukebox_orch.export import OnnxPredictor
+
     predictor = OnnxPredictor(onnx_model.content)
     x = np.asarray(features.features.test.x[:_EXAMPLE_ROWS])
     output = next(iter(onnx_model.report.outputs))
@@ -219,6 +226,8 @@ def _side_files(
     example: Mapping[str, Any],
     lineage: Mapping[str, str],
 ) -> dict[str, bytes]:
+    from jukebox_orch import tracking
+
     report = onnx_model.report
     described = {"inputs": report.inputs, "outputs": report.outputs}
     documents: dict[str, Any] = {
@@ -239,5 +248,7 @@ def _side_files(
     }
 
 
-def _arrays(inputs: Mapping[str, Any], features: FeatureSet) -> dict[str, np.ndarray]:
+def _arrays(inputs: Mapping[str, Any], features: FeatureSet) -> "dict[str, np.ndarray]":
+    import numpy as np
+
     return {name: np.asarray(value, features.features.train.x.dtype) for name, value in inputs.items()}

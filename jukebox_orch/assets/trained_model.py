@@ -5,13 +5,11 @@ from typing import Any
 
 import dagster as dg
 
-from jukebox_orch import figures, tracking
 from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import image, shown, verdict
 from jukebox_orch.project import InputError
 from jukebox_orch.resources.artifacts import ArtifactStore
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
-from jukebox_orch.training import train
 from jukebox_orch.values import FeatureSet, TrainedModel, Training, ValidationReport
 
 NOUN = "trained_model"
@@ -41,6 +39,9 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
         artifact_store: dg.ResourceParam[ArtifactStore],
         mlflow: MlflowTracking,
     ):
+        from jukebox_orch import figures, tracking
+        from jukebox_orch.training import train
+
         settings = graph.settings(NOUN, context)
         if features.dataset_digest != validated_data.dataset_digest:
             raise InputError(

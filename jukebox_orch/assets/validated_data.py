@@ -5,7 +5,6 @@ import dagster as dg
 from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import records, verdict
 from jukebox_orch.project import Dataset, Finding
-from jukebox_orch.resources.formats import format_of
 from jukebox_orch.values import RuleFinding, ValidationReport
 
 NOUN = "validated_data"
@@ -28,6 +27,8 @@ def validated_data_asset(graph: Graph) -> dg.AssetsDefinition:
         ],
     )
     def validated_data(context: dg.AssetExecutionContext, dataset: Dataset):
+        from jukebox_orch.resources.formats import format_of
+
         gates = graph.settings(NOUN, context).gates
         validation = project.validate(dataset)
         report = ValidationReport(

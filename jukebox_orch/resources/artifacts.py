@@ -13,14 +13,15 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field, PrivateAttr
-from upath import UPath
 
-from jukebox_orch.resources.formats import FORMATS, format_of
 from jukebox_orch.resources.publishing import combined_digest, file_digest, is_local, publish
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 _HISTORY = 50
 
@@ -50,6 +51,10 @@ class ArtifactStore(dg.ConfigurableIOManager):
         if isinstance(obj, Stored):
             context.add_output_metadata(dict(obj.metadata))
             return
+        from upath import UPath
+
+        from jukebox_orch.resources.formats import format_of
+
         started = time.perf_counter()
         value_format = format_of(obj)
         target = UPath(self.root).joinpath(*context.asset_key.path, context.run_id)
@@ -113,6 +118,10 @@ class ArtifactStore(dg.ConfigurableIOManager):
         Raises:
             ArtifactError: files missing, or another sha256 than recorded.
         """
+        from upath import UPath
+
+        from jukebox_orch.resources.formats import FORMATS
+
         try:
             path, sha256 = str(metadata["path"].value), str(metadata["sha256"].value)
             value_format = FORMATS[str(metadata["format"].value)]
@@ -129,7 +138,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
             )
         return value_format.read(folder)
 
-    def _local(self, path: UPath, asset_key: dg.AssetKey) -> Path:
+    def _local(self, path: "UPath", asset_key: dg.AssetKey) -> Path:
         """The folder itself where it is local, else a copy that lives as long as this process."""
         if not path.is_dir():
             raise ArtifactError(f"{asset_key.to_user_string()}: {path} is gone; materialize the asset again")

@@ -4,13 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
-from upath import UPath
 
 from jukebox_orch.resources.publishing import file_digest, is_local, publish
+
+if TYPE_CHECKING:
+    from upath import UPath
 
 
 class StoreError(RuntimeError):
@@ -28,11 +30,17 @@ class ModelStore(dg.ConfigurableResource):
     cluster_domain: str = Field(default="cluster.local", description="DNS domain of the Kubernetes cluster")
     namespace: str = Field(default="default", description="Kubernetes namespace of the model servers")
 
-    def entry(self, model_name: str, version: str) -> UPath:
-        """Folder of one version."""
-        return UPath(self.root) / model_name / version
+    def folder(self) -> "UPath":
+        """Folder of the whole store."""
+        from upath import UPath
 
-    def save(self, model_name: str, version: str, files: Mapping[str, bytes]) -> UPath:
+        return UPath(self.root)
+
+    def entry(self, model_name: str, version: str) -> "UPath":
+        """Folder of one version."""
+        return self.folder() / model_name / version
+
+    def save(self, model_name: str, version: str, files: Mapping[str, bytes]) -> "UPath":
         """Write an entry; one that is there already must hold the same model.
 
         Raises:
@@ -54,7 +62,7 @@ class ModelStore(dg.ConfigurableResource):
             for name, content in files.items():
                 (folder / name).write_bytes(content)
 
-        publish(write, target, UPath(self.root))
+        publish(write, target, self.folder())
         self.load(model_name, version, _sha256(files["model.onnx"]))
         return target
 
@@ -79,7 +87,7 @@ class ModelStore(dg.ConfigurableResource):
 
     def latest(self, model_name: str) -> str | None:
         """Highest version number in the store."""
-        folder = UPath(self.root) / model_name
+        folder = self.folder() / model_name
         if not folder.exists():
             return None
         return max((path.name for path in folder.iterdir() if path.name.isdigit()), key=int, default=None)

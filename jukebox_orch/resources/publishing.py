@@ -10,8 +10,10 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from upath import UPath
+if TYPE_CHECKING:
+    from upath import UPath
 
 _INCOMING = ".incoming"
 _ABANDONED_AFTER_SECONDS = 24 * 3600

@@ -15,8 +15,6 @@ import zlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from upath import UPath
-
 from jukebox_orch.sensors.events import SourceUnavailableError
 
 FORMAT_VERSION = 1
@@ -117,6 +115,8 @@ class SnapshotStore:
     """Immutable bodies too large for a cursor, in a folder of any fsspec location."""
 
     def __init__(self, root: str):
+        from upath import UPath
+
         self._root = UPath(root)
         self._last: tuple[str, dict[str, Any]] | None = None
 

@@ -8,14 +8,11 @@ from typing import Any, TypeVar
 import dagster as dg
 
 from jukebox_orch.sensors import git_tags, model_alerts, new_data
-from jukebox_orch.sensors.alertmanager import active_alerts
 from jukebox_orch.sensors.cursor import CursorError, Memory, with_head
 from jukebox_orch.sensors.events import Decision
 from jukebox_orch.sensors.git_remote import list_tags
 from jukebox_orch.sensors.git_tags import DeployedCode, GitTagsState
 from jukebox_orch.sensors.history import started_events
-from jukebox_orch.sensors.listing import look, read_digests
-from jukebox_orch.sensors.locations import open_location
 from jukebox_orch.sensors.model_alerts import ModelAlertsState
 from jukebox_orch.sensors.new_data import Limits, NewDataState
 from jukebox_orch.sensors.triggers import GitTagsTrigger, ModelAlertsTrigger, NewDataTrigger
@@ -35,6 +32,9 @@ def new_data_tick(trigger: NewDataTrigger, job_name: str, memory_root: str) -> E
     limits = Limits(**trigger.model_dump(include=set(Limits.__dataclass_fields__)))
 
     def evaluate(context: dg.SensorEvaluationContext) -> tuple[Decision[NewDataState], str]:
+        from jukebox_orch.sensors.listing import look, read_digests
+        from jukebox_orch.sensors.locations import open_location
+
         known, problem = _remembered(memory, context.cursor, _new_data_state)
         state = known or new_data.rebuilt(started_events(context.instance, job_name, new_data.EVENT))
         location = open_location(trigger.location)
@@ -117,6 +117,8 @@ def model_alerts_tick(trigger: ModelAlertsTrigger, job_name: str, memory_root: s
     memory = Memory(model_alerts.EVENT, f"{trigger.url} {{{', '.join(trigger.matchers)}}}", memory_root)
 
     def evaluate(context: dg.SensorEvaluationContext) -> tuple[Decision[ModelAlertsState], str]:
+        from jukebox_orch.sensors.alertmanager import active_alerts
+
         now = time.time()
         known, problem = _remembered(memory, context.cursor, _model_alerts_state)
         state = known or model_alerts.rebuilt(

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import pandas as pd
 from pydantic import Field
 from typing_extensions import override
 
@@ -23,19 +21,12 @@ from jukebox_orch.project import (
     Source,
     Validation,
 )
-from jukebox_orch.projects.image_processor.sources import list_files, read_files, sample_table
-from jukebox_orch.projects.image_processor.splits import (
-    RULES,
-    color_statistics,
-    split_rows,
-    tables,
-    validate_images,
-)
-from jukebox_orch.projects.image_processor.spool import select
 from jukebox_orch.tasks import Classification
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _SHIFT = 3
@@ -109,7 +100,13 @@ class ImageProcessor(ModelProject):
     owners = ("team:image_processor",)
     task = Classification()
     tables = {"images": (), "samples": ("label", "file", "row", "test"), "classes": ("name",)}  # noqa: RUF012
-    rules = RULES
+    rules = {  # noqa: RUF012
+        "images": "Every image is uint8, 32 x 32 x 3, and has a label.",
+        "labels": "Every label is the number of a class.",
+        "classes": "There are two classes or more, each with three different usable images or more.",
+        "blank": "An image has more than one colour.",
+        "contradictions": "The same image has the same label wherever it occurs.",
+    }
     source = ImageSource
     split = ImageSplit
     hyperparameters = ImageHyperparameters
@@ -120,21 +117,29 @@ class ImageProcessor(ModelProject):
     @override
     def load(self, source: ImageSource) -> Dataset:
         """Read `images` uint8 (n, 32, 32, 3), mapped from disk, `samples` (a line per image) and `classes`."""
+        from jukebox_orch.projects.image_processor.sample import digits
+        from jukebox_orch.projects.image_processor.sources import list_files, read_files
+
         if not source.location and not source.files:
-            return _digits()
+            return digits()
         return read_files(source.files or list_files(source.location), source.convert)
 
     @override
     def validate(self, dataset: Dataset) -> Validation:
+        from jukebox_orch.projects.image_processor.splits import validate_images
+
         return validate_images(dataset)
 
     @override
     def build_features(self, dataset: Dataset, split: ImageSplit, seed: int) -> Features:
+        from jukebox_orch.projects.image_processor.splits import split_rows, tables
+        from jukebox_orch.projects.image_processor.spool import select
+
         rows = split_rows(dataset, split.validation_share, split.test_share, split.published_test, seed)
         images, samples, names = tables(dataset)
         parts = {
             name: Part.of_rows(
-                select(images, index), samples["label"].to_numpy()[index].astype(np.int64), digests
+                select(images, index), samples["label"].to_numpy()[index].astype("int64"), digests
             )
             for name, (index, digests) in rows.items()
         }
@@ -194,6 +199,8 @@ class ImageProcessor(ModelProject):
     @override
     def monitored(self, dataset: Dataset) -> pd.DataFrame:
         """Label, brightness, contrast and mean of each colour per image."""
+        from jukebox_orch.projects.image_processor.splits import color_statistics
+
         return color_statistics(dataset)
 
     @override
@@ -202,22 +209,3 @@ class ImageProcessor(ModelProject):
 
         figure = mistakes(features, prediction)
         return {"mistakes": figure} if figure else {}
-
-
-def _digits() -> Dataset:
-    """scikit-learn's 1797 digits (8 x 8 grey, 0..16) as 32 x 32 RGB; they are no photographs."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
-
-    small, labels = map(np.asarray, load_digits(return_X_y=True))
-    grey = np.round(small.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
-    large = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in grey]
-    images = np.repeat(np.stack(large)[..., None], 3, axis=3)
-    n = len(images)
-    files = np.full(n, "scikit-learn digits", object)
-    samples = sample_table(labels.astype(np.int64), files, np.arange(n), np.zeros(n, bool))
-    return {
-        "images": images,
-        "samples": samples,
-        "classes": pd.DataFrame({"name": [str(d) for d in range(10)]}),
-    }

@@ -12,18 +12,11 @@ from jukebox_orch.project import Dataset, Finding, InputError, Validation
 from jukebox_orch.projects.image_processor.spool import CHUNK, SHAPE
 from jukebox_orch.splitting import split_by_share
 
-RULES = {
-    "images": "Every image is uint8, 32 x 32 x 3, and has a label.",
-    "labels": "Every label is the number of a class.",
-    "classes": "There are two classes or more, each with three different usable images or more.",
-    "blank": "An image has more than one colour.",
-    "contradictions": "The same image has the same label wherever it occurs.",
-}
 _SMALLEST_CLASS = 3
 
 
 def validate_images(dataset: Dataset) -> Validation:
-    """Judge by `RULES`; blank and contradictory images are quarantined, everything else is fatal."""
+    """Judge by the project's rules; blank and contradictory images are quarantined, everything else is fatal."""
     images, samples, classes = dataset.get("images"), dataset.get("samples"), dataset.get("classes")
     if not (
         isinstance(images, np.ndarray)

@@ -8,44 +8,17 @@ label distribution and a weight; loss and gradients stay what they are row by ro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
 
-from jukebox_orch.project import Dataset, Features, InputError, Normalization, Part, Settings
+from jukebox_orch.project import Dataset, Features, InputError, Normalization, Part
 from jukebox_orch.projects.jukebox.rules import usability
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES
 
-
-class JukeboxSplit(Settings):
-    """How rankings are split. Never row by row: a song's rows would sit in training and test alike, and the
-    test would reward memory.
-    """
-
-    kind: Literal["by_date", "by_song"] = Field(
-        default="by_date",
-        description="by_date: the last day is the test, the day before validates, both with songs known from "
-        "training, as in use; by_song: no song is in two splits, as for songs never seen",
-    )
-    train_days: int = Field(
-        default=28,
-        ge=0,
-        le=10_000,
-        description="by_date: train on so many days before the validation day, 0: on all; older charts teach "
-        "songs that have gone since",
-    )
-    validation_share: float = Field(
-        default=0.15, gt=0, lt=0.5, description="by_song: share of songs that validate"
-    )
-    test_share: float = Field(default=0.15, gt=0, lt=0.5, description="by_song: share of songs that test")
-
-    @model_validator(mode="after")
-    def _something_to_train_on(self) -> JukeboxSplit:
-        if self.validation_share + self.test_share > 0.8:
-            raise ValueError("validation_share and test_share leave less than 0.2 to train on; lower them")
-        return self
+if TYPE_CHECKING:
+    from jukebox_orch.projects.jukebox.project import JukeboxSplit
 
 
 def song_features(dataset: Dataset, split: JukeboxSplit, seed: int) -> Features:

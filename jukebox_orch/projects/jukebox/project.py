@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import pandas as pd
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jukebox_orch.project import (
     Dataset,
@@ -15,16 +13,46 @@ from jukebox_orch.project import (
     Gates,
     Hyperparameters,
     ModelProject,
+    Settings,
     Source,
     Validation,
 )
-from jukebox_orch.projects.jukebox import rules, sample, sources
-from jukebox_orch.projects.jukebox.features import JukeboxSplit, song_features, song_lookup
-from jukebox_orch.projects.jukebox.schema import FEATURES, RANKING_COLUMNS, SONG_COLUMNS
+from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES, RANKING_COLUMNS, RANKS, SONG_COLUMNS
 from jukebox_orch.tasks import Classification
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
+    import pandas as pd
+
+
+class JukeboxSplit(Settings):
+    """How rankings are split. Never row by row: a song's rows would sit in training and test alike, and the
+    test would reward memory.
+    """
+
+    kind: Literal["by_date", "by_song"] = Field(
+        default="by_date",
+        description="by_date: the last day is the test, the day before validates, both with songs known from "
+        "training, as in use; by_song: no song is in two splits, as for songs never seen",
+    )
+    train_days: int = Field(
+        default=28,
+        ge=0,
+        le=10_000,
+        description="by_date: train on so many days before the validation day, 0: on all; older charts teach "
+        "songs that have gone since",
+    )
+    validation_share: float = Field(
+        default=0.15, gt=0, lt=0.5, description="by_song: share of songs that validate"
+    )
+    test_share: float = Field(default=0.15, gt=0, lt=0.5, description="by_song: share of songs that test")
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> JukeboxSplit:
+        if self.validation_share + self.test_share > 0.8:
+            raise ValueError("validation_share and test_share leave less than 0.2 to train on; lower them")
+        return self
 
 
 class JukeboxHyperparameters(Hyperparameters):
@@ -72,7 +100,13 @@ class Jukebox(ModelProject):
     owners = ("team:jukebox",)
     task = Classification()
     tables = {"songs": SONG_COLUMNS, "rankings": RANKING_COLUMNS}  # noqa: RUF012
-    rules = rules.RULES
+    rules = {  # noqa: RUF012
+        "schema": "Both tables have all their columns; one row per song, one ranking per song, country and day",
+        "types": "Features are numbers and snapshot_date is a date; none is missing",
+        "ranges": f"Features are finite and in their documented ranges; daily_rank is {RANKS[0]} to {RANKS[1]}",
+        "join_completeness": "Every ranking has a song with usable properties",
+        "label_coverage": f"Every country is one of the {len(COUNTRIES)} published charts; at least two have rows",
+    }
     source = Source
     split = JukeboxSplit
     hyperparameters = JukeboxHyperparameters
@@ -80,14 +114,20 @@ class Jukebox(ModelProject):
 
     def load(self, source: Source) -> Dataset:
         """Read the tables `songs` and `rankings`; without a location, make the embedded sample."""
+        from jukebox_orch.projects.jukebox import sample, sources
+
         return sources.read_dataset(source) if source.location or source.files else sample.generate()
 
     def validate(self, dataset: Dataset) -> Validation:
         """Judge the rankings of the countries' charts and the songs they name."""
-        return rules.validate(dataset)
+        from jukebox_orch.projects.jukebox.rules import validate
+
+        return validate(dataset)
 
     def build_features(self, dataset: Dataset, split: JukeboxSplit, seed: int) -> Features:
         """One entry per song and split: 13 raw features, shares of 72 countries, number of rankings."""
+        from jukebox_orch.projects.jukebox.features import song_features
+
         return song_features(dataset, split, seed)
 
     def build_model(self, features: Features, hyperparameters: JukeboxHyperparameters) -> keras.Model:
@@ -110,6 +150,8 @@ class Jukebox(ModelProject):
 
     def monitored(self, dataset: Dataset) -> pd.DataFrame:
         """The features of the songs that are in a chart, one row per song."""
+        import pandas as pd
+
         songs, rankings = dataset["songs"], dataset["rankings"]
         assert isinstance(songs, pd.DataFrame)  # noqa: S101
         assert isinstance(rankings, pd.DataFrame)  # noqa: S101
@@ -117,4 +159,6 @@ class Jukebox(ModelProject):
 
     def baselines(self, features: Features) -> Mapping[str, np.ndarray]:
         """What a table of the training songs would answer."""
+        from jukebox_orch.projects.jukebox.features import song_lookup
+
         return {"song_lookup": song_lookup(features)}

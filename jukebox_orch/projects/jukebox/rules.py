@@ -18,14 +18,6 @@ from jukebox_orch.projects.jukebox.schema import (
     SONG_COLUMNS,
 )
 
-RULES = {
-    "schema": "Both tables have all their columns; one row per song, one ranking per song, country and day",
-    "types": "Features are numbers and snapshot_date is a date; none is missing",
-    "ranges": f"Features are finite and in their documented ranges; daily_rank is {RANKS[0]} to {RANKS[1]}",
-    "join_completeness": "Every ranking has a song with usable properties",
-    "label_coverage": f"Every country is one of the {len(COUNTRIES)} published charts; at least two have rows",
-}
-
 
 @dataclass(frozen=True)
 class Usability:
