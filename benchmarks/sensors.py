@@ -161,8 +161,9 @@ def _s3(folder: Path, objects: int) -> Measured:
             body = {"files": files, "waiting": {}, "gone": [], "markers": {}}
             return Memory("new_data", "s3://landing", _memory(folder)).encode({"sweep": ""}, body)
 
+        client = botocore.session.get_session().create_client("s3")
+
         def plain() -> None:
-            client = botocore.session.get_session().create_client("s3")
             pages = client.get_paginator("list_objects_v2").paginate(Bucket="landing")
             assert sum(len(page["Contents"]) for page in pages) >= objects
 

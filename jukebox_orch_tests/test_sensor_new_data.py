@@ -287,6 +287,9 @@ OPERATIONS = st.lists(
         st.tuples(st.just("delete"), st.sampled_from("pqrs"), st.just("")),
         st.tuples(st.just("rename"), st.sampled_from("pqrs"), st.sampled_from("pqrs")),
         st.tuples(st.sampled_from(["tick", "crash", "lose cursor"]), st.just(""), st.just("")),
+        st.tuples(
+            st.just("look at a piece"), st.sampled_from(["", "p", "q"]), st.sampled_from(["q", "r", None])
+        ),
     ),
     max_size=40,
 )
@@ -295,16 +298,17 @@ OPERATIONS = st.lists(
 @settings(max_examples=300, deadline=None)
 @given(OPERATIONS)
 def test_whatever_happens_every_content_that_rests_has_exactly_one_run(operations):
-    """Writes, renames, deletions, ticks, ticks whose cursor is not committed, and lost cursors, in any order."""
+    """Writes, renames, deletions, ticks, also of a piece, uncommitted cursors and lost ones, in any order."""
     clock, disk = NOW, {}
     state = NewDataState()
     runs: dict[str, StartedEvent] = {}
 
-    def look(commit: bool) -> None:
+    def look(commit: bool, beyond: str = "", upto: str | None = None) -> None:
         nonlocal state
-        decision = tick(
-            [file(*item) for item in sorted((p, c, t) for p, (c, t) in disk.items())], state, clock
-        )
+        there = [file(path, *disk[path]) for path in sorted(disk) if beyond < path <= (upto or "~")]
+        unchanged = {entry.path for entry in there if state.knows(entry.path, entry.size, entry.token)}
+        entries = [entry for entry in there if entry.path not in unchanged]
+        decision = tick(Listing(entries, unchanged, [(beyond, upto)]), state, clock)
         if not commit:
             return  # killed before the daemon reserved the run ids: neither cursor nor run exists
         for request in decision.requests:
@@ -327,6 +331,8 @@ def test_whatever_happens_every_content_that_rests_has_exactly_one_run(operation
             disk[value] = (content, clock)
         elif operation in ("tick", "crash"):
             look(commit=operation == "tick")
+        elif operation == "look at a piece":
+            look(True, path, value)
         elif operation == "lose cursor":
             state = rebuilt(list(runs.values()))
     clock += 1_000
