@@ -10,7 +10,7 @@ OVERLAY ?= k8s/overlays/local
 # One place for runs, artifacts, the MLflow database and the model store.
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help install train ui mlflow-ui test test-slow lint format bench replay kfp-test image k8s-up k8s-test k8s-down k8s-render lock clean
+.PHONY: help install train ui mlflow-ui test test-tutorial test-slow lint format bench replay kfp-test image k8s-up k8s-test k8s-down k8s-render lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,9 @@ mlflow-ui: install ## MLflow's web server over the embedded store, on port 5000
 
 test: install ## the test suite, on both cores
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not cluster"
+
+test-tutorial: install ## the tutorial, typed as it stands in a new environment, and the wheel in it
+	$(BIN)/pytest -m slow jukebox_orch_tests/test_tutorial.py
 
 test-slow: install ## the repeated crash tests and other long ones
 	$(BIN)/pytest -m "slow and not cluster"

@@ -1,0 +1,150 @@
+"""The tutorial of examples/acme_iris in a new environment: typed as it stands, seen what it prints."""
+
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+CHECKOUT = Path(__file__).parents[1]
+TUTORIAL = CHECKOUT / "examples" / "acme_iris" / "README.md"
+# What a terminal that was opened a minute ago has; nothing of this environment or of the `make` that runs the tests.
+_TERMINAL = re.compile(r"PATH|HOME|LANG|LC_\w+|USER|UV_\w+|PIP_\w+|\w+_proxy|SSL_CERT_\w+", re.IGNORECASE)
+_MARK = "--- next block"
+
+
+@dataclass(frozen=True)
+class Block:
+    """Commands of the tutorial, the line where they stand, and what the next block says they print."""
+
+    commands: str
+    line: int
+    shown: tuple[str, ...]
+
+
+def read_blocks(text: str) -> list[Block]:
+    """The shell blocks in order; a text block belongs to the shell block before it."""
+    blocks: list[Block] = []
+    for match in re.finditer(r"^```(bash|text)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        language, content = match.groups()
+        if language == "bash":
+            blocks.append(Block(content, text.count("\n", 0, match.start()) + 2, ()))
+        else:
+            last = blocks.pop()
+            blocks.append(Block(last.commands, last.line, tuple(content.splitlines())))
+    return blocks
+
+
+BLOCKS = read_blocks(TUTORIAL.read_text())
+
+
+def terminal(folder: Path) -> dict[str, str]:
+    """Environment variables of a new terminal whose programs leave temporary files in the folder."""
+    kept = {name: value for name, value in os.environ.items() if _TERMINAL.fullmatch(name)}
+    return {**kept, "TMPDIR": str(folder)}
+
+
+def copy_checkout(target: Path) -> Path:
+    """The files of this checkout that are or will be under version control."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in filter(None, names):
+        if (CHECKOUT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(CHECKOUT / name, target / name)
+    return target
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return copy_checkout(tmp_path_factory.mktemp("tutorial") / "checkout")
+
+
+@pytest.fixture(scope="module")
+def printed(checkout: Path) -> list[str]:
+    """What each block printed, typed one after the other in one shell that stops at the first error."""
+    script = checkout.with_name("typed.sh")
+    script.write_text("".join(f"echo '{_MARK}'\n{block.commands}" for block in BLOCKS))
+    done = subprocess.run(
+        ["bash", "-e", script],
+        cwd=checkout,
+        env=terminal(checkout.parent),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    outputs = done.stdout.split(f"{_MARK}\n")[1:]
+    if done.returncode:
+        outputs[-1] += f"\nended with exit code {done.returncode}"
+    return outputs
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)), ids=lambda n: f"line{BLOCKS[n].line}")
+def test_a_block_does_what_the_page_says(number: int, printed: list[str]) -> None:
+    assert number < len(printed), "not reached: a block before it failed"
+    output = printed[number]
+    assert not re.search(r"ended with exit code \d+$", output), output[-4000:]
+    position = 0
+    for line in BLOCKS[number].shown:
+        pattern = ".*".join(map(re.escape, line.strip().split("…")))
+        found = re.compile(pattern).search(output, position)
+        assert found, f"the page shows {line!r}, after what stands above it; printed was\n{output[-4000:]}"
+        position = found.end()
+
+
+def test_the_wheel_alone_is_the_whole_product(printed: list[str], checkout: Path, tmp_path: Path) -> None:
+    """Built, installed in place of the checkout, it writes a project that keeps the contract and trains."""
+    python = checkout / ".venv" / "bin" / "python"
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def run(*command: object) -> str:
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=tmp_path,
+            env={**terminal(tmp_path), "DAGSTER_HOME": str(home)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+        return done.stdout
+
+    run(python, "-m", "uv", "build", "--wheel", "--out-dir", tmp_path / "dist", checkout)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    install = (python, "-m", "uv", "pip", "install", "--python", python, "--no-deps")
+    run(*install, "--reinstall-package", "jukebox-orchestrator", wheel)
+    shutil.rmtree(checkout / "jukebox_orch")  # nothing of the checkout can be what answers
+    shutil.rmtree(checkout / "jukebox_orch_tests")
+
+    package = Path(run(python, "-c", "import jukebox_orch as j; print(j.__file__)").strip()).parent
+    assert package.is_relative_to(checkout / ".venv")
+    assert (package / "py.typed").is_file()
+    assert (package.parent / "jukebox_orch_tests" / "py.typed").is_file()
+    templates = {str(p.relative_to(package / "skeleton")) for p in (package / "skeleton").rglob("*.tmpl")}
+    here = CHECKOUT / "jukebox_orch" / "skeleton"
+    assert templates == {str(p.relative_to(here)) for p in here.rglob("*.tmpl")} != set()
+
+    bin_ = python.parent
+    run(bin_ / "jukebox-orch", "new", "demo")
+    run(*install, "-e", tmp_path / "demo")
+    suite = run(
+        bin_ / "pytest", "-c", "/dev/null", "--pyargs", "jukebox_orch_tests.contract", "--project", "demo"
+    )
+    assert re.search(r"2\d passed", suite), suite
+    run(bin_ / "dagster", "job", "execute", "-m", "jukebox_orch.definitions", "-j", "demo_training")
+    assert "model: demo version 1" in run(bin_ / "jukebox-orch", "show", "demo")
+
+
+def test_the_tutorial_is_read_whole() -> None:
+    """A fence that the pattern does not know would be left out silently."""
+    fences = [line for line in TUTORIAL.read_text().splitlines() if line.startswith("```") and line != "```"]
+    assert set(fences) == {"```bash", "```text", "```toml"}
+    assert len(BLOCKS) == fences.count("```bash")
+    assert sum(bool(block.shown) for block in BLOCKS) == fences.count("```text")
