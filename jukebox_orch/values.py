@@ -26,7 +26,8 @@ _DIGEST_ENTRIES = 1 << 22
 class Report(BaseModel):
     """Base of the reports: typed, stored as JSON, never changed after creation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Their validators are built in the step that first uses them, not with the graph.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class RuleFinding(Report):

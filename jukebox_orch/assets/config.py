@@ -5,7 +5,7 @@ descriptions, and the config mapping of a job validates the whole form with pyda
 """
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, Union, get_args, get_origin
 
 import dagster as dg
@@ -90,10 +90,8 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
     return settings
 
 
-def config_schema(
-    settings: type[BaseModel], names: Sequence[str] | None = None, defaults: BaseModel | None = None
-) -> dict[str, dg.Field]:
-    """The Dagster schema of a pydantic model, or of some of its fields.
+def config_schema(settings: type[BaseModel], defaults: BaseModel | None = None) -> dict[str, dg.Field]:
+    """The Dagster schema of a pydantic model.
 
     Args:
         defaults: an instance whose values are the defaults, in place of those of the class.
@@ -103,8 +101,6 @@ def config_schema(
     """
     fields = {}
     for name, info in settings.model_fields.items():
-        if names is not None and name not in names:
-            continue
         required = info.is_required() and defaults is None
         default = (
             getattr(defaults, name)
@@ -122,18 +118,19 @@ def config_schema(
     return fields
 
 
-def job_config(settings: type[BaseModel], ops: Mapping[str, str], label: str) -> dg.ConfigMapping:
+def job_config(
+    settings: type[BaseModel], form: Mapping[str, dg.Field], ops: Mapping[str, str], label: str
+) -> dg.ConfigMapping:
     """One flat form for a job, handed to each asset as far as it concerns it.
 
     Args:
+        form: the settings as `config_schema` shows them.
         ops: asset noun -> op name, of the assets in the job.
         label: name of the job, for messages.
     """
     names = {name for noun in ops for name in ASSET_SETTINGS[noun]}
 
-    @dg.config_mapping(
-        config_schema=config_schema(settings, sorted(names, key=list(settings.model_fields).index))
-    )
+    @dg.config_mapping(config_schema={name: field for name, field in form.items() if name in names})
     def mapping(config: Mapping[str, Any]) -> Mapping[str, Any]:
         parsed = parse(settings, config, f"run config of {label}").model_dump(mode="json")
         return {

@@ -87,6 +87,11 @@ class Graph:
         return run_settings(self.project, self.name, self.defaults)
 
     @cached_property
+    def form(self) -> Mapping[str, dg.Field]:
+        """The same as Dagster's configuration, made once for all assets and jobs."""
+        return config_schema(self.settings_type)
+
+    @cached_property
     def code_version(self) -> str:
         """Digest of the project's sources and of the product's that its artifacts depend on."""
         module = inspect.getmodule(type(self.project))
@@ -139,7 +144,7 @@ class Graph:
                 code_version=self.code_version,
                 retry_policy=RETRY_POLICY,
                 io_manager_key="artifact_store",
-                config_schema=config_schema(self.settings_type, ASSET_SETTINGS[noun]),
+                config_schema={name: self.form[name] for name in ASSET_SETTINGS[noun]},
                 op_tags=_pod(self.name, noun),
                 metadata={
                     "kfp/artifact_type": artifact_type,

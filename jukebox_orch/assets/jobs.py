@@ -53,7 +53,9 @@ def _asset_job(graph: Graph, suffix: str, nouns: Sequence[str], text: str):
     return dg.define_asset_job(
         name,
         selection=selection | dg.AssetSelection.checks_for_assets(*(graph.key(noun) for noun in nouns)),
-        config=job_config(graph.settings_type, {noun: graph.op_name(noun) for noun in nouns}, name),
+        config=job_config(
+            graph.settings_type, graph.form, {noun: graph.op_name(noun) for noun in nouns}, name
+        ),
         description=text,
         tags={"jukebox/project": graph.name},
     )
