@@ -89,9 +89,9 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
             metadata={
                 **{f"test {name}": value for name, value in report.test.metrics.items()},
                 "comparison": records(_comparison(report)),
-                **_tables(report),
-                **{name: image(figure, name) for name, figure in pictures.items()},
                 "mlflow run": dg.MetadataValue.url(mlflow.url(graph.name, run_id)),
+                **{name: image(figure, name) for name, figure in pictures.items()},
+                **_tables(report),
             },
             check_results=checks,
         )
