@@ -91,12 +91,34 @@ def test_numbers_become_metrics_and_the_matrix_is_drawn(toy_run: LocalRun):
     assert output["dagster_confusion_matrix"]["artifacts"][0]["metadata"] == reference.metadata
 
 
-def test_the_executor_output_is_what_a_launcher_parses(toy_run: LocalRun):
+def test_the_executor_output_is_what_a_launcher_parses_and_has_every_artifact(
+    toy: PipelineSpec, toy_run: LocalRun
+):
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
 
     for output in toy_run.root.glob("*/executor_output.json"):
         json_format.Parse(output.read_text(), pipeline_spec_pb2.ExecutorOutput())  # type: ignore[attr-defined]
+        declared = toy.component(output.parent.name)["outputDefinitions"]["artifacts"]
+        assert json.loads(output.read_text())["artifacts"].keys() == declared.keys()
+
+
+def test_a_step_does_not_go_on_from_a_gate_that_failed(
+    toy: PipelineSpec, toy_run: LocalRun, capfd: pytest.CaptureFixture[str]
+):
+    """kfp.local may take the container of a failed gate for one that succeeded."""
+    arguments = step_arguments(toy, "toy-trained-model", toy_run, {})
+    record = toy_run.artifact("toy-dataset", "dagster_record")
+    original = record.read_text()
+    content = json.loads(original)
+    next(check for check in content["checks"] if check["check_name"] == "not_empty")["passed"] = False
+    record.write_text(json.dumps(content))
+    try:
+        assert main(arguments) == 1
+    finally:
+        record.write_text(original)
+    said = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "blocking asset check toy/dataset:not_empty failed: rows found; refusing to go on" in said
 
 
 def test_the_report_shows_checks_and_markdown_and_hides_no_markup(toy_run: LocalRun):

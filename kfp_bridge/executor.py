@@ -79,15 +79,17 @@ def parse_executor_input(text: str) -> ExecutorInput:
 
 
 def write_executor_output(task: ExecutorInput, metadata: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write executor_output.json: metadata of output artifacts, by artifact name."""
+    """Write executor_output.json: every output artifact, with its metadata by artifact name.
+
+    KFP's launcher knows the others from the executor input; kfp.local knows only those that are in the output.
+    """
     artifacts = {
         name: {
             "artifacts": [
-                {"name": task.outputs[name].name, "uri": task.outputs[name].uri, "metadata": dict(values)}
+                {"name": artifact.name, "uri": artifact.uri, "metadata": dict(metadata.get(name, {}))}
             ]
         }
-        for name, values in metadata.items()
-        if name in task.outputs
+        for name, artifact in task.outputs.items()
     }
     task.output_file.parent.mkdir(parents=True, exist_ok=True)
     task.output_file.write_text(

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from kfp_bridge.errors import BridgeError, GateError, RunError
+from kfp_bridge.model import RECORD
+from kfp_bridge.records import parse_record
 from kfp_bridge.spec import PipelineSpec
 
 _KEPT_VARIABLES = ("LANG", "LC_ALL", "TZ", "TMPDIR")
@@ -53,18 +55,52 @@ def has_container_engine() -> bool:
 def run_in_containers(spec: PipelineSpec, path: Path, values: Mapping[str, Any], root: Path) -> None:
     """Run through kfp.local: no retries, no secrets, no caching there.
 
+    Args:
+        spec: the exported pipeline.
+        path: its file.
+        values: pipeline parameters that differ from their defaults.
+        root: a new or empty folder for the artifacts.
+
     Raises:
         RunError: a task failed.
+        BridgeError: unknown parameter, a missing one, or a folder that is not empty.
     """
     from kfp import components, local
 
+    root = _empty(root)
     parameters = pipeline_values(spec, values)
-    local.init(runner=local.DockerRunner(), pipeline_root=str(root))
+    # The artifacts' folder is the caller's, whatever user the image has; of that user HOME may be no other's.
+    user = f"{os.getuid()}:{os.getgid()}"
+    local.init(local.DockerRunner(user=user, environment={"HOME": "/tmp"}), pipeline_root=str(root))  # noqa: S108
     pipeline = components.load_component_from_file(str(path))
     try:
         pipeline(**parameters)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
+        raise_on_lost_failure(spec, root)
         raise RunError(f"pipeline {spec.name} failed: {error}") from error
+    raise_on_lost_failure(spec, root)
+
+
+def raise_on_lost_failure(spec: PipelineSpec, root: Path) -> None:
+    """kfp.local takes a container that is gone before it was asked for its exit code for one that succeeded."""
+    for task in task_order(spec):
+        if "importer" in spec.executor(task):
+            continue
+        records = list(root.glob(f"*/{task}/{RECORD}"))
+        if not records:
+            raise RunError(
+                f"task {task} of pipeline {spec.name} failed: it left no record; see its output above"
+            )
+        for record in records:
+            if failed := parse_record(record.read_text(encoding="utf-8"), str(record)).failed_gate():
+                raise RunError(f"task {task} failed: {failed}")
+
+
+def _empty(root: Path) -> Path:
+    if root.exists() and any(root.iterdir()):
+        raise BridgeError(f"{root}: is not empty")
+    root.mkdir(parents=True, exist_ok=True)
+    return root.resolve()
 
 
 def run_as_processes(
@@ -82,9 +118,7 @@ def run_as_processes(
         RunError: a task failed after its retries; the message ends with the last line of its log.
         BridgeError: unknown parameter, a missing one, or a folder that is not empty.
     """
-    root = root.resolve()
-    if root.exists() and any(root.iterdir()):
-        raise BridgeError(f"{root}: is not empty")
+    root = _empty(root)
     parameters = pipeline_values(spec, values)
     run = LocalRun(root, "processes")
     for task in task_order(spec):
@@ -209,10 +243,16 @@ def task_command(spec: PipelineSpec, task: str, executor_input_json: str) -> lis
     return [*container["command"], *arguments]
 
 
-def _unknown_parameter(spec: PipelineSpec, name: str) -> BridgeError:
-    return BridgeError(
-        f"parameter {name!r}: pipeline {spec.name} has {', '.join(sorted(spec.parameters)) or 'none'}"
-    )
+def task_environment(spec: PipelineSpec, task: str, work: Path) -> dict[str, str]:
+    """Plain variables of the task; those that come from secrets are taken from the caller by their name."""
+    pod = spec.pod(task)
+    references = [item for kind in ("secretAsEnv", "configMapAsEnv") for item in pod.get(kind, [])]
+    referred = [pair["envVar"] for item in references for pair in item["keyToEnv"]]
+    kept = {name: os.environ[name] for name in (*_KEPT_VARIABLES, *referred) if name in os.environ}
+    plain = {item["name"]: item.get("value", "") for item in spec.executor(task)["container"].get("env", [])}
+    # `python` of the command is the interpreter this runs in, as it is the image's in a container.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}"
+    return {**kept, "PATH": path, "HOME": str(work), **plain}
 
 
 def _run_task(spec: PipelineSpec, task: str, parameters: Mapping[str, Any], run: LocalRun) -> None:
@@ -242,23 +282,11 @@ def _run_once(spec: PipelineSpec, task: str, command: list[str], folder: Path) -
         return subprocess.run(  # noqa: S603 - the commands of the pipeline are what is to be run
             command,
             cwd=work,
-            env=_environment(spec, task, work),
+            env=task_environment(spec, task, work),
             stdout=log,
             stderr=subprocess.STDOUT,
             check=False,
         ).returncode
-
-
-def _environment(spec: PipelineSpec, task: str, work: Path) -> dict[str, str]:
-    """Plain variables of the task; those that come from secrets are taken from the caller by their name."""
-    pod = spec.pod(task)
-    references = [item for kind in ("secretAsEnv", "configMapAsEnv") for item in pod.get(kind, [])]
-    referred = [pair["envVar"] for item in references for pair in item["keyToEnv"]]
-    kept = {name: os.environ[name] for name in (*_KEPT_VARIABLES, *referred) if name in os.environ}
-    plain = {item["name"]: item.get("value", "") for item in spec.executor(task)["container"].get("env", [])}
-    # `python` of the command is the interpreter this runs in, as it is the image's in a container.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}"
-    return {**kept, "PATH": path, "HOME": str(work), **plain}
 
 
 def _artifact(name: str, uri: str) -> dict[str, Any]:

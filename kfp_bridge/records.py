@@ -70,6 +70,17 @@ class TaskRecord:
         """The record of one asset."""
         return next((record for record in self.assets if record.asset == asset), None)
 
+    def failed_gate(self) -> str | None:
+        """The first blocking check that failed, in one line with its message."""
+        for check in self.checks:
+            if not check.passed and check.blocking and check.severity is dg.AssetCheckSeverity.ERROR:
+                said = check.description or ", ".join(
+                    f"{k}={v.value}" for k, v in sorted(check.metadata.items())
+                )
+                name = f"{check.asset_key.to_user_string()}:{check.check_name}"
+                return " ".join(f"blocking asset check {name} failed: {said}".split())
+        return None
+
 
 def parse_record(text: str, place: str) -> TaskRecord:
     """Read a record back.

@@ -149,7 +149,10 @@ def _report_inputs(
 
 def _recorded(task: ExecutorInput, item: Mapping[str, Any]) -> AssetRecord:
     artifact = task.input(item["record"])
-    record = parse_record(artifact.path.read_text(encoding="utf-8"), item["record"]).of(item["asset"])
+    made = parse_record(artifact.path.read_text(encoding="utf-8"), item["record"])
+    if failed := made.failed_gate():  # a runner that overlooks an exit code must not open the gate
+        raise StepError(f"record {item['record']}: {failed}; refusing to go on")
+    record = made.of(item["asset"])
     if record is None:
         raise StepError(f"record {item['record']}: asset {item['asset']} was not materialized by its task")
     return record
@@ -237,11 +240,8 @@ def _write(step: Mapping[str, Any], task: ExecutorInput, record: TaskRecord) -> 
 
 
 def _raise_on_failure(result: Any, record: TaskRecord) -> None:
-    for check in record.checks:
-        if not check.passed and check.blocking and check.severity is dg.AssetCheckSeverity.ERROR:
-            said = check.description or ", ".join(f"{k}={v.value}" for k, v in sorted(check.metadata.items()))
-            name = f"{check.asset_key.to_user_string()}:{check.check_name}"
-            raise GateError(" ".join(f"blocking asset check {name} failed: {said}".split()))
+    if failed := record.failed_gate():
+        raise GateError(failed)
     if result.success:
         return
     failures = [event.step_failure_data.error for event in result.get_step_failure_events()]
