@@ -330,10 +330,11 @@ PLACED = {
     "container_config": {
         "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}},
         "env": [
+            {"name": "SCRATCH", "value": "/scratch"},
             {
                 "name": "GREETING",
                 "value_from": {"secret_key_ref": {"name": "kfp-bridge-test", "key": "greeting"}},
-            }
+            },
         ],
         "volume_mounts": [{"name": "scratch", "mount_path": "/scratch"}],
     },
@@ -357,14 +358,11 @@ class Greeting(dg.Config):
 )
 def greeted(config: Greeting):
     time.sleep(config.seconds)
-    (Path("/scratch") / "written").write_text("a volume is mounted here")
-    yield dg.Output(len(os.environ["GREETING"]), metadata={"letters": len(os.environ["GREETING"])})
+    (Path(os.environ["SCRATCH"]) / "written").write_text("a volume is mounted here")
+    greeting = os.environ["GREETING"]
+    value = int(hashlib.sha256(greeting.encode()).hexdigest()[:6], 16)
+    yield dg.Output(value, metadata={"letters": len(greeting)})
     yield dg.AssetCheckResult(check_name="polite", passed=not config.fail, description="the greeting is rude")
-
-
-@dg.asset(metadata={"kfp/artifact_type": "Dataset"}, code_version="1")
-def doubled(greeted: int):
-    return 2 * greeted
 
 
 @dg.config_mapping
@@ -372,17 +370,33 @@ def greeting_config(val: Greeting):
     return {"ops": {"greeted": {"config": {"seconds": val.seconds, "fail": val.fail}}}}
 
 
-greeting_job = dg.define_asset_job("greeting", selection=[greeted, doubled], config=greeting_config)
-greeting = dg.Definitions(
-    assets=[greeted, doubled],
-    jobs=[greeting_job],
-    schedules=[
-        dg.ScheduleDefinition(
-            name="every_minute",
-            job=greeting_job,
-            cron_schedule="* * * * *",
-            default_status=dg.DefaultScheduleStatus.RUNNING,
-        )
-    ],
-    resources={"io_manager": JsonFiles()},
-)
+def greetings(code_version: str) -> dg.Definitions:
+    """The graph; `doubled` has this version of its code."""
+
+    @dg.asset(
+        metadata={"kfp/artifact_type": "Model", "kfp/config": []},
+        code_version=code_version,
+        group_name="greeting",
+    )
+    def doubled(context: dg.AssetExecutionContext, greeted: int):
+        matrix = {"labels": ["short", "long"], "matrix": [[greeted, 0], [0, 1]]}
+        context.add_output_metadata({"half": greeted / 2, "confusion_matrix": matrix})
+        return 2 * greeted
+
+    job = dg.define_asset_job("greeting", selection=[greeted, doubled], config=greeting_config)
+    every_minute = dg.ScheduleDefinition(
+        name="every_minute",
+        job=job,
+        cron_schedule="* * * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )
+    return dg.Definitions(
+        assets=[greeted, doubled],
+        jobs=[job],
+        schedules=[every_minute],
+        resources={"io_manager": JsonFiles()},
+    )
+
+
+greeting = greetings("1")
+greeting_recoded = greetings("2")

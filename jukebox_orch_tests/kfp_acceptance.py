@@ -1,34 +1,37 @@
 """The exported pipelines on a real KFP: what no test server can show. Exit code 1 at the first thing that differs.
 
     python -m jukebox_orch_tests.kfp_acceptance --host http://localhost:8888 --image registry/jukebox:1.0 \\
-        --namespace kubeflow --artifact-root s3://mlpipeline/v2/artifacts [--pod-config pods.yaml] [--bad-data URL]
+        --namespace kubeflow --artifact-root minio://mlpipeline/v2/artifacts [--pod-config pods.yaml]
 
-Needs a kubeconfig that may read and exec into pods and make a secret in the namespace, S3 credentials and
-endpoint of KFP's object store in the usual AWS_* variables, and the image, which holds this package.
+Needs kubectl and a kubeconfig that may read and exec into pods, forward a port to ML Metadata and write a secret and
+a config map in the namespace; S3 credentials and endpoint of KFP's object store in the usual AWS_* variables; and
+the image, which holds this package. `--pod-config` has its fields in snake case.
 """
 
 import argparse
-import base64
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import fsspec
+import yaml
 
+from jukebox_orch_tests.charts import write_charts
+from jukebox_orch_tests.dagster_runs import failed_gate, materializations
+from jukebox_orch_tests.kfp_metadata import Metadata, forwarded
+from jukebox_orch_tests.kfp_site import CHARTS, Site, eventually, executor_input, expect, main_container
 from kfp_bridge.client import KfpHost
-from kfp_bridge.records import TaskRecord, parse_record
+from kfp_bridge.model import METRICS, REPORT, REPORT_HTML
+from kfp_bridge.reports import scalar_metrics
 from kfp_bridge.spec import PipelineSpec, load_spec
 from kfp_bridge.sync import sync
 
-SECRET = "kfp-bridge-test"
 KILL = (
     "import os,signal,pathlib\n"
     "for p in pathlib.Path('/proc').glob('[0-9]*'):\n"
@@ -37,86 +40,47 @@ KILL = (
 )
 
 
-@dataclass
-class Site:
-    """The KFP under test and what the run of this script remembers."""
-
-    api: KfpHost
-    pods: Any
-    namespace: str
-    root: str
-    image: str
-    pod_config: Path | None
-    experiment: str = field(default_factory=lambda: f"acceptance-{uuid.uuid4().hex[:8]}")
-
-    def run(self, path: Path, name: str, values: Mapping[str, Any], timeout: float = 1800) -> Any:
-        """Submit and wait for the end."""
-        spec, version = load_spec(path), self.api.upload(path)
-        run, _ = self.api.submit(
-            version, name, values, experiment=self.experiment, service_account=account(spec)
-        )
-        return self.api.wait(run.run_id, timeout)
-
-    def pods_of(self, run_id: str, asset: str) -> list[Any]:
-        """Pods of one asset's task, by the annotation that the export gives them."""
-        listed = self.pods.list_namespaced_pod(
-            self.namespace, label_selector=f"pipeline/runid={run_id}"
-        ).items
-        return [pod for pod in listed if (pod.metadata.annotations or {}).get("dagster/assets") == asset]
-
-    def records(self, spec: PipelineSpec, run_id: str) -> dict[str, TaskRecord]:
-        """Records of the run's tasks, by task, from the object store."""
-        filesystem, prefix = fsspec.url_to_fs(
-            f"{self.root}/{spec.name}/{run_id}".replace("minio://", "s3://", 1)
-        )
-        return {
-            path.split("/")[-3]: parse_record(filesystem.cat_file(path).decode(), path)
-            for path in filesystem.glob(f"{prefix}/*/*/dagster_record")
-        }
-
-
 def main() -> int:
     """Run every part in order and print what it showed."""
     options = arguments()
-    site = connect(options)
-    with tempfile.TemporaryDirectory() as folder:
+    with connected(options) as site, tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        ours = exported(site, work, "jukebox_orch.definitions", "jukebox_training", None)
-        theirs = exported(site, work, "jukebox_orch_tests.bridge_graphs", "greeting", "greeting")
-        parts: list[tuple[str, Callable[[], str]]] = [
-            ("a foreign graph: upload twice is one version", lambda: upload_twice(site, theirs)),
-            ("a foreign graph: run, pod settings, artifacts", lambda: foreign_run(site, theirs)),
-            ("a step killed once is tried again", lambda: killed(site, theirs)),
-            ("a failed gate fails the run with its message", lambda: gate(site, theirs)),
-            ("a recurring run fires", lambda: recurring(site, theirs)),
-            ("the jukebox: upload twice is one version", lambda: upload_twice(site, ours)),
-            ("the jukebox: same ONNX as dagster job execute", lambda: same_onnx(site, ours, work)),
-            (
-                "the jukebox: cache where nothing changed, none where a parameter did",
-                lambda: cache(site, ours),
-            ),
-            (
-                "the jukebox: bad results register nothing",
-                lambda: nothing_registered(site, ours, {"metric_floor": 0.999}),
-            ),
-            ("sync twice brings each event once", lambda: synced(site, [ours, theirs])),
-        ]
-        if options.bad_data:
-            values = {"location": options.bad_data}
-            parts.append(
-                ("the jukebox: bad data registers nothing", lambda: nothing_registered(site, ours, values))
-            )
         try:
-            for name, part in parts:
+            for name, part in parts(site, work):
                 started = time.monotonic()
                 print(f"{name}: {part()} ({time.monotonic() - started:.0f} s)", flush=True)
         except AssertionError as error:
             print(f"FAILED: {error}", file=sys.stderr)
             return 1
         finally:
-            site.pods.delete_namespaced_secret(SECRET, site.namespace)
+            site.clean()
     print("all parts passed")
     return 0
+
+
+def parts(site: Site, work: Path) -> list[tuple[str, Callable[[], str]]]:
+    """What is shown, each with what shows it; later parts look at the runs of earlier ones."""
+    graphs = "jukebox_orch_tests.bridge_graphs"
+    site.put_secret(site.greeting)
+    site.put_charts(write_charts(work / "charts.parquet"))
+    theirs = site.exported(work, graphs, "greeting", "greeting")
+    recoded = site.exported(work, graphs, "greeting", "greeting_recoded")
+    ours = site.exported(work, "jukebox_orch.definitions", "jukebox_training")
+    return [
+        ("a foreign graph: upload twice is one version", lambda: upload_twice(site, theirs)),
+        ("a foreign graph: run, pods, typed artifacts, metrics, report", lambda: foreign_run(site, theirs)),
+        ("a foreign graph: cache", lambda: foreign_cache(site, theirs, recoded)),
+        ("a foreign graph: a step killed once is tried again", lambda: killed(site, theirs)),
+        ("a foreign graph: a failed gate fails the run with its message", lambda: gate(site, theirs)),
+        ("a foreign graph: a recurring run fires", lambda: recurring(site, theirs)),
+        ("the jukebox: upload twice is one version", lambda: upload_twice(site, ours)),
+        ("the jukebox: run, pods, typed artifacts, metrics, report", lambda: same_onnx(site, ours, work)),
+        ("the jukebox: cache where nothing changed", lambda: unchanged(site, ours)),
+        ("the jukebox: a parameter changed at submission", lambda: other_parameter(site, ours)),
+        ("the jukebox: other data under the same name", lambda: other_data(site, ours, work)),
+        ("the jukebox: bad data", lambda: bad_data(site, ours, work)),
+        ("sync twice brings each event once", lambda: synced(site, [ours, theirs])),
+    ]
 
 
 def upload_twice(site: Site, path: Path) -> str:
@@ -130,55 +94,126 @@ def upload_twice(site: Site, path: Path) -> str:
 
 
 def foreign_run(site: Site, path: Path) -> str:
-    """A run to SUCCEEDED, with the declared pod and the value that came through the secret."""
-    spec = load_spec(path)
-    run = succeeded(site, path, "foreign", {})
-    (pod, *_) = site.pods_of(run.run_id, "greeted")
-    main = next(container for container in pod.spec.containers if container.name == "main")
-    expect(main.resources.requests["cpu"] == "100m", f"cpu request is {main.resources.requests}")
-    expect(main.resources.limits["memory"] == "512Mi", f"limits are {main.resources.limits}")
-    expect(main.image == site.image, f"image is {main.image}")
-    expect(pod.metadata.labels.get("kfp-bridge") == "acceptance", f"labels are {pod.metadata.labels}")
-    expect(any(mount.mount_path == "/scratch" for mount in main.volume_mounts), "the volume is not mounted")
-    reference = next(
-        variable for variable in main.env if variable.name == "GREETING"
-    ).value_from.secret_key_ref
-    expect(reference.name == SECRET, f"the variable comes from {reference}")
+    """A run to SUCCEEDED, its pods as declared, and the value that came through the secret."""
+    run, spec = site.succeeded(path, "foreign"), load_spec(path)
     record = site.records(spec, run.run_id)["greeted"].of("greeted")
-    expect(record is not None and record.event.metadata["letters"].value == 5, f"the record says {record}")
-    return run.run_id
+    letters = None if record is None else record.event.metadata["letters"].value
+    expect(letters == len(site.greeting), f"the step saw {letters} letters of the secret")
+    return looked_at(site, spec, run.run_id)
+
+
+def looked_at(site: Site, spec: PipelineSpec, run_id: str) -> str:
+    """Pods, artifacts and reports of every task of a run that took nothing from the cache."""
+    folders, records = site.folders(spec, run_id), site.records(spec, run_id)
+    expect(
+        set(folders) == set(spec.tasks), f"tasks without artifacts: {sorted(set(spec.tasks) - set(folders))}"
+    )
+    for task in spec.tasks:
+        asset = spec.pod(task)["podMetadata"]["annotations"]["dagster/assets"]
+        (pod,) = site.pods_of(run_id, asset)
+        as_declared(spec, task, pod)
+        expect(
+            artifact_types(executor_input(pod)) == declared_types(spec, task),
+            f"{task}: KFP has the artifacts {artifact_types(executor_input(pod))}",
+        )
+        outputs = spec.component(task)["outputDefinitions"]["artifacts"]
+        for name, declared in outputs.items():
+            known = site.metadata.of(f"{folders[task]}/{name}")
+            wanted = declared["artifactType"]["schemaTitle"]
+            expect([k.type for k in known] == [wanted], f"{task}: ML Metadata has {name} as {known}")
+        (metrics,) = site.metadata.of(f"{folders[task]}/{METRICS}")
+        for name, value in scalar_metrics(records[task]).items():
+            found = metrics.properties.get(name)
+            expect(
+                found is not None and float(found) == value, f"{task}: metric {name} is {found}, not {value}"
+            )
+        expect(f"## {asset}" in site.text(f"{folders[task]}/{REPORT}"), f"{task}: its report is another's")
+        expect("</html>" in site.text(f"{folders[task]}/{REPORT_HTML}"), f"{task}: its page is cut off")
+    return f"{run_id}, {len(spec.tasks)} tasks"
+
+
+def as_declared(spec: PipelineSpec, task: str, pod: Any) -> None:
+    """The pod has image, resources, labels, secrets by reference and volumes of the exported file."""
+    from kubernetes.utils import parse_quantity
+
+    container, settings, main = spec.executor(task)["container"], spec.pod(task), main_container(pod)
+    expect(main.image == container["image"], f"{task}: image {main.image}")
+    for name, amount in container.get("resources", {}).items():
+        if not name.startswith("resource"):
+            continue  # KFP's deprecated form of the same
+        kind = "cpu" if "Cpu" in name else "memory"
+        bounds = main.resources.limits if name.endswith("Limit") else main.resources.requests
+        found = (bounds or {}).get(kind)
+        same = found is not None and parse_quantity(found) == parse_quantity(amount)
+        expect(same, f"{task}: {name} is {found}, not {amount}")
+    labels = settings["podMetadata"].get("labels", {})
+    expect(labels.items() <= pod.metadata.labels.items(), f"{task}: labels {pod.metadata.labels}")
+    variables = {variable.name: variable for variable in main.env or []}
+    for item in settings.get("secretAsEnv", []):
+        for pair in item["keyToEnv"]:
+            reference = variables[pair["envVar"]].value_from.secret_key_ref
+            found = (reference.name, reference.key)
+            wanted = (item["secretNameParameter"]["runtimeValue"]["constant"], pair["secretKey"])
+            expect(found == wanted, f"{task}: {pair['envVar']} comes from {found}")
+    places = {mount.mount_path for mount in main.volume_mounts}
+    for kind in ("pvcMount", "secretAsVolume", "configMapAsVolume", "emptyDirMounts"):
+        wanted = {item["mountPath"] for item in settings.get(kind, [])}
+        expect(wanted <= places, f"{task}: not mounted: {sorted(wanted - places)}")
+
+
+def artifact_types(given: dict[str, Any]) -> dict[str, str]:
+    """Types of the artifacts in an executor input."""
+    both = {**given.get("inputs", {}).get("artifacts", {}), **given["outputs"].get("artifacts", {})}
+    return {name: listed["artifacts"][0]["type"]["schemaTitle"] for name, listed in both.items()}
+
+
+def declared_types(spec: PipelineSpec, task: str) -> dict[str, str]:
+    """Types of a task's artifacts in the exported file."""
+    component = spec.component(task)
+    both = {
+        **component.get("inputDefinitions", {}).get("artifacts", {}),
+        **component["outputDefinitions"]["artifacts"],
+    }
+    return {name: declared["artifactType"]["schemaTitle"] for name, declared in both.items()}
+
+
+def foreign_cache(site: Site, path: Path, recoded: Path) -> str:
+    """`doubled` is taken from the cache where nothing changed, and made again after other data or other code."""
+    spec = load_spec(path)
+
+    def ran(name: str, exported: Path) -> bool:
+        return "doubled" in site.records(spec, site.succeeded(exported, name).run_id)
+
+    expect(not ran("foreign-again", path), "doubled ran again although nothing changed")
+    expect(ran("foreign-recoded", recoded), "doubled came from the cache although its code changed")
+    site.put_secret(f"good {site.greeting}")
+    expect(ran("foreign-data", path), "doubled came from the cache although its data changed")
+    site.put_secret(site.greeting)
+    return "taken, then made for other code, then for other data"
 
 
 def killed(site: Site, path: Path) -> str:
     """The step's process is killed in its pod; KFP runs the step again and the run succeeds."""
     from kubernetes.stream import stream
 
-    spec = load_spec(path)
-    run, _ = site.api.submit(
-        site.api.upload(path),
-        "killed",
-        {"seconds": 45.0},
-        experiment=site.experiment,
-        service_account=account(spec),
-    )
+    run = site.start(path, "killed", {"seconds": 45.0})
     pod = eventually(
         lambda: next((p for p in site.pods_of(run.run_id, "greeted") if p.status.phase == "Running"), None),
         "no pod of the step runs",
     )
     time.sleep(20)  # the step sleeps for 45 s after its imports
-    command = ["python", "-c", KILL]
     stream(
         site.pods.connect_get_namespaced_pod_exec,
         pod.metadata.name,
         site.namespace,
         container="main",
-        command=command,
+        command=["python", "-c", KILL],
         stderr=True,
         stdin=False,
         stdout=True,
         tty=False,
     )
-    ended = site.api.wait(run.run_id, 1800)
+    ended = site.ended(run.run_id)
     tries = len(site.pods_of(run.run_id, "greeted"))
     expect(ended.state == "SUCCEEDED" and tries == 2, f"the run is {ended.state} after {tries} pods")
     return f"{tries} pods"
@@ -186,14 +221,18 @@ def killed(site: Site, path: Path) -> str:
 
 def gate(site: Site, path: Path) -> str:
     """The run fails at the gate's asset, whose pod's last line is the message; what comes after never starts."""
-    run = site.run(path, "gate", {"fail": True})
-    expect(run.state == "FAILED", f"the run is {run.state}")
-    expect(not site.pods_of(run.run_id, "doubled"), "the asset behind the gate was started")
-    line = last_line(site, run.run_id, "greeted")
-    expect(
-        "blocking asset check greeted:polite failed: the greeting is rude" in line,
-        f"the last line is {line!r}",
+    return stopped(
+        site, path, "gate", {"fail": True}, "greeted:polite failed: the greeting is rude", "doubled"
     )
+
+
+def stopped(site: Site, path: Path, name: str, values: dict[str, Any], refusal: str, never: str) -> str:
+    """The run fails at the asset of `refusal` with its message; no pod of the asset `never` was there."""
+    run = site.ended(site.start(path, name, values).run_id)
+    expect(run.state == "FAILED", f"the run is {run.state}")
+    expect(not site.pods_of(run.run_id, never), f"{never} was started")
+    line = site.last_words(run.run_id, refusal.partition(":")[0])
+    expect(line.endswith(f"blocking asset check {refusal}"), f"the last line is {line!r}, not {refusal!r}")
     return line
 
 
@@ -205,80 +244,98 @@ def recurring(site: Site, path: Path) -> str:
         experiment_id=site.api.experiment_id(site.experiment)
     ).recurring_runs
     expect(len(listed) == 1, f"there are {len(listed)} recurring runs")
+    mine = listed[0].recurring_run_id
     try:
         fired = eventually(
-            lambda: [
-                r for r in site.api.runs_of(spec.name) if r.recurring_run_id == listed[0].recurring_run_id
-            ],
+            lambda: [run for run in site.api.runs_of(spec.name) if run.recurring_run_id == mine],
             "no run was started",
-            timeout=300,
         )
     finally:
-        site.api.recurring_runs.recurring_run_service_delete_recurring_run(listed[0].recurring_run_id)
+        site.api.recurring_runs.recurring_run_service_delete_recurring_run(mine)
     return f"{len(fired)} runs"
 
 
 def same_onnx(site: Site, path: Path, work: Path) -> str:
     """The ONNX file of the run has the digest of the one that Dagster's own job makes here."""
-    home = work / "home"
+    own = {"seed": site.mark, "gates": {"drift_warn": site.unique["drift_warn"]}}
+    expect(dagster_job(work / "home", own) == 0, "dagster job execute failed")
+    local = materializations(work / "home")["jukebox/onnx_model"].metadata["sha256"].value
+    run, spec = site.succeeded(path, "jukebox", site.unique), load_spec(path)
+    expect(onnx(site, spec, run.run_id) == local, f"KFP made {onnx(site, spec, run.run_id)}, Dagster {local}")
+    return f"{looked_at(site, spec, run.run_id)}, ONNX {local}"
+
+
+def onnx(site: Site, spec: PipelineSpec, run_id: str) -> Any:
+    """Digest of the run's ONNX file."""
+    record = site.records(spec, run_id)["jukebox-onnx-model"].of("jukebox/onnx_model")
+    return None if record is None else record.event.metadata["sha256"].value
+
+
+def dagster_job(home: Path, settings: dict[str, Any]) -> int:
+    """Run Dagster's own job in a new home; its exit code."""
     home.mkdir()
-    command = [
-        sys.executable,
-        "-m",
-        "dagster",
-        "job",
-        "execute",
-        "-m",
-        "jukebox_orch.definitions",
-        "-j",
-        "jukebox_training",
-    ]
-    subprocess.run(
-        command, check=True, cwd=home, env={**os.environ, "DAGSTER_HOME": str(home)}, capture_output=True
-    )
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
-        event = instance.get_latest_materialization_event(dg.AssetKey(["jukebox", "onnx_model"]))
-        expect(event is not None, "dagster job execute made no ONNX model")
-        local = event.asset_materialization.metadata["sha256"].value  # type: ignore[union-attr]
-    run = succeeded(site, path, "jukebox", {})
-    record = site.records(load_spec(path), run.run_id)["jukebox-onnx-model"].of("jukebox/onnx_model")
-    expect(
-        record is not None and record.event.metadata["sha256"].value == local,
-        f"KFP made {record}, Dagster {local}",
-    )
-    return str(local)
+    (home / "run.yaml").write_text(yaml.safe_dump(settings))
+    command = ["dagster", "job", "execute", "-m", "jukebox_orch.definitions", "-j", "jukebox_training"]
+    environment = {**os.environ, "DAGSTER_HOME": str(home)}
+    words = [sys.executable, "-m", *command, "-c", "run.yaml"]
+    return subprocess.run(words, cwd=home, env=environment, capture_output=True, check=False).returncode
 
 
-def cache(site: Site, path: Path) -> str:
-    """The same again takes what is honest to take from the cache; another parameter takes nothing."""
-    cached = {
-        task
-        for task, content in load_spec(path).tasks.items()
-        if content.get("cachingOptions", {}).get("enableCache")
-    }
+def cached_tasks(spec: PipelineSpec) -> set[str]:
+    """Tasks that KFP may take from its cache."""
+    return {task for task, content in spec.tasks.items() if content["cachingOptions"].get("enableCache")}
+
+
+def unchanged(site: Site, path: Path) -> str:
+    """The same again takes from the cache what is honest to take."""
     spec = load_spec(path)
-    again = succeeded(site, path, "jukebox-again", {})
-    made = set(site.records(spec, again.run_id))
-    expect(not made & cached, f"ran again although nothing changed: {sorted(made & cached)}")
-    changed = succeeded(site, path, "jukebox-changed", {"epochs": 7})
-    made = set(site.records(spec, changed.run_id))
-    expect(cached <= made, f"taken from the cache although a parameter changed: {sorted(cached - made)}")
-    return f"{len(cached)} of {len(spec.tasks)} tasks cached"
+    made = set(site.folders(spec, site.succeeded(path, "jukebox-again", site.unique).run_id))
+    expect(made == set(spec.tasks) - cached_tasks(spec), f"what ran: {sorted(made)}")
+    return f"{len(cached_tasks(spec))} of {len(spec.tasks)} tasks from the cache"
 
 
-def nothing_registered(site: Site, path: Path, values: dict[str, Any]) -> str:
-    """The run fails and no pod of registered_model was ever there."""
-    run = site.run(path, f"bad-{uuid.uuid4().hex[:6]}", values)
-    expect(run.state == "FAILED", f"the run is {run.state}")
-    expect(not site.pods_of(run.run_id, "jukebox/registered_model"), "registered_model was started")
-    failed = [detail.display_name for detail in run.run_details.task_details if detail.state == "FAILED"]
-    return f"failed at {failed}"
+def other_parameter(site: Site, path: Path) -> str:
+    """Other epochs train another model; what does not depend on them comes from the cache."""
+    spec = load_spec(path)
+    run = site.succeeded(path, "jukebox-epochs", {**site.unique, "epochs": 7})
+    made = set(site.folders(spec, run.run_id))
+    takes = {task for task, content in spec.tasks.items() if "epochs" in content["inputs"]["parameters"]}
+    expect(takes | {"jukebox-onnx-model"} <= made, f"what ran with other epochs: {sorted(made)}")
+    expect(
+        not made & {"jukebox-features", "jukebox-validated-data"}, f"made again for no reason: {sorted(made)}"
+    )
+    record = site.records(spec, run.run_id)["jukebox-trained-model"].of("jukebox/trained_model")
+    epochs = None if record is None else record.event.metadata["epochs"].value
+    expect(epochs == 7, f"trained for {epochs} epochs")
+    return f"{sorted(made)} ran"
+
+
+def other_data(site: Site, path: Path, work: Path) -> str:
+    """Another file under the same name: no parameter differs, yet all that depends on the data is made again."""
+    spec = load_spec(path)
+    values = {**site.unique, "location": CHARTS}
+    site.succeeded(path, "jukebox-file", values)
+    site.put_charts(write_charts(work / "other.parquet", seed=2024))
+    made = set(site.folders(spec, site.succeeded(path, "jukebox-other-file", values).run_id))
+    expect(
+        made == set(spec.tasks), f"from the cache although the data changed: {sorted(set(spec.tasks) - made)}"
+    )
+    return f"all {len(made)} tasks ran"
+
+
+def bad_data(site: Site, path: Path, work: Path) -> str:
+    """The run fails where Dagster's own job fails, with its message, and registers nothing."""
+    charts = write_charts(work / "bad.parquet", bad=True)
+    expect(dagster_job(work / "bad", {"source": {"location": str(charts)}}) == 1, "Dagster took the bad data")
+    site.put_charts(charts)
+    values = {"location": CHARTS}
+    return stopped(site, path, "bad", values, failed_gate(work / "bad"), "jukebox/registered_model")
 
 
 def synced(site: Site, paths: list[Path]) -> str:
     """Each event once, however often sync runs."""
+    names = [load_spec(path).name for path in paths]
     with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.ephemeral(tempdir=home) as instance:
-        names = [load_spec(path).name for path in paths]
         first = [run for name in names for run in sync(site.api, name, instance, site.root)]
         second = [run for name in names for run in sync(site.api, name, instance, site.root)]
     events = sum(run.materializations + run.checks for run in first)
@@ -289,66 +346,23 @@ def synced(site: Site, paths: list[Path]) -> str:
     return f"{events} events of {len(first)} runs"
 
 
-def succeeded(site: Site, path: Path, name: str, values: dict[str, Any]) -> Any:
-    """A run that must end well."""
-    run = site.run(path, name, values)
-    expect(run.state == "SUCCEEDED", f"run {name} ({run.run_id}) is {run.state}")
-    return run
-
-
-def last_line(site: Site, run_id: str, asset: str) -> str:
-    """The last line that the step wrote; the launcher adds its own after it."""
-    pods = site.pods_of(run_id, asset)
-    text = site.pods.read_namespaced_pod_log(pods[-1].metadata.name, site.namespace, container="main")
-    return next((line for line in reversed(text.splitlines()) if "asset check" in line), "")
-
-
-def exported(site: Site, work: Path, module: str, job: str, attribute: str | None) -> Path:
-    """The pipeline as a user exports and verifies it."""
-    path = work / f"{job}.yaml"
-    options = ["-m", module, "--job", job, "--image", site.image]
-    options += ["-a", attribute] if attribute else []
-    options += ["--pod-config", str(site.pod_config)] if site.pod_config else []
-    bridge = [sys.executable, "-m", "kfp_bridge.cli"]
-    subprocess.run([*bridge, "export", *options, "-o", str(path)], check=True)
-    subprocess.run([*bridge, "verify", str(path), *options], check=True)
-    return path
-
-
-def account(spec: PipelineSpec) -> str | None:
-    """Service account of the pipeline's runs."""
-    return spec.info.get("service_account")
-
-
-def eventually(look: Callable[[], Any], otherwise: str, timeout: float = 300) -> Any:
-    """What `look` finds in the end."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        if found := look():
-            return found
-        time.sleep(2)
-    raise AssertionError(f"{otherwise} after {timeout:.0f} s")
-
-
-def expect(holds: bool, otherwise: str) -> None:
-    """Stop unless it holds."""
-    if not holds:
-        raise AssertionError(otherwise)
-
-
-def connect(options: argparse.Namespace) -> Site:
-    """The API, the cluster, and the secret that the foreign graph reads."""
+@contextmanager
+def connected(options: argparse.Namespace) -> Iterator[Site]:
+    """The API, the cluster and ML Metadata."""
     from kubernetes import client, config
 
     config.load_kube_config()
-    pods = client.CoreV1Api()
-    greeting = base64.b64encode(b"hello").decode()
-    body = client.V1Secret(metadata=client.V1ObjectMeta(name=SECRET), data={"greeting": greeting})
-    pods.create_namespaced_secret(options.namespace, body)
     api = KfpHost(options.host, token=os.environ.get("KFP_TOKEN"), namespace=options.user_namespace)
-    return Site(
-        api, pods, options.namespace, options.artifact_root.rstrip("/"), options.image, options.pod_config
-    )
+    with forwarded(options.kfp_namespace) as address:
+        yield Site(
+            api=api,
+            pods=client.CoreV1Api(),
+            metadata=Metadata(address),
+            namespace=options.namespace,
+            root=options.artifact_root.rstrip("/"),
+            image=options.image,
+            pod_config=options.pod_config,
+        )
 
 
 def arguments() -> argparse.Namespace:
@@ -359,10 +373,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--host", required=True)
     parser.add_argument("--image", required=True)
     parser.add_argument("--namespace", default="kubeflow", help="where the pods of runs are")
+    parser.add_argument("--kfp-namespace", default="kubeflow", help="where KFP itself is")
     parser.add_argument("--user-namespace", default=None, help="namespace parameter of a multi-user KFP")
     parser.add_argument("--artifact-root", default="minio://mlpipeline/v2/artifacts")
     parser.add_argument("--pod-config", type=Path, default=None)
-    parser.add_argument("--bad-data", default=None, help="URL of data that validation refuses")
     return parser.parse_args()
 
 

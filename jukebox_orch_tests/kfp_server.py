@@ -5,7 +5,7 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,7 +17,10 @@ import yaml
 
 
 class KfpServer:
-    """State of the server. `fail_next` answers that many requests with 503; `lose_next` acts, then answers 503."""
+    """State of the server. `fail_next` answers that many requests with 503; `lose_next` acts, then answers 503.
+
+    `on_create` is told the model and the object of each POST.
+    """
 
     def __init__(self) -> None:
         self.pipelines: dict[str, Any] = {}
@@ -28,6 +31,7 @@ class KfpServer:
         self.requests: list[tuple[str, str]] = []
         self.fail_next = 0
         self.lose_next = 0
+        self.on_create: Callable[[str, Any], None] = lambda model, made: None
         self.token: str | None = None
         self.url = ""
 
@@ -121,6 +125,7 @@ class KfpServer:
         for name, value in fields.items():
             setattr(made, name, value)
         store[getattr(made, id_field)] = made
+        self.on_create(model, made)
         return made
 
     def upload(self, query: dict[str, str], body: bytes, content_type: str) -> Any:
