@@ -35,14 +35,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=_HOW))
 
 
+@dataclass(frozen=True)
 class Cluster:
-    """kubectl in the system's namespace."""
+    """kubectl in a namespace; by default the system's."""
+
+    namespace: str = NAMESPACE
 
     def run(
         self, *arguments: str, check: bool = True, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            ["kubectl", "--namespace", NAMESPACE, *arguments],
+            ["kubectl", "--namespace", self.namespace, *arguments],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -84,7 +87,7 @@ class Cluster:
     def forwarded(self, target: str, port: int) -> Iterator[str]:
         """The address on this machine of a port in the cluster."""
         process = subprocess.Popen(
-            ["kubectl", "--namespace", NAMESPACE, "port-forward", target, f":{port}"],
+            ["kubectl", "--namespace", self.namespace, "port-forward", target, f":{port}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

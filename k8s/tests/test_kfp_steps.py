@@ -1,0 +1,167 @@
+"""Each exported step as a real pod, with the executor input that a KFP launcher would give it.
+
+A claim stands in for the object store: it is mounted where the executor input says that the artifacts are. A pod
+that looks at it hands the tests what the steps wrote.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jukebox_orch_tests.dagster_runs import materializations
+from jukebox_orch_tests.kfp_acceptance import dagster_job
+from k8s.tests.conftest import Cluster, wait_until
+from kfp_bridge.local import executor_input, pipeline_values, task_command, task_order
+from kfp_bridge.records import TaskRecord, parse_record
+from kfp_bridge.spec import PipelineSpec, load_spec
+
+NAMESPACE = "jukebox-kfp-steps"
+IMAGE = "localhost/jukebox-step:dev"
+SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+QUICK = {"epochs": 3, "metric_floor": 0.1}
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Pods in a namespace of their own. `root` is the same path here and in the pods."""
+
+    cluster: Cluster
+    root: Path
+
+    def run(self, spec: PipelineSpec, task: str, values: dict[str, Any]) -> dict[str, Any]:
+        """The pod of one task once it has ended; what it wrote is then here too."""
+        given = json.dumps(executor_input(spec, task, pipeline_values(spec, values), self.root))
+        container = spec.executor(task)["container"]
+        amounts = container.get("resources", {})
+        made = self.pod(
+            task,
+            task_command(spec, task, given),
+            image=container["image"],
+            labels=spec.pod(task).get("podMetadata", {}).get("labels", {}),
+            requests={"memory": amounts["resourceMemoryRequest"]} if amounts else {},
+        )
+        self.cluster.run("create", "-f", "-", stdin=json.dumps(made))
+        ended = wait_until(lambda: self.ended(task), 900, f"pod {task} to end")
+        written = subprocess.run(
+            ["kubectl", "-n", NAMESPACE, "exec", "reader", "--", "tar", "-C", str(self.root), "-c", "."],
+            check=True,
+            capture_output=True,
+        ).stdout
+        subprocess.run(["tar", "-C", str(self.root), "-x"], input=written, check=True)
+        return ended
+
+    def ended(self, name: str) -> dict[str, Any] | None:
+        pod = self.cluster.get("pod", name)
+        return pod if pod["status"]["phase"] in ("Succeeded", "Failed") else None
+
+    def pod(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        image: str = IMAGE,
+        labels: dict[str, str] | None = None,
+        requests: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        container = {
+            "name": "main",
+            "image": image,
+            "imagePullPolicy": "IfNotPresent",
+            "command": command,
+            "securityContext": SECURITY,
+            "resources": {"requests": requests or {}},
+            "volumeMounts": [{"name": "artifacts", "mountPath": str(self.root)}],
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "labels": labels or {}},
+            "spec": {
+                "restartPolicy": "Never",
+                "automountServiceAccountToken": False,
+                "containers": [container],
+                "volumes": [{"name": "artifacts", "persistentVolumeClaim": {"claimName": "artifacts"}}],
+            },
+        }
+
+    def record(self, task: str) -> TaskRecord:
+        return parse_record((self.root / task / "dagster_record").read_text(), task)
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> Iterator[Steps]:
+    """An empty claim, and the pod that looks at it."""
+    cluster = Cluster(NAMESPACE)
+    made = Steps(cluster, tmp_path / "root")
+    made.root.mkdir()
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "artifacts"},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    sleep = ["python", "-c", "import time; time.sleep(86400)"]
+    cluster.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+    try:
+        for item in (namespace, claim, made.pod("reader", sleep)):
+            cluster.run("create", "-f", "-", stdin=json.dumps(item))
+        cluster.run("wait", "--for=condition=Ready", "pod/reader", "--timeout=180s")
+        # A volume that was used before keeps its files.
+        cluster.run("exec", "reader", "--", "find", str(made.root), "-mindepth", "1", "-delete")
+        yield made
+    finally:
+        cluster.run("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def exported(folder: Path, *options: str) -> PipelineSpec:
+    command = [sys.executable, "-m", "kfp_bridge.cli", "export", *options, "--image", IMAGE]
+    subprocess.run([*command, "-o", str(folder / "pipeline.yaml")], check=True)
+    return load_spec(folder / "pipeline.yaml")
+
+
+def exit_code(pod: dict[str, Any]) -> int:
+    return pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
+
+
+def test_each_step_of_the_jukebox_is_a_pod_and_the_model_is_dagsters(steps: Steps, tmp_path: Path):
+    spec = exported(tmp_path, "-m", "jukebox_orch.definitions", "--job", "jukebox_training")
+    for task in task_order(spec):
+        pod = steps.run(spec, task, QUICK)
+        assert exit_code(pod) == 0, steps.cluster.run("logs", task).stdout[-3000:]
+        assert pod["metadata"]["labels"]["jukebox/project"] == "jukebox"
+    settings = {"hyperparameters": {"epochs": 3}, "gates": {"metric_floor": 0.1}}
+    assert dagster_job(tmp_path / "home", settings) == 0
+    expected = materializations(tmp_path / "home")["jukebox/onnx_model"].metadata["sha256"].value
+    found = steps.record("jukebox-onnx-model").of("jukebox/onnx_model")
+    assert found is not None
+    assert found.event.metadata["sha256"].value == expected
+
+
+def test_a_failed_gate_ends_its_pod_with_its_message_as_the_last_line(steps: Steps, tmp_path: Path):
+    spec = exported(tmp_path, "-m", "jukebox_orch.definitions", "--job", "jukebox_training")
+    assert exit_code(steps.run(spec, "jukebox-dataset", QUICK)) == 0
+    assert exit_code(steps.run(spec, "jukebox-validated-data", {"max_invalid_share": 0.0})) == 3
+    (*_, last) = steps.cluster.run("logs", "jukebox-validated-data").stdout.strip().splitlines()
+    assert last.startswith("blocking asset check jukebox/validated_data:invalid_share failed: ")
+    checks = {check.check_name: check.passed for check in steps.record("jukebox-validated-data").checks}
+    assert not checks["invalid_share"]
+
+
+def test_each_step_of_a_graph_that_is_not_ours_is_a_pod(steps: Steps, tmp_path: Path):
+    spec = exported(tmp_path, "-m", "jukebox_orch_tests.bridge_graphs", "-a", "zoo")
+    for task in task_order(spec):
+        assert exit_code(steps.run(spec, task, {"factor": 5})) == 0, steps.cluster.run("logs", task).stdout
+    assert json.loads((steps.root / "scaled" / "scaled").read_text()) == [10]
