@@ -60,6 +60,7 @@ def test_a_foreign_graph_passes_every_part_that_needs_no_kernel(rehearsal: Rehea
     assert acceptance.synced(site, [path]).endswith("of 6 runs")
 
 
+@pytest.mark.slow
 def test_a_cache_that_does_not_see_the_inputs_is_noticed(rehearsal: Rehearsal):
     rehearsal.emulation.fingerprint = lambda spec, task, given: fingerprint(
         spec, task, {"inputs": {"parameterValues": {}, "artifacts": given["inputs"]["artifacts"]}}
