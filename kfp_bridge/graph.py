@@ -102,6 +102,9 @@ class _GraphReader:
         self.rows: list[MappingRow] = []
         self.service_accounts: set[str | None] = set()
         self.made_by = {_node_name(made): made for made in self.graph.assets_defs if made.is_executable}
+        self.producers = {
+            key.to_user_string(): name for name, made in self.made_by.items() for key in made.keys
+        }
         self.waits_for = {
             invocation.alias or invocation.name: {
                 node.node
@@ -134,11 +137,7 @@ class _GraphReader:
                 MappingRow(f"check {check}", "blocking" if check.blocking else "check", f"{place}, {gate}")
             )
         inputs = tuple(sorted(self.inputs(made)))
-        producers = {
-            name
-            for name, other in self.made_by.items()
-            if {k.to_user_string() for k in other.keys} & set(inputs)
-        }
+        producers = {self.producers[key] for key in inputs if key in self.producers}
         after = tuple(sorted(self.waits_for.get(node.name, set()) - producers - {node.name}))
         for gate in after:
             self.rows.append(
