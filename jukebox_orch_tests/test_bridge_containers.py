@@ -14,7 +14,9 @@ from kfp_bridge.records import parse_record
 from kfp_bridge.spec import PipelineSpec, load_spec
 
 IMAGE = "localhost/jukebox-step:dev"
-HOW = f"needs {IMAGE} of `make image` in a container engine: Docker, or `podman system service` and DOCKER_HOST"
+HOW = (
+    f"needs {IMAGE} of `make image` in a container engine: Docker, or `podman system service` and DOCKER_HOST"
+)
 
 
 def exported(attribute: str, folder: Path, job: str | None = None) -> PipelineSpec:
