@@ -8,10 +8,13 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from uuid import uuid4
 
+import dagster as dg
 import filelock
 import httpx
 import pytest
+from mlflow.entities import ViewType
 
 from jukebox_orch import registration as subject
 from jukebox_orch.registration import (
@@ -190,6 +193,22 @@ def test_a_reply_that_is_lost_after_the_commit_adds_no_second_version(served: Wo
     assert served.versions("lost") == [1]
     verify(served.mlflow(), served.store(), "lost", "1")
     assert served.aliases("lost")["champion"] == "1"
+
+
+def test_a_reply_that_is_lost_after_a_run_was_created_leaves_one_run(served: Workplace):
+    lost: list[str] = []
+    run = dg.DagsterRun("blobs_training", run_id=str(uuid4()))
+    with losing_proxy(served.mlflow_uri, "/runs/create", lost) as url:
+        mlflow = MlflowTracking(tracking_uri=url)
+        made = mlflow.run_id(run, "lost reply", {})
+    assert len(lost) == 1
+    client = served.client()
+    experiment = client.get_experiment_by_name("lost reply")
+    assert experiment is not None
+    assert [r.info.run_id for r in client.search_runs([experiment.experiment_id])] == [made]
+    both = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
+    assert len(both) == 2, "the server was not asked twice: the test shows nothing"
+    assert served.mlflow().run_id(run, "lost reply", {}) == made
 
 
 def losing_proxy(target: str, path: str, lost: list[str]):

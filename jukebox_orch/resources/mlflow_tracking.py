@@ -77,15 +77,18 @@ class MlflowTracking(dg.ConfigurableResource):
         """
         client = self.client()
         experiment_id = self._experiment(experiment)
-        found = client.search_runs([experiment_id], f"tags.{RUN_TAG} = '{run.run_id}'", max_results=1)
-        if found:
-            return found[0].info.run_id
+        if found := self._runs_of(run, experiment_id):
+            return found[0]
         created = client.create_run(
             experiment_id,
             tags={RUN_TAG: run.run_id, "dagster_job": run.job_name, **event_tags(run), **tags},
             run_name=f"{experiment}-{run.run_id[:8]}",
         )
-        return created.info.run_id
+        # A POST whose answer was lost is sent again by the client: keep the first of our own twins.
+        first, *twins = self._runs_of(run, experiment_id) or [created.info.run_id]
+        for twin in twins:
+            client.delete_run(twin)
+        return first
 
     def finish(self, run_id: str, checks: Sequence[dg.AssetCheckResult]) -> None:
         """End the MLflow run: failed when one of the checks stops the Dagster run. Later steps may still add to it."""
@@ -112,6 +115,11 @@ class MlflowTracking(dg.ConfigurableResource):
         if parts.username is not None and parts.password is not None:
             os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
             os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+
+    def _runs_of(self, run: dg.DagsterRun, experiment_id: str) -> list[str]:
+        """Ids of the MLflow runs that carry the Dagster run's tag, always in the same order."""
+        found = self.client().search_runs([experiment_id], f"tags.{RUN_TAG} = '{run.run_id}'")
+        return sorted(each.info.run_id for each in found)
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
