@@ -234,9 +234,8 @@ def test_a_setting_that_has_no_form_field_is_refused_naming_it(annotation: Any):
 
 def test_the_rollback_form_asks_for_a_version_and_a_reason():
     job = definitions(Jukebox()).resolve_job_def("jukebox_rollback")
-    (node,) = job.graph.nodes
-    assert isinstance(node.definition, dg.OpDefinition)
-    described = dict(descriptions(node.definition.config_schema.config_type))
+    assert job.config_mapping
+    described = dict(descriptions(job.config_mapping.config_schema.config_type))
     assert list(described) == ["model_name", "version", "reason", "requested_by"]
     assert all(described.values())
 

@@ -36,8 +36,7 @@ def ready(promoted: Workplace, tmp_path: Path) -> Iterator[Workplace]:
 
 
 def test_the_rollback_job_moves_the_champion_and_its_stage_back_and_notes_who_and_why(ready: Workplace):
-    op = {"model_name": "blobs", "reason": "wrong on Sundays", "requested_by": "ops"}
-    result = ready.run("rollback", ops={"blobs_move_champion": {"config": op}})
+    result = ready.run("rollback", reason="wrong on Sundays", requested_by="ops")
     assert result.success, failures(result)
     assert ready.aliases() == {"challenger": "3", "champion": "2", "production": "2", "staging": "1"}
     *before, last = champion_history(ready.mlflow(), "blobs")
@@ -46,6 +45,26 @@ def test_the_rollback_job_moves_the_champion_and_its_stage_back_and_notes_who_an
     assert last["why"] == "wrong on Sundays"
     assert last["by"] == f"ops, dagster run {result.run_id}"
     assert last["at"].startswith("20")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, 'Missing required config entry "reason" at the root'),
+        ({"reason": ""}, "run config of blobs_rollback: reason = ''"),
+        ({"reason": "  .  "}, "run config of blobs_rollback: reason = '  .  '"),
+        ({"reason": "test", "model_name": "../x"}, "run config of blobs_rollback: model_name = '../x'"),
+    ],
+    ids=str,
+)
+def test_a_rollback_without_a_reason_is_refused_before_it_runs(
+    config: dict[str, str], message: str, promoted: Workplace
+):
+    result = promoted.execute("blobs_rollback", config)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert promoted.instance.get_runs_count() == 1
+    assert promoted.aliases()["champion"] == "3"
 
 
 def test_a_named_version_becomes_champion(ready: Workplace):
@@ -107,8 +126,7 @@ def test_a_rollback_to_a_version_that_was_tampered_with_is_refused(where: str, r
         example = json.loads((entry / "example.json").read_text())
         example["outputs"]["probabilities"][0][0] += 0.01
         (entry / "example.json").write_text(json.dumps(example))
-    op = {"model_name": "blobs", "version": "2", "reason": "test"}
-    result = ready.run("rollback", ops={"blobs_move_champion": {"config": op}})
+    result = ready.run("rollback", version="2", reason="test")
     assert not result.success
     assert "blobs version 2" in failures(result)
     assert not [e for e in result.all_events if e.is_step_up_for_retry]

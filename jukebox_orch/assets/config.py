@@ -26,7 +26,7 @@ ASSET_SETTINGS: dict[str, tuple[str, ...]] = {
     "registered_model": ("gates", "model_name", "version", "prod_flag"),
 }
 
-_MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$|^$"
 
 
@@ -65,7 +65,7 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
         str,
         Field(
             defaults.get("model_name", name),
-            pattern=_MODEL_NAME,
+            pattern=MODEL_NAME,
             description="Name in the model registry and folder in the model store",
         ),
     )

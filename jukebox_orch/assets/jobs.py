@@ -1,12 +1,13 @@
 """The jobs of a graph: the whole way, parts of it, and the way back."""
 
 import getpass
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
-from jukebox_orch.assets.config import job_config
+from jukebox_orch.assets.config import MODEL_NAME, config_schema, job_config, parse
 from jukebox_orch.assets.graph import RETRY_POLICY, Graph
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
 from jukebox_orch.resources.model_store import ModelStore
@@ -33,9 +34,11 @@ _JOBS = {
 class RollbackConfig(dg.Config):
     """Which version becomes champion again, and why."""
 
-    model_name: str = Field(description="Name in the model registry")
+    model_name: str = Field(pattern=MODEL_NAME, description="Name in the model registry")
     version: str = Field(default="", description="Version number; empty: the champion before the current one")
-    reason: str = Field(min_length=3, description="Kept in the registry: why the champion is moved back")
+    reason: str = Field(
+        pattern=r"\S.*\S.*\S", description="Kept in the registry: why the champion is moved back"
+    )
     requested_by: str = Field(
         default="", description="Kept in the registry: who asked; empty: the user of the process"
     )
@@ -63,6 +66,7 @@ def _asset_job(graph: Graph, suffix: str, nouns: Sequence[str], text: str):
 
 def _rollback_job(graph: Graph) -> dg.JobDefinition:
     """Needs no asset: it moves the alias of a registered model."""
+    name = f"{graph.name}_rollback"
 
     @dg.op(name=f"{graph.name}_move_champion", retry_policy=RETRY_POLICY, pool=f"{graph.name}_registration")
     def move_champion(
@@ -89,17 +93,19 @@ def _rollback_job(graph: Graph) -> dg.JobDefinition:
             )
         )
 
+    schema = config_schema(RollbackConfig)
+    default = graph.settings_type.model_fields["model_name"].default
+    schema["model_name"] = dg.Field(str, default, description=schema["model_name"].description)
+
+    @dg.config_mapping(config_schema=schema)
+    def one_form(config: Mapping[str, Any]) -> Mapping[str, Any]:
+        parsed = parse(RollbackConfig, config, f"run config of {name}").model_dump()
+        return {"ops": {move_champion.name: {"config": parsed}}}
+
     @dg.job(
-        name=f"{graph.name}_rollback",
+        name=name,
         description="Move the champion back to the previous or a named version, after verifying it.",
-        config=dg.RunConfig(
-            ops={
-                move_champion.name: RollbackConfig(
-                    model_name=graph.settings_type.model_fields["model_name"].default,
-                    reason="not given",
-                )
-            }
-        ),
+        config=one_form,
         tags={"jukebox/project": graph.name},
     )
     def rollback_job() -> None:
