@@ -51,7 +51,7 @@ def main() -> None:
     )
     model = train(project, features, hyperparameters, 42, lambda line: None)
     tracking.log_training(mlflow, run_id, model, hyperparameters.model_dump(), {})
-    report, _ = evaluate(project, model, features, None)
+    report, _ = evaluate(project, model, features, None, project.gates())
     tracking.log_evaluation(mlflow, run_id, report.test.metrics, {}, {})
     keras_test = predict(model.keras_model, features.features.test.x)
     onnx = export(project, model.keras_model, features.features, {}, keras_test)

@@ -5,16 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from jukebox_orch.export import OnnxPredictor, UnsafeFileError
-from jukebox_orch.project import Features, ModelProject, Part
+from jukebox_orch.project import Features, Gates, ModelProject, Part
 from jukebox_orch.registration import RegisteredVersion
 from jukebox_orch.training import predict
 from jukebox_orch.values import Champion, EvaluationReport, FeatureSet, Scores, TrainedModel
 
 
 def evaluate(
-    project: ModelProject, trained: TrainedModel, feature_set: FeatureSet, champion: RegisteredVersion | None
+    project: ModelProject,
+    trained: TrainedModel,
+    feature_set: FeatureSet,
+    champion: RegisteredVersion | None,
+    gates: Gates,
 ) -> tuple[EvaluationReport, np.ndarray]:
     """Score the model, its slices, the baselines and the champion.
+
+    Args:
+        gates: what the scores will be judged by; kept in the report.
 
     Returns:
         The report, and the model's predictions (n, outputs) on the test split.
@@ -29,6 +36,8 @@ def evaluate(
         task=task.kind,
         primary_metric=task.primary,
         higher_is_better=task.higher_is_better,
+        metric_floor=gates.metric_floor,
+        champion_tolerance=gates.champion_tolerance,
         model_digest=trained.training.model_digest,
         features_digest=feature_set.digest,
         dataset_digest=feature_set.dataset_digest,

@@ -41,11 +41,16 @@ class RuleFinding(Report):
 
 
 class ValidationReport(Report):
-    """Value of `validated_data`: the verdict over one dataset, bound to it by its digest."""
+    """Value of `validated_data`: the verdict over one dataset, bound to it by its digest.
+
+    Attributes:
+        max_invalid_share: largest share of invalid rows that passes.
+    """
 
     dataset_digest: str
     rows: int
     invalid_rows: int
+    max_invalid_share: float
     findings: list[RuleFinding]
 
     @property
@@ -74,6 +79,7 @@ class EvaluationReport(Report):
     """Value of `evaluation`: how the model does on the untouched test split.
 
     Attributes:
+        metric_floor, champion_tolerance: what the model was judged by.
         slices: the same metrics on named subsets of the test split.
         baselines: simple rules on the same test split.
         champion: the current champion on the same test split; None when there is none.
@@ -85,6 +91,8 @@ class EvaluationReport(Report):
     task: str
     primary_metric: str
     higher_is_better: bool
+    metric_floor: float | None
+    champion_tolerance: float
     model_digest: str
     features_digest: str
     dataset_digest: str

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -271,4 +272,53 @@ def test_a_model_is_not_trained_on_data_whose_validation_failed_before(workplace
     later = workplace.run(project=Pink(), only=["trained_model"])
     assert not later.success
     assert made(later) == []
-    assert "validated_data did not pass its checks (target)" in failures(later)
+    assert "validated_data did not pass its checks (target: missing or unknown target)" in failures(later)
+
+
+def test_a_model_is_not_trained_on_data_with_too_many_unusable_rows_before(workplace: Workplace):
+    class Dirty(Blobs):
+        def generate(self) -> pd.DataFrame:
+            return super().generate().assign(height=lambda t: t["height"].where(t.index > 8))
+
+    gates = {"max_invalid_share": 0.02}
+    assert not workplace.run("data", project=Dirty(), gates=gates).success
+    later = workplace.run(project=Dirty(), only=["trained_model"])
+    assert made(later) == []
+    stopped_by = (
+        "validated_data did not pass its checks (invalid_share: 9 of 300 rows are not usable (3.00%))"
+    )
+    assert stopped_by in failures(later)
+    assert workplace.run("data", project=Dirty()).success
+    assert made(workplace.run(project=Dirty(), only=["trained_model"])) == ["trained_model"]
+
+
+def test_a_model_is_not_trained_on_splits_that_overlapped_before(workplace: Workplace):
+    class Leaky(Blobs):
+        def build_features(self, dataset: Any, split: Any, seed: int) -> Features:
+            features = super().build_features(dataset, split, seed)
+            return replace(features, test=features.train)
+
+    assert not workplace.run("data", project=Leaky()).success
+    later = workplace.run(project=Leaky(), only=["trained_model"])
+    assert made(later) == []
+    assert "features did not pass its checks (no_overlap: shared: " in failures(later)
+
+
+def test_a_model_that_failed_its_evaluation_is_not_registered_by_a_later_run(again: Workplace):
+    assert not again.run(**SMALL | {"gates": {"metric_floor": 1.1}, "version": "2"}).success
+    later = again.run(only=["onnx_model", "registered_model"])
+    assert made(later) == ["onnx_model"]
+    assert "evaluation did not pass its checks (metric_floor: test accuracy " in failures(later)
+    assert again.versions() == [1]
+
+
+def test_a_file_that_is_not_what_keras_says_is_not_registered_by_a_later_run(workplace: Workplace):
+    class Exact(Blobs):
+        parity_tolerance = 0.0
+
+    stopped = workplace.run(project=Exact(), **SMALL)
+    assert not checks(stopped)["onnx_model:same_as_keras"].passed
+    later = workplace.run(project=Exact(), only=["registered_model"])
+    assert made(later) == []
+    assert "onnx_model did not pass its checks (same_as_keras: largest difference over " in failures(later)
+    assert workplace.versions() == []

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from jukebox_orch.assets.graph import Check, Graph
-from jukebox_orch.assets.metadata import image, records, verdict
-from jukebox_orch.assets.trained_model import failed_gates
+from jukebox_orch.assets.metadata import image, records, refuse_failed, verdict
+from jukebox_orch.assets.trained_model import training_checks
 from jukebox_orch.project import InputError
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
 from jukebox_orch.resources.model_store import ModelStore
@@ -58,16 +58,10 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
                 "trained_model was trained on other features than the latest ones "
                 f"({trained_model.training.features_digest[:12]}, {features.digest[:12]}): materialize it again"
             )
-        # Blocking checks stop their own run; this one may start with the evaluation.
-        if failed := failed_gates(graph, trained_model.training):
-            raise InputError(f"trained_model did not pass its checks ({', '.join(failed)}): train it again")
+        refuse_failed("trained_model", training_checks(graph, trained_model.training), "train it again")
         champion = current_champion(mlflow, model_store, settings.model_name)
-        report, prediction = evaluate(graph.project, trained_model, features, champion)
-        checks = [
-            _metric_floor(graph, report, settings.gates.metric_floor),
-            _not_worse_than_champion(graph, report, settings.gates.champion_tolerance),
-            _class_collapse(report),
-        ]
+        report, prediction = evaluate(graph.project, trained_model, features, champion, settings.gates)
+        checks = evaluation_checks(graph, report)
         pictures = _figures(graph, report, features, prediction)
         run_id = mlflow.run_id(context.run, graph.name, {"project": graph.name})
         tracking.log_evaluation(
@@ -99,8 +93,13 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
     return evaluation
 
 
-def _metric_floor(graph: Graph, report: EvaluationReport, floor: float | None) -> dg.AssetCheckResult:
-    value = report.test.metrics[report.primary_metric]
+def evaluation_checks(graph: Graph, report: EvaluationReport) -> list[dg.AssetCheckResult]:
+    """The verdict of every check on the evaluation."""
+    return [_metric_floor(graph, report), _not_worse_than_champion(graph, report), _class_collapse(report)]
+
+
+def _metric_floor(graph: Graph, report: EvaluationReport) -> dg.AssetCheckResult:
+    floor, value = report.metric_floor, report.test.metrics[report.primary_metric]
     text = f"test {report.primary_metric} {value:.4g}"
     if floor is None:
         text += "; gates.metric_floor sets none"
@@ -109,8 +108,8 @@ def _metric_floor(graph: Graph, report: EvaluationReport, floor: float | None) -
     return verdict("metric_floor", graph.project.task.not_worse(value, floor), value, floor, text)
 
 
-def _not_worse_than_champion(graph: Graph, report: EvaluationReport, tolerance: float) -> dg.AssetCheckResult:
-    metric = report.primary_metric
+def _not_worse_than_champion(graph: Graph, report: EvaluationReport) -> dg.AssetCheckResult:
+    metric, tolerance = report.primary_metric, report.champion_tolerance
     value = report.test.metrics[metric]
     if report.champion_problem:
         text = f"cannot be compared, so the champion will not be replaced: {report.champion_problem}"

@@ -75,16 +75,15 @@ def features_asset(graph: Graph) -> dg.AssetsDefinition:
                 ),
                 "class balance": image(figures.balance(shares), "target per split"),
             },
-            check_results=[
-                _finite(made.features),
-                _normalised(made.features),
-                _fitted_on_train(made.features),
-                _no_overlap(made.features),
-                _class_balance(graph, made.features),
-            ],
+            check_results=[*feature_gates(made.features), _class_balance(graph, made.features)],
         )
 
     return features
+
+
+def feature_gates(features: Features) -> list[dg.AssetCheckResult]:
+    """The verdicts of the blocking checks."""
+    return [_finite(features), _normalised(features), _fitted_on_train(features), _no_overlap(features)]
 
 
 def _finite(features: Features) -> dg.AssetCheckResult:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from jukebox_orch.project import InputError
+
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
@@ -32,6 +34,18 @@ def verdict(
         description=text,
         metadata={"value": shown(value), "threshold": shown(threshold), **(metadata or {})},
     )
+
+
+def refuse_failed(noun: str, checks: Sequence[dg.AssetCheckResult], remedy: str) -> None:
+    """Refuse a value that did not pass its blocking checks: they stop their own run, a later one starts after them.
+
+    Raises:
+        InputError: naming the asset, its failed checks and what to do.
+    """
+    stopping = [c for c in checks if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR]
+    failed = [f"{c.check_name}: {c.description}" for c in stopping]
+    if failed:
+        raise InputError(f"{noun} did not pass its checks ({'; '.join(failed)}): {remedy}")
 
 
 def image(figure: "Figure", title: str) -> dg.MetadataValue:

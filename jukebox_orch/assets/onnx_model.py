@@ -82,13 +82,15 @@ def onnx_model_asset(graph: Graph) -> dg.AssetsDefinition:
                 "max_abs_difference": report.max_abs_difference,
                 "reused": bool(stored),
             },
-            check_results=_checks(report, tolerance),
+            check_results=onnx_checks(graph, report),
         )
 
     return onnx_model
 
 
-def _checks(report: OnnxReport, tolerance: float) -> list[dg.AssetCheckResult]:
+def onnx_checks(graph: Graph, report: OnnxReport) -> list[dg.AssetCheckResult]:
+    """The verdict of every check on the file."""
+    tolerance = graph.project.parity_tolerance
     difference, single = report.max_abs_difference, report.single_row_difference
     dimensions = {name: shape[1] for name, shape in (report.inputs | report.outputs).items()}
     fixed = {name: size for name, size in dimensions.items() if isinstance(size, int)}

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import yaml
 
+from jukebox_orch.assets.evaluation import evaluation_checks
 from jukebox_orch.assets.graph import Check, Graph
-from jukebox_orch.assets.metadata import verdict
+from jukebox_orch.assets.metadata import refuse_failed, verdict
+from jukebox_orch.assets.onnx_model import onnx_checks
 from jukebox_orch.project import InputError
 from jukebox_orch.resources.code import Code
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking, event_tags
@@ -66,6 +68,8 @@ def registered_model_asset(graph: Graph) -> dg.AssetsDefinition:
             raise InputError("onnx_model and evaluation are of different models: materialize both again")
         if features.digest != evaluation.features_digest:
             raise InputError("evaluation was made on other features than the latest: materialize it again")
+        refuse_failed("evaluation", evaluation_checks(graph, evaluation), "it is not registered")
+        refuse_failed("onnx_model", onnx_checks(graph, onnx_model.report), "it is not registered")
         run_id = mlflow.run_id(context.run, graph.name, {"project": graph.name})
         lineage = {
             "dagster_run_id": context.run.run_id,

@@ -5,8 +5,10 @@ from typing import Any
 
 import dagster as dg
 
+from jukebox_orch.assets.features import feature_gates
 from jukebox_orch.assets.graph import Check, Graph
-from jukebox_orch.assets.metadata import image, shown, verdict
+from jukebox_orch.assets.metadata import image, refuse_failed, shown, verdict
+from jukebox_orch.assets.validated_data import validation_checks
 from jukebox_orch.project import InputError
 from jukebox_orch.resources.artifacts import ArtifactStore
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
@@ -48,9 +50,8 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
                 "features and validated_data come from different datasets "
                 f"({features.dataset_digest[:12]} and {validated_data.dataset_digest[:12]}): materialize both again"
             )
-        # Blocking checks stop their own run; this one may have been started for the model alone.
-        if fatal := [finding.rule for finding in validated_data.findings if finding.fatal]:
-            raise InputError(f"validated_data did not pass its checks ({', '.join(fatal)}): correct the data")
+        refuse_failed("validated_data", validation_checks(graph, validated_data), "correct the data")
+        refuse_failed("features", feature_gates(features.features), "correct the data or the split")
         fingerprint = graph.fingerprint(
             NOUN,
             {"features": features.digest},
@@ -85,7 +86,7 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
             },
             {"learning_curves": curves},
         )
-        checks = [_finite_loss(training), _beats_baseline(graph, training), _overfitting(graph, training)]
+        checks = training_checks(graph, training)
         mlflow.finish(run_id, checks)
         task = graph.project.task
         return dg.MaterializeResult(
@@ -101,20 +102,15 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
                 "mlflow run": dg.MetadataValue.url(mlflow.url(graph.name, run_id)),
                 "reused": bool(stored),
             },
-            check_results=[
-                _finite_loss(training),
-                _beats_baseline(graph, training),
-                _overfitting(graph, training),
-            ],
+            check_results=checks,
         )
 
     return trained_model
 
 
-def failed_gates(graph: Graph, training: Training) -> list[str]:
-    """Names of the blocking checks that the model does not pass, for steps of later runs."""
-    results = (_finite_loss(training), _beats_baseline(graph, training))
-    return [str(result.check_name) for result in results if not result.passed]
+def training_checks(graph: Graph, training: Training) -> list[dg.AssetCheckResult]:
+    """The verdict of every check on the training."""
+    return [_finite_loss(training), _beats_baseline(graph, training), _overfitting(graph, training)]
 
 
 def _finite_loss(training: Training) -> dg.AssetCheckResult:

@@ -29,12 +29,12 @@ def validated_data_asset(graph: Graph) -> dg.AssetsDefinition:
     def validated_data(context: dg.AssetExecutionContext, dataset: Dataset):
         from jukebox_orch.resources.formats import format_of
 
-        gates = graph.settings(NOUN, context).gates
         validation = project.validate(dataset)
         report = ValidationReport(
             dataset_digest=format_of(dataset).digest(dataset),
             rows=validation.rows,
             invalid_rows=validation.invalid_rows,
+            max_invalid_share=graph.settings(NOUN, context).gates.max_invalid_share,
             findings=[_stored(finding) for finding in validation.findings],
         )
         for finding in report.findings:
@@ -53,27 +53,32 @@ def validated_data_asset(graph: Graph) -> dg.AssetsDefinition:
                     ]
                 ),
             },
-            check_results=[
-                *(_rule(rule, report) for rule in project.rules),
-                verdict(
-                    "invalid_share",
-                    report.invalid_share <= gates.max_invalid_share,
-                    report.invalid_share,
-                    gates.max_invalid_share,
-                    f"{report.invalid_rows:,} of {report.rows:,} rows are not usable ({report.invalid_share:.2%})",
-                ),
-                verdict(
-                    "invalid_rows",
-                    report.invalid_rows == 0,
-                    report.invalid_rows,
-                    0,
-                    f"{report.invalid_rows:,} rows are quarantined",
-                    warn=True,
-                ),
-            ],
+            check_results=validation_checks(graph, report),
         )
 
     return validated_data
+
+
+def validation_checks(graph: Graph, report: ValidationReport) -> list[dg.AssetCheckResult]:
+    """The verdict of every check on what validation found."""
+    return [
+        *(_rule(rule, report) for rule in graph.project.rules),
+        verdict(
+            "invalid_share",
+            report.invalid_share <= report.max_invalid_share,
+            report.invalid_share,
+            report.max_invalid_share,
+            f"{report.invalid_rows:,} of {report.rows:,} rows are not usable ({report.invalid_share:.2%})",
+        ),
+        verdict(
+            "invalid_rows",
+            report.invalid_rows == 0,
+            report.invalid_rows,
+            0,
+            f"{report.invalid_rows:,} rows are quarantined",
+            warn=True,
+        ),
+    ]
 
 
 def _rule(rule: str, report: ValidationReport) -> dg.AssetCheckResult:
