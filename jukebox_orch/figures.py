@@ -27,14 +27,17 @@ def png(figure: Figure) -> bytes:
 
 
 def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
-    """Loss and, beside it, the metric of Keras, per epoch for train and validation."""
-    metrics = [name for name in history if not name.startswith("val_")]
+    """Loss and, beside it, the metric of Keras, per epoch: on train, on validation and, of a refit, on both."""
+    metrics = [name for name in history if not name.startswith(("val_", "refit_"))]
     figure, axes = _axes(1, len(metrics), (4.2 * len(metrics), 3))
     for axis, name in zip(axes, metrics, strict=True):
         epochs = np.arange(1, len(history[name]) + 1)
         axis.plot(epochs, history[name], color=_BLUE, label="train")
         if f"val_{name}" in history:
             axis.plot(epochs, history[f"val_{name}"], color=_ORANGE, label="validation")
+        if refit := history.get(f"refit_{name}"):
+            axis.plot(np.arange(1, len(refit) + 1), refit, color=_GREY, label="refit on both")
+        if f"val_{name}" in history:
             axis.legend(frameon=False)
         axis.set(title=name, xlabel="epoch")
     return figure

@@ -74,6 +74,10 @@ class Hyperparameters(Settings):
         le=10_000,
         description="Stop after this many epochs without a better validation loss; 0: never",
     )
+    refit: bool = Field(
+        default=False,
+        description="Then train anew on the training and the validation split, for as many epochs as were best",
+    )
 
 
 class Gates(Settings):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,54 +35,37 @@ def train(
 ) -> TrainedModel:
     """Build, fit and score the project's model.
 
+    With `hyperparameters.refit` the model is trained anew on training and validation split; the scores are those
+    of the first training, which has not seen the validation split.
+
     Args:
         log: receives a line of progress at most once a second.
 
     Raises:
         InputError: the network does not fit the features.
     """
-    keras = seeded_keras(seed)
     features = feature_set.features
     started = time.perf_counter()
-    model = serving_model(project, features, hyperparameters)
-    steps = hyperparameters.epochs * -(-len(features.train) // hyperparameters.batch_size)
-    model.compile(
-        optimizer=project.optimizer(hyperparameters, steps),
-        loss=project.task.loss(features.train.y),
-        weighted_metrics=["accuracy"] if project.task.kind == "classification" else ["mae"],
-        steps_per_execution=max(1, min(16, len(features.train) // hyperparameters.batch_size)),
-        jit_compile=False,  # pyright: ignore[reportArgumentType] # Keras annotates its own default only
-    )
-    callbacks: list[keras.callbacks.Callback] = [
-        _progress(keras, hyperparameters.epochs, log),
-        keras.callbacks.TerminateOnNaN(),
-    ]
-    if hyperparameters.early_stopping_patience:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                monitor="val_loss",
-                patience=hyperparameters.early_stopping_patience,
-                restore_best_weights=True,
-            )
-        )
-    history = model.fit(
-        _training_batches(project, features.train, hyperparameters, seed),
-        epochs=hyperparameters.epochs,
-        validation_data=_batches(features.validation, scoring_batch(features.validation.x)),
-        shuffle=False,  # the pipeline shuffles, by the seed
-        verbose=0,  # pyright: ignore[reportArgumentType]
-        callbacks=callbacks,
-    ).history
+    model, history = _fit(project, features, hyperparameters, seed, log)
     seconds = time.perf_counter() - started
+    train_scores = _score(project, model, _sample(features.train))
+    validation_scores = _score(project, model, features.validation)
+    if hyperparameters.refit and all(map(math.isfinite, history["val_loss"])):
+        started = time.perf_counter()
+        model, refit = _fit(
+            project, features, hyperparameters, seed, log, refit=_best_epoch(hyperparameters, history)
+        )
+        seconds += time.perf_counter() - started
+        history |= {f"refit_{metric}": values for metric, values in refit.items()}
     name, baseline = project.task.baseline(features.train, features.validation)
     training = Training(
         features_digest=feature_set.digest,
         dataset_digest=feature_set.dataset_digest,
         seed=seed,
         hyperparameters=hyperparameters.model_dump(),
-        history={metric: [float(v) for v in values] for metric, values in history.items()},
-        train=_score(project, model, _sample(features.train)),
-        validation=_score(project, model, features.validation),
+        history=history,
+        train=train_scores,
+        validation=validation_scores,
         baseline=project.task.score(features.validation, baseline),
         baseline_name=name,
         model_digest=hashlib.sha256(
@@ -90,6 +74,63 @@ def train(
         seconds=seconds,
     )
     return TrainedModel(training, model)
+
+
+def _fit(
+    project: ModelProject,
+    features: Features,
+    hyperparameters: Hyperparameters,
+    seed: int,
+    log: Callable[[str], None],
+    *,
+    refit: int = 0,
+) -> tuple[keras.Model, dict[str, list[float]]]:
+    """A new model fitted to the training split, with its metrics per epoch.
+
+    Args:
+        refit: in place of stopping by the validation split, train on it too, for so many epochs.
+    """
+    keras = seeded_keras(seed)
+    model = serving_model(project, features, hyperparameters)
+    parts = [features.train, features.validation] if refit else [features.train]
+    batches, rest = divmod(sum(map(len, parts)), hyperparameters.batch_size)
+    model.compile(
+        # The schedule of a refit is that of all epochs too: up to its last one it repeats the first training.
+        optimizer=project.optimizer(hyperparameters, hyperparameters.epochs * (batches + bool(rest))),
+        loss=project.task.loss(features.train.y),
+        weighted_metrics=["accuracy"] if project.task.kind == "classification" else ["mae"],
+        steps_per_execution=max(1, min(16, batches)),
+        jit_compile=False,  # pyright: ignore[reportArgumentType] # Keras annotates its own default only
+    )
+    epochs = refit or hyperparameters.epochs
+    callbacks: list[keras.callbacks.Callback] = [
+        _progress(keras, epochs, "refit epoch" if refit else "epoch", log),
+        keras.callbacks.TerminateOnNaN(),
+    ]
+    if hyperparameters.early_stopping_patience and not refit:
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                monitor="val_loss",
+                patience=hyperparameters.early_stopping_patience,
+                restore_best_weights=True,
+            )
+        )
+    validation = _batches([features.validation], scoring_batch(features.validation.x))
+    history = model.fit(
+        _training_batches(project, parts, hyperparameters, seed),
+        epochs=epochs,
+        validation_data=None if refit else validation,
+        shuffle=False,  # the pipeline shuffles, by the seed
+        verbose=0,  # pyright: ignore[reportArgumentType]
+        callbacks=callbacks,
+    ).history
+    return model, {metric: [float(v) for v in values] for metric, values in history.items()}
+
+
+def _best_epoch(hyperparameters: Hyperparameters, history: Mapping[str, Sequence[float]]) -> int:
+    """How many epochs gave the weights that the first training ended with."""
+    losses = history["val_loss"]
+    return int(np.argmin(losses)) + 1 if hyperparameters.early_stopping_patience else len(losses)
 
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
@@ -161,11 +202,13 @@ def seeded_keras(seed: int) -> Any:
     return keras
 
 
-def _training_batches(project: ModelProject, part: Part, hyperparameters: Hyperparameters, seed: int) -> Any:
-    """The split as a `tf.data` pipeline of (x, y, weight) batches, in another order every epoch."""
+def _training_batches(
+    project: ModelProject, parts: Sequence[Part], hyperparameters: Hyperparameters, seed: int
+) -> Any:
+    """The splits as one `tf.data` pipeline of (x, y, weight) batches, in another order every epoch."""
     import tensorflow as tf
 
-    batches = _batches(part, hyperparameters.batch_size, seed)
+    batches = _batches(parts, hyperparameters.batch_size, seed)
     if type(project).augment is not ModelProject.augment:
         seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
         batches = tf.data.Dataset.zip(batches, seeds).map(
@@ -174,36 +217,45 @@ def _training_batches(project: ModelProject, part: Part, hyperparameters: Hyperp
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _batches(part: Part, batch_size: int, seed: int | None = None) -> Any:
+def _batches(parts: Sequence[Part], batch_size: int, seed: int | None = None) -> Any:
     """Batches of (x, y, weight), shuffled with a seed; weights have mean 1: the learning rate keeps its meaning.
 
-    The order is the same whether the split is in memory or read from its file.
+    The order is the same whether the splits are in memory or read from their files.
     """
     import tensorflow as tf
 
-    weight = (part.weight / part.weight.mean()).astype(np.float32)
-    arrays = (part.x, part.y, weight)
-    in_memory = part.x.nbytes <= _IN_MEMORY_BYTES
-    entries = tf.data.Dataset.from_tensor_slices(arrays) if in_memory else tf.data.Dataset.range(len(part))
+    y = np.concatenate([part.y for part in parts])
+    weight = np.concatenate([part.weight for part in parts])
+    weight = (weight / weight.mean()).astype(np.float32)
+    in_memory = sum(part.x.nbytes for part in parts) <= _IN_MEMORY_BYTES
+    if in_memory:
+        arrays = (np.concatenate([part.x for part in parts]), y, weight)
+        entries = tf.data.Dataset.from_tensor_slices(arrays)
+    else:
+        entries = tf.data.Dataset.range(len(y))
     if seed is not None:
-        entries = entries.shuffle(len(part), seed=seed, reshuffle_each_iteration=True)
+        entries = entries.shuffle(len(y), seed=seed, reshuffle_each_iteration=True)
     batches = entries.batch(batch_size)
+    starts = np.cumsum([0, *map(len, parts)])
+    x_shape, x_type = parts[0].x.shape[1:], parts[0].x.dtype
 
     def read_rows(index: np.ndarray) -> tuple[np.ndarray, ...]:
-        rows = tuple(array[index] for array in arrays)
-        release(part.x)
-        return rows
+        x = np.empty((len(index), *x_shape), x_type)
+        for part, start, end in zip(parts, starts[:-1], starts[1:], strict=True):
+            own = (index >= start) & (index < end)
+            x[own] = part.x[index[own] - start]
+            release(part.x)
+        return x, y[index], weight[index]
 
     def read(index: Any) -> tuple[Any, ...]:
-        rows = tf.numpy_function(read_rows, [index], [array.dtype for array in arrays], stateful=False)
-        return tuple(
-            tf.ensure_shape(row, (None, *array.shape[1:])) for row, array in zip(rows, arrays, strict=True)
-        )
+        rows = tf.numpy_function(read_rows, [index], [x_type, y.dtype, weight.dtype], stateful=False)
+        shapes = (x_shape, y.shape[1:], ())
+        return tuple(tf.ensure_shape(row, (None, *shape)) for row, shape in zip(rows, shapes, strict=True))
 
     return batches if in_memory else batches.map(read)
 
 
-def _progress(keras: Any, epochs: int, log: Callable[[str], None]) -> keras.callbacks.Callback:
+def _progress(keras: Any, epochs: int, word: str, log: Callable[[str], None]) -> keras.callbacks.Callback:
     """Report epochs, at most one a second and always the last."""
     state = {"reported": 0.0}
 
@@ -212,7 +264,7 @@ def _progress(keras: Any, epochs: int, log: Callable[[str], None]) -> keras.call
         if now - state["reported"] >= 1 or epoch + 1 == epochs:
             state["reported"] = now
             log(
-                f"epoch {epoch + 1}/{epochs}: "
+                f"{word} {epoch + 1}/{epochs}: "
                 + ", ".join(f"{k} {v:.4f}" for k, v in sorted((logs or {}).items()))
             )
 

@@ -149,11 +149,12 @@ class Training:
     """How a model came to be.
 
     Attributes:
-        history: per epoch: `loss`, `val_loss` and the metrics Keras was asked for.
+        history: per epoch: `loss`, `val_loss` and the metrics Keras was asked for; of a refit `refit_loss`, ….
         hyperparameters: as they were used.
-        validation, baseline: metrics on the validation split, of the model and of the task's baseline.
+        validation, baseline: metrics on the validation split, of the model (before a refit, which trains on that
+            split) and of the task's baseline.
         model_digest: sha256 over architecture and weights.
-        seconds: wall time of the fit.
+        seconds: wall time of the fit, and of the refit.
     """
 
     features_digest: str

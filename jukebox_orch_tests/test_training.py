@@ -1,17 +1,18 @@
 """Training: the same in, the same out; a network that does not fit is told so; divergence is seen."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from jukebox_orch import drift
-from jukebox_orch.project import Features, InputError, ModelProject
+from jukebox_orch import drift, training
+from jukebox_orch.project import Features, InputError, ModelProject, Part
 from jukebox_orch.training import predict, train
 from jukebox_orch.values import FeatureSet, TrainedModel
-from jukebox_orch_tests.projects import Blobs, Rents, ShareSplit, TableProject
+from jukebox_orch_tests.projects import Blobs, Rents, ShareSplit, ShortTraining, TableProject
 from jukebox_orch_tests.workplace import Workplace, checks, failures, made
 
 
@@ -70,6 +71,55 @@ def test_training_stops_early_with_the_best_weights():
 
 def test_without_patience_every_epoch_is_run():
     assert len(trained(Blobs(), epochs=6, early_stopping_patience=0).training.history["loss"]) == 6
+
+
+def test_a_refit_trains_anew_on_both_splits_for_the_best_number_of_epochs():
+    settings = {"epochs": 200, "early_stopping_patience": 3, "learning_rate": 0.1}
+    lines: list[str] = []
+    plain, refit = trained(Blobs(), **settings), trained(Blobs(), log=lines.append, refit=True, **settings)
+    best = int(np.argmin(plain.training.history["val_loss"])) + 1
+    history = dict(refit.training.history)
+    again = {name: history.pop(f"refit_{name}") for name in ("loss", "accuracy")}
+    assert history == plain.training.history
+    assert {name: len(values) for name, values in again.items()} == {"loss": best, "accuracy": best}
+    assert lines[-1].startswith(f"refit epoch {best}/{best}: accuracy ")
+    assert "val_loss" not in lines[-1]
+    # What is judged by the validation split is the model that has not seen it.
+    assert refit.training.validation == plain.training.validation
+    assert refit.training.train == plain.training.train
+    assert refit.training.model_digest != plain.training.model_digest
+
+
+def test_a_refit_is_the_training_on_rows_of_both_splits():
+    """Equal to a plain training whose training split holds both."""
+    data = feature_set(Blobs())
+    one, other = data.features.train, data.features.validation
+    x, y, weight = (
+        np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("x", "y", "weight")
+    )
+    both = Part(x, y, weight, one.keys)
+    joined = FeatureSet(replace(data.features, train=both), "digest", {})
+    settings = ShortTraining(epochs=5, early_stopping_patience=0)
+    plain = train(Blobs(), joined, settings, 1, print)
+    refit = train(Blobs(), data, settings.model_copy(update={"refit": True}), 1, print)
+    assert refit.training.history["refit_loss"] == plain.training.history["loss"]
+    assert refit.training.model_digest == plain.training.model_digest
+
+
+def test_a_refit_reads_split_files_that_do_not_fit_into_memory_in_the_same_order(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    one = trained(Blobs(), refit=True)
+    monkeypatch.setattr(training, "_IN_MEMORY_BYTES", 0)
+    assert trained(Blobs(), refit=True).training.model_digest == one.training.model_digest
+
+
+def test_a_diverged_training_is_not_refitted():
+    def optimizer(self: ModelProject, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
+        return keras.optimizers.SGD(1e30)
+
+    diverging: ModelProject = type("Diverging", (Blobs,), {"optimizer": optimizer})()
+    assert "refit_loss" not in trained(diverging, epochs=20, refit=True).training.history
 
 
 class Wrong(Blobs):

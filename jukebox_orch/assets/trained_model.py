@@ -95,6 +95,7 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
             metadata={
                 "fingerprint": fingerprint,
                 "epochs": len(training.history["loss"]),
+                "refit epochs": len(training.history.get("refit_loss", ())),
                 "training seconds": round(training.seconds, 1),
                 f"train {task.primary}": shown(training.train[task.primary]),
                 f"validation {task.primary}": shown(training.validation[task.primary]),

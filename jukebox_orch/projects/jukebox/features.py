@@ -31,9 +31,9 @@ def song_features(dataset: Dataset, split: JukeboxSplit, seed: int) -> Features:
     masks = (
         _by_date(rows, split.train_days) if split.kind == "by_date" else _by_song(rows, songs, split, seed)
     )
-    trained = np.unique(rows["song"][masks["train"][0]])
+    before = np.unique(rows["song"][masks["train"][0] | masks["validation"][0]])
     parts = {
-        name: _part(rows[mask], songs, keys, trained if name == "test" else None)
+        name: _part(rows[mask], songs, keys, before if name == "test" else None)
         for name, (mask, keys) in masks.items()
     }
     return Features(
@@ -62,14 +62,19 @@ def aggregate(
 
 
 def song_lookup(features: Features) -> np.ndarray:
-    """(n, classes) predictions on the test split: what the identical song had in training, else the prior."""
-    train, test = features.train, features.test
-    _, same = np.unique(np.concatenate([train.x, test.x]), axis=0, return_inverse=True)
+    """(n, classes) predictions on the test split: what the identical song had before, else the prior.
+
+    Before is training and validation, which is what the model learns from in the end.
+    """
+    before, test = (features.train, features.validation), features.test
+    x = np.concatenate([*(part.x for part in before), test.x])
+    rows = np.concatenate([part.y * part.weight[:, None] for part in before])
+    _, same = np.unique(x, axis=0, return_inverse=True)
     same = same.reshape(-1)
-    counts = np.zeros((same.max() + 1, train.y.shape[1]))
-    np.add.at(counts, same[: len(train)], train.y * train.weight[:, None])
+    counts = np.zeros((same.max() + 1, rows.shape[1]))
+    np.add.at(counts, same[: len(rows)], rows)
     prior = counts.sum(axis=0)
-    found = counts[same[len(train) :]]
+    found = counts[same[len(rows) :]]
     found = np.where(found.sum(axis=1, keepdims=True) > 0, found, prior)
     return found / found.sum(axis=1, keepdims=True)
 
@@ -134,12 +139,12 @@ def _by_song(rows: pd.DataFrame, songs: pd.DataFrame, split: JukeboxSplit, seed:
     }
 
 
-def _part(rows: pd.DataFrame, songs: pd.DataFrame, keys: np.ndarray, trained: np.ndarray | None) -> Part:
+def _part(rows: pd.DataFrame, songs: pd.DataFrame, keys: np.ndarray, before: np.ndarray | None) -> Part:
     entries, y, weight = aggregate(rows["song"].to_numpy(), rows["country"].to_numpy(), len(COUNTRIES))
     x = songs.loc[entries, list(FEATURES)].to_numpy(dtype=np.float32)
     slices = {}
-    if trained is not None:
-        known = np.isin(entries, trained)
+    if before is not None:
+        known = np.isin(entries, before)
         slices = {n: m for n, m in {"known_songs": known, "unseen_songs": ~known}.items() if m.any()}
     return Part(x=x, y=y, weight=weight, keys=keys, slices=slices)
 

@@ -69,6 +69,10 @@ class JukeboxHyperparameters(Hyperparameters):
         le=10_000,
         description="Stop after this many epochs without a better validation loss; 0: never",
     )
+    refit: bool = Field(
+        default=True,
+        description="Then train anew with the validation songs too, the freshest day, for as many epochs as were best",
+    )
     hidden_layers: int = Field(
         default=2, ge=1, le=8, description="Dense layers between features and countries"
     )
@@ -158,7 +162,7 @@ class Jukebox(ModelProject):
         return songs.loc[songs["spotify_id"].isin(rankings["spotify_id"]), list(FEATURES)]
 
     def baselines(self, features: Features) -> Mapping[str, np.ndarray]:
-        """What a table of the training songs would answer."""
+        """What a table of the songs before the test would answer."""
         from jukebox_orch.projects.jukebox.features import song_lookup
 
         return {"song_lookup": song_lookup(features)}
