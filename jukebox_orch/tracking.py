@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jukebox_orch.project import Features
 from jukebox_orch.resources.mlflow_tracking import MlflowTracking
 from jukebox_orch.values import OnnxModel, TrainedModel
 
 if TYPE_CHECKING:
+    import keras
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
@@ -28,7 +30,7 @@ def log_training(
     settings: Mapping[str, Any],
     figures: Mapping[str, Figure],
 ) -> None:
-    """Parameters, curves per epoch, split metrics, figures and the Keras model."""
+    """Parameters, curves per epoch, split metrics and figures."""
     from mlflow.entities import Metric, Param
 
     client, training = mlflow.client(), trained.training
@@ -89,6 +91,30 @@ def log_evaluation(
         client.log_figure(run_id, figure, f"figures/{name}.png")
 
 
+def log_keras(mlflow: MlflowTracking, run_id: str, model: keras.Model, features: Features) -> str:
+    """Log the network as a `.keras` archive with signature and fixed requirements; returns its URI.
+
+    Only archives that Keras loads in its safe mode are trained, see `jukebox_orch.resources.formats.load_keras`.
+    """
+    mlflow.client()
+    from mlflow import keras as keras_flavor
+    from mlflow import start_run
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    inputs = TensorSpec(features.train.x.dtype, (-1, *features.shape), "raw")
+    output = TensorSpec(np.dtype(np.float32), (-1, *model.output_shape[1:]), "output")
+    with start_run(run_id=run_id):
+        logged = keras_flavor.log_model(
+            model,
+            name="keras_model",
+            signature=ModelSignature(Schema([inputs]), Schema([output])),
+            # No input_example: mlflow.keras 3.17 writes it into a folder that it makes only afterwards.
+            pip_requirements=_pinned("keras", "tensorflow", "numpy"),
+        )
+    return logged.model_uri
+
+
 def log_onnx(
     mlflow: MlflowTracking, run_id: str, onnx_model: OnnxModel, example: Mapping[str, np.ndarray]
 ) -> str:
@@ -125,7 +151,11 @@ def log_onnx(
 
 def requirements() -> list[str]:
     """What a server needs to run the ONNX file, pinned to the versions it was proved with."""
-    return [f"{name}=={metadata.version(name)}" for name in ("onnxruntime", "onnx", "numpy")]
+    return _pinned("onnxruntime", "onnx", "numpy")
+
+
+def _pinned(*names: str) -> list[str]:
+    return [f"{name}=={metadata.version(name)}" for name in names]
 
 
 def log_metrics(client: MlflowClient, run_id: str, metrics: list[Any]) -> None:

@@ -84,6 +84,29 @@ def test_mlflow_serves_the_model_with_signature_example_and_pinned_requirements(
     assert all("==" in line for line in Path(requirements).read_text().split())
 
 
+def test_mlflow_has_the_keras_model_too_with_signature_and_pinned_requirements(finished):
+    import keras
+    from mlflow.artifacts import download_artifacts
+    from mlflow.keras import load_model
+    from mlflow.models import get_model_info
+
+    place, _ = finished
+    run = place.client().get_run(place.value("blobs/registered_model").mlflow_run_id)
+    models = [get_model_info(f"models:/{output.model_id}") for output in run.outputs.model_outputs]
+    by_flavor = {flavor: info for info in models for flavor in info.flavors}
+    info = by_flavor["keras"]
+    assert by_flavor["onnx"].model_uri != info.model_uri
+    assert info.signature.inputs.numpy_types() == [np.dtype("float32")]
+    loaded = load_model(info.model_uri, load_model_kwargs={"safe_mode": True})
+    assert isinstance(loaded, keras.Model)
+    x = np.asarray(place.value("blobs/features").features.test.x)
+    ours = place.value("blobs/trained_model").keras_model.predict(x, verbose=0)
+    np.testing.assert_array_equal(loaded.predict(x, verbose="0"), ours)
+    folder = Path(download_artifacts(info.model_uri))
+    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {"", ".keras", ".txt", ".yaml", ".json"}
+    assert all("==" in line for line in (folder / "requirements.txt").read_text().split())
+
+
 def test_the_store_has_the_documented_files(finished):
     place, _ = finished
     entry = Path(place.store().entry("blobs", "1").path)

@@ -86,6 +86,8 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
             },
             {"learning_curves": curves},
         )
+        if not stored:
+            tracking.log_keras(mlflow, run_id, model.keras_model, features.features)
         checks = training_checks(graph, training)
         mlflow.finish(run_id, checks)
         task = graph.project.task
