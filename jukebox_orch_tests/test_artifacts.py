@@ -116,6 +116,20 @@ def test_the_values_of_a_run_come_back(finished):
     assert network.input_shape == (None, 3)
 
 
+def test_the_version_of_a_report_is_that_of_what_its_numbers_say(finished):
+    """The last digits of a float are those of the process: TensorFlow may have been started by something else."""
+    report = finished[0].value("blobs/evaluation")
+
+    def version(factor: float) -> str:
+        metrics = {name: value * factor for name, value in report.test.metrics.items()}
+        scores = report.test.model_copy(update={"metrics": metrics})
+        changed = report.model_copy(update={"test": scores})
+        return format_of(changed).digest(changed)
+
+    assert version(1) == version(1 + 1e-9) == finished[0].version("blobs/evaluation")
+    assert version(1) != version(1 + 1e-4)
+
+
 @pytest.mark.parametrize(
     "value",
     [object(), [], {}, {"a": 1}, "text", b"bytes", pickle.dumps(1)],

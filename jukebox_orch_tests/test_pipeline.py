@@ -157,7 +157,7 @@ def test_every_step_in_a_fresh_process_gives_the_same_file_as_one_process(finish
     assert result.returncode == 0, result.stderr[-3_000:]
     pids = {event.pid for event in workplace.events(dg.DagsterEventType.STEP_SUCCESS)}
     assert len(pids) == len(NOUNS)
-    for noun in ("dataset", "features", "trained_model"):
+    for noun in ("dataset", "features", "trained_model", "evaluation"):
         assert workplace.version(f"blobs/{noun}") == finished[0].version(f"blobs/{noun}"), noun
     (here,) = [workplace.metadata("blobs/onnx_model")["onnx_sha256"]]
     assert here == finished[0].metadata("blobs/onnx_model")["onnx_sha256"]

@@ -11,6 +11,7 @@ import pytest
 from jukebox_orch.registration import (
     champion_history,
 )
+from jukebox_orch.training import predict
 from jukebox_orch_tests.registration_crash import add
 from jukebox_orch_tests.workplace import SMALL, Workplace, checks, failures
 
@@ -100,8 +101,8 @@ def test_mlflow_has_the_keras_model_too_with_signature_and_pinned_requirements(f
     loaded = load_model(info.model_uri, load_model_kwargs={"safe_mode": True})
     assert isinstance(loaded, keras.Model)
     x = np.asarray(place.value("blobs/features").features.test.x)
-    ours = place.value("blobs/trained_model").keras_model.predict(x, verbose=0)
-    np.testing.assert_array_equal(loaded.predict(x, verbose="0"), ours)
+    ours = predict(place.value("blobs/trained_model").keras_model, x)
+    np.testing.assert_array_equal(predict(loaded, x), ours)
     folder = Path(download_artifacts(info.model_uri))
     assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {"", ".keras", ".txt", ".yaml", ".json"}
     assert all("==" in line for line in (folder / "requirements.txt").read_text().split())
