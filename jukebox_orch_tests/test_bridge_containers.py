@@ -6,7 +6,7 @@ import pytest
 
 from jukebox_orch_tests import bridge_graphs
 from kfp_bridge.compile import export
-from kfp_bridge.errors import RunError
+from kfp_bridge.errors import BridgeError, RunError
 from kfp_bridge.graph import read_graph
 from kfp_bridge.local import has_container_engine, raise_on_lost_failure, run_in_containers
 from kfp_bridge.model import Source
@@ -55,11 +55,18 @@ def test_a_graph_runs_in_containers(tmp_path: Path):
 @pytest.mark.usefixtures("engine")
 def test_a_failed_gate_stops_the_containers(tmp_path: Path):
     spec = exported("toy", tmp_path, "toy_training")
+    values = {"bad_data": True, "floor": 0.5}
     with pytest.raises(
         RunError, match="toy-dataset failed: blocking asset check toy/dataset:not_empty failed"
     ):
-        run_in_containers(spec, tmp_path / "pipeline.yaml", {"bad_data": True}, tmp_path / "run")
+        run_in_containers(spec, tmp_path / "pipeline.yaml", values, tmp_path / "run")
     assert not list((tmp_path / "run").glob("*/toy-trained-model"))
+
+
+def test_a_parameter_that_kfp_local_cannot_leave_empty_is_named(tmp_path: Path):
+    spec = exported("toy", tmp_path, "toy_training")
+    with pytest.raises(BridgeError, match="parameter floor of pipeline toy-training is empty"):
+        run_in_containers(spec, tmp_path / "pipeline.yaml", {}, tmp_path / "run")
 
 
 def test_a_container_that_was_gone_before_its_exit_code_was_read_is_no_success(tmp_path: Path):

@@ -69,6 +69,11 @@ def run_in_containers(spec: PipelineSpec, path: Path, values: Mapping[str, Any],
 
     root = _empty(root)
     parameters = pipeline_values(spec, values)
+    if empty := sorted(set(spec.parameters) - set(parameters)):
+        raise BridgeError(
+            f"parameter {', '.join(empty)} of pipeline {spec.name} is empty, which kfp.local does not know: "
+            "give it with -p, or run with --processes"
+        )
     # The artifacts' folder is the caller's, whatever user the image has; of that user HOME may be no other's.
     user = f"{os.getuid()}:{os.getgid()}"
     local.init(local.DockerRunner(user=user, environment={"HOME": "/tmp"}), pipeline_root=str(root))  # noqa: S108
@@ -76,22 +81,24 @@ def run_in_containers(spec: PipelineSpec, path: Path, values: Mapping[str, Any],
     try:
         pipeline(**parameters)
     except (RuntimeError, ValueError) as error:
-        raise_on_lost_failure(spec, root)
+        _raise_on_failed_gate(spec, root)
         raise RunError(f"pipeline {spec.name} failed: {error}") from error
     raise_on_lost_failure(spec, root)
 
 
 def raise_on_lost_failure(spec: PipelineSpec, root: Path) -> None:
     """kfp.local takes a container that is gone before it was asked for its exit code for one that succeeded."""
+    _raise_on_failed_gate(spec, root)
     for task in task_order(spec):
-        if "importer" in spec.executor(task):
-            continue
-        records = list(root.glob(f"*/{task}/{RECORD}"))
-        if not records:
+        if "importer" not in spec.executor(task) and not list(root.glob(f"*/{task}/{RECORD}")):
             raise RunError(
                 f"task {task} of pipeline {spec.name} failed: it left no record; see its output above"
             )
-        for record in records:
+
+
+def _raise_on_failed_gate(spec: PipelineSpec, root: Path) -> None:
+    for task in task_order(spec):
+        for record in root.glob(f"*/{task}/{RECORD}"):
             if failed := parse_record(record.read_text(encoding="utf-8"), str(record)).failed_gate():
                 raise RunError(f"task {task} failed: {failed}")
 
