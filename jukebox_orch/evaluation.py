@@ -21,6 +21,7 @@ def evaluate(
     """Score the model, its slices, the baselines and the champion.
 
     Args:
+        champion: what the model is compared with, the current champion or a base that the run names.
         gates: what the scores will be judged by; kept in the report.
 
     Returns:
@@ -68,15 +69,28 @@ def score_champion(
         predictor = OnnxPredictor(champion.content)
     except (UnsafeFileError, ValueError) as error:
         return None, f"version {champion.version}: {error}"
-    if predictor.inputs != features.inputs:
-        return None, f"version {champion.version} takes other inputs: {', '.join(predictor.inputs)}"
-    if sorted(predictor.labels) != sorted(features.labels):
-        return None, f"version {champion.version} knows other labels: {', '.join(predictor.labels)}"
+    if different := _different(predictor, features):
+        return None, f"version {champion.version} {different}"
     prediction = predictor.predict(features.test.x)
     if features.labels:
         prediction = prediction[:, [predictor.labels.index(label) for label in features.labels]]
     metrics = project.task.score(features.test, prediction)
-    return Champion(version=champion.version, sha256=champion.sha256, metrics=metrics), ""
+    scores = Champion(
+        model_name=champion.model_name, version=champion.version, sha256=champion.sha256, metrics=metrics
+    )
+    return scores, ""
+
+
+def _different(predictor: OnnxPredictor, features: Features) -> str:
+    """Why the file does not answer the same question as a model of these features; empty when it does."""
+    if predictor.inputs != features.inputs:
+        return f"takes other inputs: {', '.join(predictor.inputs)}"
+    shapes = {tuple(i.shape[1:]) for i in predictor.session.get_inputs()}
+    if shapes != {(1,) if features.columns else features.shape}:
+        return f"takes inputs of another shape: {', '.join(map(str, sorted(shapes)))}"
+    if sorted(predictor.labels) != sorted(features.labels):
+        return f"knows other labels: {', '.join(predictor.labels)}"
+    return ""
 
 
 def _scores(project: ModelProject, name: str, part: Part, prediction: np.ndarray) -> Scores:

@@ -27,7 +27,7 @@ def model_card(
     metrics = list(report.test.metrics)
     rows = [report.test, *report.slices, *report.baselines]
     champion = (
-        f"Champion at the time, version {report.champion.version}, on the same split: "
+        f"Compared with {report.champion.model_name} version {report.champion.version} on the same split: "
         f"{report.primary_metric} {report.champion.metrics[report.primary_metric]:.4f}."
         if report.champion
         else report.champion_problem or "There was no champion at the time."

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-STAGES = ("staging", "production")
 _SHA256 = "onnx_sha256"
 _HISTORY = "champion_history"
 _HISTORY_LENGTH = 20
@@ -44,6 +43,7 @@ class RegistrationError(RuntimeError):
 class RegisteredVersion:
     """A version of the registry with its verified file, or the problem with it."""
 
+    model_name: str
     version: str
     sha256: str
     content: bytes
@@ -71,15 +71,23 @@ class Registration:
 
 def current_champion(mlflow: MlflowTracking, store: ModelStore, model_name: str) -> RegisteredVersion | None:
     """The version with the alias `champion`, its file read from the store and verified; None without one."""
-    client = mlflow.client()
-    number = _aliases(client, model_name).get(CHAMPION)
-    if number is None:
-        return None
-    sha256 = client.get_model_version(model_name, number).tags.get(_SHA256, "")
+    number = _aliases(mlflow.client(), model_name).get(CHAMPION)
+    return None if number is None else _version(mlflow, store, model_name, number)
+
+
+def base_version(mlflow: MlflowTracking, store: ModelStore, base: str) -> RegisteredVersion | None:
+    """The version that a run names to compare with, as MODEL (its champion) or MODEL/VERSION; None without one."""
+    from mlflow.exceptions import MlflowException
+
+    model_name, _, number = base.partition("/")
+    if not number:
+        return current_champion(mlflow, store, model_name)
     try:
-        return RegisteredVersion(number, sha256, store.load(model_name, number, sha256))
-    except StoreError as error:
-        return RegisteredVersion(number, sha256, b"", f"version {number}: {error}")
+        return _version(mlflow, store, model_name, number)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
 @dataclass(frozen=True)
@@ -161,7 +169,7 @@ def rollback(
 ) -> tuple[str | None, str]:
     """Move the champion to `version`, or to the one before the current one when empty.
 
-    `staging` and `production` move along where they were on the version that is left.
+    The other aliases of the version that is left, such as `staging` and `production`, move along; `challenger` stays.
 
     Args:
         by: who moves it, and by which run: a second attempt of the same run goes on with what the first began.
@@ -183,9 +191,9 @@ def rollback(
         raise RegistrationError(f"{model_name}: no champion before version {left}; name a version")
     verify(mlflow, store, model_name, version)
     promote(mlflow, model_name, version, alias=CHAMPION, by=by, why=why)
-    for stage in STAGES:
-        if left is not None and aliases.get(stage) == left:
-            client.set_registered_model_alias(model_name, stage, version)
+    for alias, holder in aliases.items():
+        if holder == left and alias not in (CHAMPION, CHALLENGER):
+            client.set_registered_model_alias(model_name, alias, version)
     return left, version
 
 
@@ -231,6 +239,14 @@ def verify(mlflow: MlflowTracking, store: ModelStore, model_name: str, number: s
             f"(at most {EXAMPLE_TOLERANCE:g})"
         )
     return difference
+
+
+def _version(mlflow: MlflowTracking, store: ModelStore, model_name: str, number: str) -> RegisteredVersion:
+    sha256 = mlflow.client().get_model_version(model_name, number).tags.get(_SHA256, "")
+    try:
+        return RegisteredVersion(model_name, number, sha256, store.load(model_name, number, sha256))
+    except StoreError as error:
+        return RegisteredVersion(model_name, number, sha256, b"", f"version {number}: {error}")
 
 
 def _same_versions(client: MlflowClient, registration: Registration) -> list[ModelVersion]:

@@ -70,6 +70,7 @@ class Scores(Report):
 class Champion(Report):
     """The registered version that the new model was compared with, on the same test split."""
 
+    model_name: str
     version: str
     sha256: str
     metrics: dict[str, float]
@@ -82,7 +83,8 @@ class EvaluationReport(Report):
         metric_floor, champion_tolerance: what the model was judged by.
         slices: the same metrics on named subsets of the test split.
         baselines: simple rules on the same test split.
-        champion: the current champion on the same test split; None when there is none.
+        champion: the base that the run names, or else the current champion, on the same test split; None when
+            there is neither.
         champion_problem: why an existing champion could not be compared; then nothing may replace it.
         collapsed: classes that the model has given up on.
         details: tables of the task: per class, confusion matrix, calibration, residuals.

@@ -116,10 +116,16 @@ def test_a_value_of_the_form_reaches_every_step_it_concerns():
     [
         (
             "training",
-            ["source", "split", "hyperparameters", "gates", "seed", "model_name", "version", "prod_flag"],
+            [
+                *("source", "split", "hyperparameters", "gates", "seed"),
+                *("model_name", "base_model_name", "version", "stage", "prod_flag"),
+            ],
         ),
         ("data", ["source", "split", "gates", "seed", "model_name"]),
-        ("evaluate_and_register", ["gates", "model_name", "version", "prod_flag"]),
+        (
+            "evaluate_and_register",
+            ["gates", "model_name", "base_model_name", "version", "stage", "prod_flag"],
+        ),
     ],
 )
 def test_a_job_asks_for_what_its_assets_need_and_nothing_else(job: str, fields: list[str]):
@@ -137,7 +143,7 @@ def test_the_form_of_an_asset_has_the_same_fields_as_the_job():
     }
     assert fields["jukebox__dataset"] == {"source", "gates", "model_name"}
     assert fields["jukebox__trained_model"] == {"hyperparameters", "seed"}
-    assert fields["jukebox__registered_model"] == {"gates", "model_name", "version", "prod_flag"}
+    assert fields["jukebox__registered_model"] == {"gates", "model_name", "version", "stage", "prod_flag"}
 
 
 def test_every_field_of_the_form_is_described_and_bounds_are_in_the_description():
@@ -177,8 +183,12 @@ def test_an_instance_under_a_prefix_has_names_of_its_own():
         ({"model_name": "a/b"}, "model_name = 'a/b'"),
         ({"version": "$(id)"}, "version = '$(id)'"),
         ({"prod_flag": "perhaps"}, "prod_flag = 'perhaps'"),
+        ({"stage": "champion"}, "stage = 'champion'"),
+        ({"stage": "v2"}, "stage = 'v2'"),
+        ({"stage": "Staging area"}, "stage = 'Staging area'"),
+        ({"base_model_name": "other/latest"}, "base_model_name = 'other/latest'"),
     ],
-    ids=["unknown", "bound", "unknown field", "no mapping", "seed", "text", "path", "command", "flag"],
+    ids=lambda value: "-".join(f"{k}:{v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
 def test_bad_defaults_of_an_instance_are_refused_when_the_graph_is_built(defaults: dict, message: str):
     with pytest.raises(InputError) as error:

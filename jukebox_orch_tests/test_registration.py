@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jukebox_orch.registration import (
-    champion_history,
-)
+from jukebox_orch.assets.evaluation import evaluation_checks
+from jukebox_orch.assets.graph import Graph
+from jukebox_orch.registration import champion_history, rollback
 from jukebox_orch.training import predict
+from jukebox_orch_tests.projects import Blobs
 from jukebox_orch_tests.registration_crash import add
 from jukebox_orch_tests.workplace import SMALL, Workplace, checks, failures
 
@@ -179,6 +180,64 @@ def test_evaluation_stops_a_model_that_is_worse_than_the_champion(again: Workpla
     assert not checks(result)["evaluation:not_worse_than_champion"].passed
     assert again.versions() == [1]
     assert again.aliases()["champion"] == "1"
+
+
+@pytest.mark.parametrize("base", ["elsewhere", "elsewhere/1"])
+def test_evaluation_stops_a_model_that_is_worse_than_the_base_that_the_run_names(base: str, again: Workplace):
+    add(again, "good", model="elsewhere")
+    assets = ["trained_model", "evaluation", "onnx_model", "registered_model"]
+    ops = weak(assets, champion_tolerance=0.01)
+    ops["blobs__evaluation"]["config"]["base_model_name"] = base
+    result = again.run(only=assets, ops=ops)
+    check = checks(result)["evaluation:not_worse_than_champion"]
+    assert not check.passed
+    assert "elsewhere version 1 has" in (check.description or "")
+    assert again.versions() == [1]
+    assert again.aliases("elsewhere")["champion"] == "1"
+
+
+def test_a_model_as_good_as_its_base_still_has_to_beat_its_own_champion(again: Workplace):
+    first = ["trained_model", "evaluation", "onnx_model"]
+    assert again.run(only=first, ops=weak(first)).success
+    add(again, "as weak", model="elsewhere")
+    later = ["evaluation", "registered_model"]
+    ops = weak(later, champion_tolerance=0.01)
+    ops["blobs__evaluation"]["config"]["base_model_name"] = "elsewhere"
+    result = again.run(only=later, ops=ops)
+    assert result.success, failures(result)
+    report = again.value("blobs/evaluation")
+    assert (report.champion.model_name, report.champion.version) == ("elsewhere", "1")
+    assert report.champion.metrics == pytest.approx(report.test.metrics, abs=1e-4)
+    assert again.aliases() == {"champion": "1", "staging": "1", "challenger": "2"}
+
+
+@pytest.mark.parametrize("base", ["nowhere", "blobs/99"])
+def test_a_base_that_is_not_there_is_refused(base: str, again: Workplace):
+    result = again.run("evaluate_and_register", base_model_name=base, version="2")
+    assert not result.success
+    assert f"base_model_name = '{base}': the registry has no such version" in failures(result)
+    assert again.versions() == [1]
+
+
+def test_while_there_is_no_champion_a_model_is_compared_with_the_baseline(finished):
+    place, result = finished
+    first = checks(result)["evaluation:not_worse_than_champion"]
+    assert first.passed
+    report = place.value("blobs/evaluation")
+    baseline = report.baselines[0].metrics["accuracy"]
+    assert first.metadata["threshold"].value == baseline
+    assert "there is no champion yet; majority_class has" in (first.description or "")
+    poor = report.test.model_copy(update={"metrics": {**report.test.metrics, "accuracy": baseline - 0.02}})
+    verdicts = evaluation_checks(Graph(Blobs()), report.model_copy(update={"test": poor}))
+    assert [v.passed for v in verdicts if v.check_name == "not_worse_than_champion"] == [False]
+
+
+def test_the_stage_names_the_alias_and_a_rollback_takes_it_along(again: Workplace):
+    result = again.run(**SMALL, version="2.0.0", stage="canary")
+    assert result.success, failures(result)
+    assert again.aliases() == {"staging": "1", "canary": "2", "champion": "2", "challenger": "2"}
+    rollback(again.mlflow(), again.store(), "blobs", "", by="a test", why="worse in practice")
+    assert again.aliases() == {"staging": "1", "canary": "1", "champion": "1", "challenger": "2"}
 
 
 def test_a_champion_that_cannot_be_compared_stays(again: Workplace):

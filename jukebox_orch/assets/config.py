@@ -4,12 +4,13 @@ Dagster's own schema knows types, defaults and descriptions, not bounds. So boun
 descriptions, and the config mapping of a job validates the whole form with pydantic when the run is created.
 """
 
+import re
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -21,12 +22,14 @@ ASSET_SETTINGS: dict[str, tuple[str, ...]] = {
     "validated_data": ("gates",),
     "features": ("split", "seed"),
     "trained_model": ("hyperparameters", "seed"),
-    "evaluation": ("gates", "model_name"),
+    "evaluation": ("gates", "model_name", "base_model_name"),
     "onnx_model": ("version",),
-    "registered_model": ("gates", "model_name", "version", "prod_flag"),
+    "registered_model": ("gates", "model_name", "version", "stage", "prod_flag"),
 }
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_BASE_MODEL_NAME = r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[1-9][0-9]{0,8})?$"
+_STAGE = r"^[a-z][a-z0-9_-]{0,62}$"
 _VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$|^$"
 
 
@@ -42,11 +45,6 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
         "hyperparameters": (project.hyperparameters, "How the network is built and trained"),
         "gates": (project.gates, "Thresholds that stop a run or warn"),
     }
-    unknown = sorted(set(defaults) - set(groups) - {"seed", "model_name", "version", "prod_flag"})
-    if unknown:
-        raise InputError(
-            f"{name}: unknown default(s) {', '.join(unknown)}; known: {', '.join(groups)}, seed, …"
-        )
     fields: dict[str, Any] = {
         group: (
             model,
@@ -69,6 +67,15 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
             description="Name in the model registry and folder in the model store",
         ),
     )
+    fields["base_model_name"] = (
+        str,
+        Field(
+            defaults.get("base_model_name", ""),
+            pattern=_BASE_MODEL_NAME,
+            description="Registered model that the new one is compared with: its champion, or NAME/VERSION; "
+            "empty: the champion of model_name, or a simple baseline when there is none",
+        ),
+    )
     fields["version"] = (
         str,
         Field(
@@ -77,17 +84,34 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
             description="Label of the model version, for example a git tag without its v; empty: the registry's number",
         ),
     )
+    fields["stage"] = (
+        Annotated[str, AfterValidator(_stage)],
+        Field(
+            defaults.get("stage", "staging"),
+            pattern=_STAGE,
+            description="Alias that a model gets which is not worse than the one it is compared with",
+        ),
+    )
     fields["prod_flag"] = (
         bool,
         Field(
             defaults.get("prod_flag", False),
-            description="True: a model that passes gets the alias `production`; False: `staging`",
+            description="True: a model that passes gets the alias `production` in place of `stage`",
         ),
     )
+    if unknown := sorted(set(defaults) - set(fields)):
+        raise InputError(f"{name}: unknown default(s) {', '.join(unknown)}; known: {', '.join(fields)}")
     config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
     settings = create_model("RunSettings", __config__=config, **fields)
     parse(settings, {}, f"{name}: defaults")
     return settings
+
+
+def _stage(alias: str) -> str:
+    """Refuse the aliases that the registry or the product gives a meaning of their own."""
+    if alias in ("champion", "challenger", "latest") or re.fullmatch(r"v\d+", alias):
+        raise ValueError("this alias has a meaning of its own; use for example staging, canary, production")
+    return alias
 
 
 def config_schema(settings: type[BaseModel], defaults: BaseModel | None = None) -> dict[str, dg.Field]:

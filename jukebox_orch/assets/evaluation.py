@@ -35,7 +35,8 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
             Check("metric_floor", f"Test {graph.project.task.primary} reaches the configured floor."),
             Check(
                 "not_worse_than_champion",
-                "As good as the champion on the same test split, within the tolerance.",
+                "As good, within the tolerance, as the champion or the base that the run names, on the same test "
+                "split; while there is neither, as the task's baseline.",
             ),
             Check("class_collapse", "No class that occurs is never predicted.", blocking=False),
         ],
@@ -49,7 +50,7 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
     ):
         from jukebox_orch import tracking
         from jukebox_orch.evaluation import evaluate
-        from jukebox_orch.registration import current_champion
+        from jukebox_orch.registration import base_version, current_champion
         from jukebox_orch.resources.formats import format_of
 
         settings = graph.settings(NOUN, context)
@@ -59,8 +60,19 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
                 f"({trained_model.training.features_digest[:12]}, {features.digest[:12]}): materialize it again"
             )
         refuse_failed("trained_model", training_checks(graph, trained_model.training), "train it again")
-        champion = current_champion(mlflow, model_store, settings.model_name)
+        base = settings.base_model_name
+        champion = (
+            base_version(mlflow, model_store, base)
+            if base
+            else current_champion(mlflow, model_store, settings.model_name)
+        )
+        if base and champion is None:
+            raise InputError(
+                f"base_model_name = {base!r}: the registry has no such version, or no champion of it"
+            )
         report, prediction = evaluate(graph.project, trained_model, features, champion, settings.gates)
+        if base and report.champion_problem:
+            raise InputError(f"base_model_name = {base!r}: cannot be compared: {report.champion_problem}")
         checks = evaluation_checks(graph, report)
         pictures = _figures(graph, report, features, prediction)
         run_id = mlflow.run_id(context.run, graph.name, {"project": graph.name})
@@ -115,16 +127,19 @@ def _not_worse_than_champion(graph: Graph, report: EvaluationReport) -> dg.Asset
         text = f"cannot be compared, so the champion will not be replaced: {report.champion_problem}"
         return verdict("not_worse_than_champion", True, value, "no comparison", text, warn=True)
     if report.champion is None:
-        return verdict("not_worse_than_champion", True, value, "no champion yet", "there is no champion yet")
-    reference = report.champion.metrics[metric]
+        reference, label = report.baselines[0].metrics[metric], report.baselines[0].name
+        text = f"there is no champion yet; {label} has {reference:.4g}"
+    else:
+        reference = report.champion.metrics[metric]
+        label = f"{report.champion.model_name} version {report.champion.version}"
+        text = f"{label} has {reference:.4g} on the same split"
     return verdict(
         "not_worse_than_champion",
         graph.project.task.not_worse(value, reference, tolerance),
         value,
         reference,
-        f"test {metric} {value:.4g}, champion (version {report.champion.version}) {reference:.4g} "
-        f"on the same split, tolerance {tolerance:.4g}",
-        metadata={"champion_version": report.champion.version, "tolerance": tolerance},
+        f"test {metric} {value:.4g}; {text}, tolerance {tolerance:.4g}",
+        metadata={"compared_with": label, "tolerance": tolerance},
     )
 
 
@@ -138,8 +153,8 @@ def _comparison(report: EvaluationReport) -> list[dict[str, Any]]:
     rows = [report.test, *report.slices, *report.baselines]
     table = [{"what": scores.name, "rows": scores.rows, **scores.metrics} for scores in rows]
     if report.champion:
-        champion = {"what": f"champion (version {report.champion.version})", "rows": report.test.rows}
-        table.append({**champion, **report.champion.metrics})
+        what = f"{report.champion.model_name} version {report.champion.version}"
+        table.append({"what": what, "rows": report.test.rows, **report.champion.metrics})
     return table
 
 

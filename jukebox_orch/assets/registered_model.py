@@ -114,7 +114,7 @@ def registered_model_asset(graph: Graph) -> dg.AssetsDefinition:
             f"{evaluation.test.metrics[evaluation.primary_metric]:.4f}.",
         )
         aliases = [CHALLENGER]
-        stage = "production" if settings.prod_flag else "staging"
+        stage = "production" if settings.prod_flag else settings.stage
         with mlflow.lock(name):
             added = add_version(mlflow, model_store, registration)
             number = added.number
@@ -190,7 +190,7 @@ def _may_replace_champion(
     if champion.version == number:
         return "is champion already"
     scores = evaluation.champion
-    if scores is None or scores.version != champion.version:
+    if scores is None or (scores.model_name, scores.version) != (name, champion.version):
         scores, problem = score_champion(graph.project, features.features, champion)
         if scores is None:
             dg.get_dagster_logger().warning(f"the champion stays: it cannot be compared: {problem}")

@@ -59,7 +59,7 @@ class TrainingPipeline(dg.Component, dg.Model, dg.Resolvable):
     settings: Annotated[
         dict[str, Any],
         dg.Resolver.default(
-            description="Other defaults of a run, for example {seed: 7, model_name: charts_emea}"
+            description="Other defaults of a run, for example {seed: 7, model_name: charts_emea, stage: canary}"
         ),
     ] = Field(default_factory=dict)
     triggers: Annotated[
