@@ -5,6 +5,7 @@ the format of `dagster_k8s.k8s_job_executor`'s config; see `k8s/base/executor.ya
 """
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,8 +26,9 @@ _HOPELESS = (
     "CreateContainerError",
 )
 _HOPELESS_AFTER = 45.0
-# A pod may wait for a node this long (s): autoscalers need minutes.
+# A pod may wait for a node this long (s): autoscalers need minutes. A claim that nobody made comes by no new node.
 _UNSCHEDULED_AFTER = 600.0
+_NO_CLAIM = re.compile(r'persistentvolumeclaim "[^"]*" not found')
 
 _RESOURCES = dg.Field(
     dg.Map(
@@ -119,8 +121,10 @@ def why_pod_cannot_start(pods: Sequence[Any], now: datetime) -> str | None:
                 f"pod {pod.metadata.name} cannot start: {waiting.reason}: {waiting.message or 'no message'}"
             )
     for condition in pod.status.conditions or []:
-        if condition.type == "PodScheduled" and condition.status == "False" and age > _UNSCHEDULED_AFTER:
-            return f"pod {pod.metadata.name} found no node in {age:.0f} s: {condition.message}"
+        if condition.type == "PodScheduled" and condition.status == "False":
+            missing = _NO_CLAIM.search(condition.message or "")
+            if age > (_HOPELESS_AFTER if missing else _UNSCHEDULED_AFTER):
+                return f"pod {pod.metadata.name} found no node in {age:.0f} s: {condition.message}"
     return None
 
 

@@ -145,6 +145,14 @@ def test_a_pod_without_a_node_has_ten_minutes():
     assert said == "pod step-1 found no node in 601 s: unbound claim"
 
 
+def test_a_pod_whose_claim_does_not_exist_is_given_up_after_45_seconds():
+    words = '0/3 nodes are available: persistentvolumeclaim "models" not found.'
+    condition = client.V1PodCondition(type="PodScheduled", status="False", message=words)
+    assert why_pod_cannot_start([_pod(age=40, conditions=[condition])], NOW) is None
+    said = why_pod_cannot_start([_pod(age=50, conditions=[condition])], NOW)
+    assert said == f"pod step-1 found no node in 50 s: {words}"
+
+
 def test_a_pod_that_is_pulling_or_running_is_left_alone():
     creating = client.V1ContainerState(waiting=client.V1ContainerStateWaiting(reason="ContainerCreating"))
     assert why_pod_cannot_start([_pod(creating, age=3_000)], NOW) is None
