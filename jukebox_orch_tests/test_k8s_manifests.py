@@ -155,9 +155,9 @@ def test_runs_and_deployments_have_the_same_settings(objects):
 def test_runs_and_steps_take_the_images_that_the_overlay_names(objects):
     settings = _named(objects, "ConfigMap", "jukebox-run-settings")["data"]
     specs = _pod_specs(objects)
-    assert settings["JUKEBOX_ORCH_IMAGE"] == specs["Deployment/jukebox-daemon"]["containers"][0]["image"]
+    assert settings["DAGSTER_CURRENT_IMAGE"] == specs["Deployment/jukebox-daemon"]["containers"][0]["image"]
     assert settings["JUKEBOX_ORCH_STEP_IMAGE"] == specs["PodTemplate/jukebox-step"]["containers"][0]["image"]
-    assert all(":" in settings[key] for key in ("JUKEBOX_ORCH_IMAGE", "JUKEBOX_ORCH_STEP_IMAGE"))
+    assert all(":" in settings[key] for key in ("DAGSTER_CURRENT_IMAGE", "JUKEBOX_ORCH_STEP_IMAGE"))
 
 
 def test_every_volume_claim_and_config_map_that_a_pod_of_a_run_mounts_exists(objects):
