@@ -1,10 +1,11 @@
 """`python -m benchmarks [NAME ...]`: all benchmarks, or the named ones."""
 
 import importlib
+import os
 import sys
 from pathlib import Path
 
-NAMES = ("pipeline", "images", "sensors", "bridge")
+NAMES = ("pipeline", "images", "sensors", "bridge", "cluster")
 DATA = Path("../shared/data")
 
 
@@ -18,6 +19,8 @@ def main() -> None:
                 print(f"{DATA} is not there: get the songs and rankings described in docs/jukebox.md")
                 continue
             module.main(DATA)
+        elif name == "cluster" and not os.environ.get("KUBECONFIG"):
+            print("needs the system in a cluster: export KUBECONFIG=..., see docs/kubernetes.md")
         else:
             module.main()
 
