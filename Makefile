@@ -10,7 +10,7 @@ OVERLAY ?= k8s/overlays/local
 # One place for runs, artifacts, the MLflow database and the model store.
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help install train ui mlflow-ui test test-tutorial test-slow lint format bench replay kfp-test image k8s-up k8s-test k8s-down k8s-render lock clean
+.PHONY: help install train ui mlflow-ui test test-tutorial test-slow lint format bench replay kfp-test image k8s-test-images k8s-up k8s-test k8s-test-faults k8s-down k8s-render lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,13 +59,19 @@ kfp-test: install ## exported pipelines on a real KFP: make kfp-test KFP_HOST=UR
 image: ## images for Kubernetes: localhost/jukebox-{orchestrator,step,mlflow}:dev
 	k8s/image/build dev
 
+k8s-test-images: ## what the tests need beside them: PostgreSQL and the images of a second commit
+	k8s/tests/images/build
+
 k8s-up: ## apply the system to the cluster of KUBECONFIG: make k8s-up [OVERLAY=k8s/overlays/local]
 	k8s/create-secrets
 	kubectl apply -k $(OVERLAY)
 	for d in $$(kubectl -n jukebox get statefulset,deployment -o name); do kubectl -n jukebox rollout status $$d --timeout=300s || exit 1; done
 
-k8s-test: install ## prove it on that cluster
-	$(BIN)/pytest -p no:cacheprovider --timeout 900 k8s/tests
+k8s-test: install ## prove it on that cluster: every promise, every fault once
+	$(BIN)/pytest -p no:cacheprovider --timeout 900 --durations 0 k8s/tests
+
+k8s-test-faults: install ## every fault three times
+	FAULT_ROUNDS=3 $(BIN)/pytest -p no:cacheprovider --timeout 900 -k "faults or daemon" k8s/tests
 
 k8s-down: ## delete all but volumes and secrets
 	k8s/delete $(OVERLAY)

@@ -16,7 +16,7 @@ import pytest
 
 from jukebox_orch_tests.dagster_runs import materializations
 from jukebox_orch_tests.kfp_acceptance import dagster_job
-from k8s.tests.conftest import Cluster, wait_until
+from k8s.tests.system import Cluster, wait_until
 from kfp_bridge.local import executor_input, pipeline_values, task_command, task_order
 from kfp_bridge.records import TaskRecord, parse_record
 from kfp_bridge.spec import PipelineSpec, load_spec

@@ -1,0 +1,365 @@
+"""The system in a cluster as tests see it: kubectl, Dagster's GraphQL API, MLflow's REST API, the volumes."""
+
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parent.parent.parent
+NAMESPACE = "jukebox"
+OVERLAY = os.environ.get("OVERLAY", "k8s/tests/overlay")
+FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
+LOCATION = {"repositoryLocationName": "jukebox_orch.definitions", "repositoryName": "__repository__"}
+NOUNS = (
+    "dataset",
+    "validated_data",
+    "features",
+    "trained_model",
+    "evaluation",
+    "onnx_model",
+    "registered_model",
+)
+SEED = int(time.time()) % 2**30
+"""New in every session: volumes and history stay, and a step whose inputs have not changed is not computed again."""
+
+
+@dataclass
+class Cluster:
+    """kubectl in a namespace; by default the system's."""
+
+    namespace: str = NAMESPACE
+    _forwards: dict[tuple[str, int], tuple[subprocess.Popen[str], str]] = field(default_factory=dict)
+
+    def run(
+        self, *arguments: str, check: bool = True, stdin: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            ["kubectl", "--namespace", self.namespace, *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            input=stdin,
+            timeout=300,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
+        return done
+
+    def get(self, *arguments: str) -> Any:
+        return json.loads(self.run("get", *arguments, "-o", "json").stdout)
+
+    def apply(self, *objects: dict[str, Any]) -> None:
+        self.run("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+
+    def delete(self, *arguments: str) -> None:
+        """Delete what may be there, at once."""
+        self.run("delete", *arguments, "--ignore-not-found", "--grace-period=1", "--wait=true")
+
+    def pods(self, selector: str) -> list[dict[str, Any]]:
+        return self.get("pods", "-l", selector)["items"]
+
+    def steps(self, run_id: str) -> dict[str, list[dict[str, Any]]]:
+        """Pods of the run's steps, by asset noun."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        for pod in self.pods(f"dagster/run-id={run_id},app.kubernetes.io/component=step_worker"):
+            found.setdefault(pod["metadata"]["labels"]["jukebox/asset"], []).append(pod)
+        return found
+
+    def step_pod(self, run_id: str, noun: str, phases: tuple[str, ...] = ("Running",)) -> str:
+        """Name of the step's pod once it is in one of the phases."""
+
+        def found() -> str | None:
+            for pod in self.steps(run_id).get(noun, []):
+                if pod["status"]["phase"] in phases:
+                    return pod["metadata"]["name"]
+            return None
+
+        return wait_until(found, 240, f"the pod of step {noun} to be {' or '.join(phases)}", every=0.5)
+
+    def rolled_out(self) -> None:
+        for name in (
+            "statefulset/jukebox-postgresql",
+            "deployment/jukebox-mlflow",
+            "deployment/jukebox-code-location",
+            "deployment/jukebox-webserver",
+            "deployment/jukebox-daemon",
+        ):
+            self.run("rollout", "status", name, "--timeout=280s")
+
+    def step_template(self) -> dict[str, Any]:
+        """Pod spec of the overlay's template of a step: as restricted as steps are."""
+        return self.get("podtemplate", "jukebox-step")["template"]["spec"]
+
+    def pod_of_step_image(
+        self, name: str, container: dict[str, Any], volumes: list[dict[str, Any]], **spec: Any
+    ) -> dict[str, Any]:
+        """A plain pod of the step image."""
+        template = self.step_template()
+        return {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name, "namespace": self.namespace, "labels": {"jukebox/test": name}},
+            "spec": template
+            | {"containers": [template["containers"][0] | container], "volumes": volumes}
+            | spec,
+        }
+
+    @contextmanager
+    def config_map(self, name: str, changed: dict[str, str]) -> Iterator[None]:
+        """Other values in a config map that pods of runs read by a name that stays."""
+        before = self.get("configmap", name)["data"]
+
+        def put(data: dict[str, str]) -> None:
+            self.run("patch", "configmap", name, "--type=merge", "-p", json.dumps({"data": data}))
+
+        put(changed)
+        try:
+            yield
+        finally:
+            put(before)
+
+    def url(self, target: str, port: int) -> str:
+        """The address on this machine of a port in the cluster; the same as long as the forward lives."""
+        process, url = self._forwards.get((target, port), (None, ""))
+        if process is None or process.poll() is not None:
+            process, url = self._forward(target, port)
+            self._forwards[target, port] = process, url
+        return url
+
+    def request(self, method: str, target: str, port: int, path: str, **options: Any) -> httpx.Response:
+        """Ask a pod; again where the forward's pod went away."""
+        for attempt in range(6):
+            try:
+                return httpx.request(method, self.url(target, port) + path, **{"timeout": 60, **options})
+            except (httpx.TransportError, AssertionError):
+                if attempt == 5:
+                    raise
+                self._stop(target, port)
+                time.sleep(2)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        for target, port in list(self._forwards):
+            self._stop(target, port)
+
+    def _forward(self, target: str, port: int) -> tuple[subprocess.Popen[str], str]:
+        process = subprocess.Popen(
+            ["kubectl", "--namespace", self.namespace, "port-forward", target, f":{port}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        found = re.search(r"127\.0\.0\.1:(\d+)", line)
+        if not found:
+            process.kill()
+            process.wait()
+            raise AssertionError(f"port-forward {target}: {line}")
+        return process, f"http://127.0.0.1:{found[1]}"
+
+    def _stop(self, target: str, port: int) -> None:
+        process, _ = self._forwards.pop((target, port), (None, ""))
+        if process is not None:
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True)
+class Dagster:
+    """The webserver's GraphQL API."""
+
+    cluster: Cluster
+
+    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Ask, and again where a connection was lost.
+
+        After a restart of PostgreSQL the webserver meets each of its idle connections once with an error.
+        """
+        content: dict[str, Any] = {}
+        for _ in range(5):
+            body = {"query": query, "variables": variables}
+            answer = self.cluster.request("POST", "service/jukebox-webserver", 80, "/graphql", json=body)
+            content = answer.json()
+            if "OperationalError" not in json.dumps(content.get("errors", [])):
+                break
+            time.sleep(3)
+        assert "errors" not in content, content["errors"]
+        return content["data"]
+
+    def launch(
+        self,
+        config: dict[str, Any],
+        *,
+        job: str = "jukebox_training",
+        assets: tuple[str, ...] = (),
+        tags: dict[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Launch the job, or some of the project's assets, and return GraphQL's answer: a run, or why not."""
+        selector: dict[str, Any] = LOCATION | {"pipelineName": "__ASSET_JOB" if assets else job}
+        if assets:
+            selector["assetSelection"] = [{"path": ["jukebox", noun]} for noun in assets]
+        params = {
+            "selector": selector,
+            "runConfigData": config,
+            "mode": "default",
+            "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in (tags or {}).items()]},
+        }
+        return self.ask(_LAUNCH, params=params)["launchRun"]
+
+    def start(self, config: dict[str, Any] | None = None, **options: Any) -> str:
+        """Launch and return the run's id; again where a connection was lost, as in `ask`."""
+        answer: dict[str, Any] = {}
+        for _ in range(5):
+            answer = self.launch(config or {}, **options)
+            if answer["__typename"] != "PythonError" or "OperationalError" not in answer["message"]:
+                break
+            time.sleep(3)
+        assert answer["__typename"] == "LaunchRunSuccess", answer
+        return answer["run"]["runId"]
+
+    def terminate(self, run_id: str) -> None:
+        self.ask("mutation($id: String!) { terminateRun(runId: $id) { __typename } }", id=run_id)
+
+    def end_retries(self, run_id: str) -> None:
+        """Cancel the run that the daemon starts in place of a lost one: the test has seen what it wanted."""
+        for again in self.runs("dagster/parent_run_id", run_id):
+            self.terminate(again["runId"])
+
+    def loaded(self) -> bool:
+        """Whether the webserver has the code location; for some seconds after a roll-out it has the old one."""
+        answer = self.ask(
+            "{ repositoriesOrError { ... on RepositoryConnection { nodes { jobs { name } } } } }"
+        )
+        nodes = answer["repositoriesOrError"].get("nodes", [])
+        return any(job["name"] == "jukebox_training" for node in nodes for job in node["jobs"])
+
+    def status(self, run_id: str) -> str:
+        return self.ask("query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)[
+            "runOrError"
+        ]["status"]
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        return self.ask(_RUN, id=run_id)["runOrError"]
+
+    def finished(self, run_id: str, timeout: float = 600) -> dict[str, Any]:
+        """The run once it is finished, with its events."""
+        wait_until(lambda: self.status(run_id) in FINISHED, timeout, f"run {run_id} to finish")
+        return self.run(run_id)
+
+    def runs(self, tag: str, value: str) -> list[dict[str, Any]]:
+        return self.ask(_RUNS, tags=[{"key": tag, "value": value}])["runsOrError"]["results"]
+
+    def ticks(self, sensor: str, limit: int = 5) -> list[dict[str, Any]]:
+        """The sensor's newest ticks, newest first."""
+        selector = LOCATION | {"sensorName": sensor}
+        state = self.ask(_TICKS, selector=selector, limit=limit)["sensorOrError"]["sensorState"]
+        assert state["status"] == "RUNNING", f"{sensor} is {state['status']}"
+        return state["ticks"]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """MLflow's REST API."""
+
+    cluster: Cluster
+
+    def versions(self, model: str) -> list[dict[str, Any]]:
+        return self._get("model-versions/search", filter=f"name = '{model}'").get("model_versions", [])
+
+    def aliases(self, model: str) -> dict[str, str]:
+        found = self._get("registered-models/get", name=model).get("registered_model", {})
+        return {a["alias"]: a["version"] for a in found.get("aliases", [])}
+
+    def _get(self, path: str, **params: str) -> dict[str, Any]:
+        path = f"/api/2.0/mlflow/{path}"
+        return self.cluster.request("GET", "service/jukebox-mlflow", 5000, path, params=params).json()
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """The claims as one pod sees them, each under its name in /data."""
+
+    cluster: Cluster
+    pod: str
+
+    def sh(self, script: str, stdin: str | None = None) -> str:
+        return self.cluster.run("exec", "-i", self.pod, "--", "sh", "-c", script, stdin=stdin).stdout
+
+    def drop(self, name: str, content: str) -> None:
+        """Put a file into the landing folder: written under a hidden name, then renamed."""
+        self.sh(f"mkdir -p /data/landing/{SEED}; cd /data/landing/{SEED}; cat >.new; mv .new {name}", content)
+
+
+_LAUNCH = """
+mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
+  __typename
+  ... on LaunchRunSuccess { run { runId } }
+  ... on RunConfigValidationInvalid { errors { message } }
+  ... on PythonError { message }
+} }
+"""
+_RUN = """
+query($id: ID!) { runOrError(runId: $id) { ... on Run {
+  status startTime endTime tags { key value }
+  stepStats { stepKey status startTime endTime attempts { startTime endTime } }
+  eventConnection(limit: 1000) { events {
+    __typename
+    ... on MessageEvent { message timestamp stepKey }
+    ... on ErrorEvent { error { message causes { message } } }
+    ... on ExecutionStepUpForRetryEvent { error { message } }
+    ... on MaterializationEvent { assetKey { path } metadataEntries {
+      label ... on TextMetadataEntry { text } ... on PathMetadataEntry { path } } }
+  } }
+} } }
+"""
+_RUNS = """
+query($tags: [ExecutionTag!]) { runsOrError(filter: {tags: $tags}) { ... on Runs { results {
+  runId status tags { key value } } } } }
+"""
+_TICKS = """
+query($selector: SensorSelector!, $limit: Int!) { sensorOrError(sensorSelector: $selector) { ... on Sensor {
+  sensorState { status ticks(limit: $limit) { id status skipReason runIds timestamp endTimestamp } } } } }
+"""
+
+
+def wait_until(condition: Callable[[], Any], timeout: float, what: str, every: float = 2) -> Any:
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout} s for {what}")
+        time.sleep(every)
+
+
+def said(run: dict[str, Any]) -> str:
+    """Everything that a run's events say, as one text."""
+    return json.dumps(run["eventConnection"]["events"])
+
+
+def retries(run: dict[str, Any], noun: str) -> list[str]:
+    """What each failed attempt of a step that was tried again said."""
+    return [
+        json.dumps(e)
+        for e in run["eventConnection"]["events"]
+        if e["__typename"] == "ExecutionStepUpForRetryEvent" and e["stepKey"].endswith(f"__{noun}")
+    ]
+
+
+def metadata(run: dict[str, Any], noun: str) -> dict[str, str]:
+    """Metadata of the materialization of an asset in the run."""
+    for event in run["eventConnection"]["events"]:
+        if event["__typename"] == "MaterializationEvent" and event["assetKey"]["path"][-1] == noun:
+            return {e["label"]: e.get("text") or e.get("path") or "" for e in event["metadataEntries"]}
+    raise AssertionError(f"{noun} was not materialized: {said(run)}")
