@@ -32,7 +32,9 @@ def main() -> None:
     finally:
         cluster.close()
     more = pods["wall"] - one["wall"]
-    print(f"pods - one process: {more:.1f} s, {more / LEVELS:.1f} s for each of {LEVELS} steps one after the other")
+    print(
+        f"pods - one process: {more:.1f} s, {more / LEVELS:.1f} s for each of {LEVELS} steps one after the other"
+    )
 
 
 def _in_process() -> dict[str, float]:
