@@ -13,7 +13,7 @@ import dagster as dg
 
 from kfp_bridge.config import read_parameters
 from kfp_bridge.imports import read_import
-from kfp_bridge.load import PIPELINE_JOB, resolve_job
+from kfp_bridge.load import PIPELINE_JOB, job_assets, resolve_job
 from kfp_bridge.model import (
     ARTIFACT_TYPE_KEY,
     ARTIFACT_TYPES,
@@ -96,8 +96,8 @@ class _GraphReader:
         self.job = job
         self.pod_config = pod_config
         self.instance = instance
-        self.graph = job.asset_layer.asset_graph
-        self.selected = set(job.asset_layer.executable_asset_keys)
+        self.graph = job_assets(job).asset_graph
+        self.selected = set(job_assets(job).executable_asset_keys)
         self.imports: dict[str, Import] = {}
         self.rows: list[MappingRow] = []
         self.service_accounts: set[str | None] = set()

@@ -59,9 +59,18 @@ def resolve_job(defs: dg.Definitions, job: str | None, select: str | None) -> dg
         raise BridgeError(f"job {job!r} is a job of ops; only asset jobs are exported")
     if job is not None and select is not None:
         resolved = _select(resolved, select)
-    if not list(resolved.asset_layer.executable_asset_keys):
+    if not list(job_assets(resolved).executable_asset_keys):
         raise BridgeError(f"selection {select!r} selects no asset that can be materialized")
     return resolved
+
+
+def job_assets(job: dg.JobDefinition):
+    """The job's asset graph and which of its assets the job runs.
+
+    `JobDefinition.asset_layer` carries no @public mark, but what is marked gives the specs of assets only: not
+    which checks block, what an op computes together, nor the IO managers and retry policies. Read here alone.
+    """
+    return job.asset_layer
 
 
 def job_subset(
@@ -79,7 +88,7 @@ def check_keys(job: dg.JobDefinition) -> set[dg.AssetCheckKey]:
     """Keys of all checks that the job runs."""
     return {
         key
-        for made in job.asset_layer.asset_graph.assets_defs
+        for made in job_assets(job).asset_graph.assets_defs
         if made.is_executable
         for key in made.check_keys
     }
@@ -103,12 +112,12 @@ def partition_tags(
 
 
 def _select(job: dg.JobDefinition, select: str) -> dg.JobDefinition:
-    graph = job.asset_layer.asset_graph
+    graph = job_assets(job).asset_graph
     try:
         selected = dg.AssetSelection.from_string(select).resolve(graph)
     except dg.DagsterError as error:
         raise BridgeError(f"selection {select!r} in job {job.name!r}: {error}") from error
-    assets = selected & set(job.asset_layer.executable_asset_keys)
+    assets = selected & set(job_assets(job).executable_asset_keys)
     if not assets:
         raise BridgeError(f"selection {select!r} selects no asset of job {job.name!r}")
     return job_subset(job, assets, {key for key in check_keys(job) if key.asset_key in assets})

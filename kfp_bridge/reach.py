@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 
 from kfp_bridge.config import ops_of, run_config
+from kfp_bridge.load import job_assets
 from kfp_bridge.model import CONFIG_KEY, MappingRow, Parameter, Step
 from kfp_bridge.names import task_name
 
@@ -37,7 +38,7 @@ def _declared(job: dg.JobDefinition, step: Step) -> list[str] | None:
     """Fields that the step's assets declare, None when one of them declares nothing."""
     fields: list[str] = []
     for asset in step.assets:
-        node = job.asset_layer.asset_graph.get(dg.AssetKey.from_user_string(asset.key))
+        node = job_assets(job).asset_graph.get(dg.AssetKey.from_user_string(asset.key))
         declared = node.metadata.get(CONFIG_KEY)
         declared = getattr(declared, "value", declared)
         if declared is None:
