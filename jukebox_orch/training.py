@@ -179,18 +179,23 @@ def import_keras() -> Any:
     TensorFlow reads its settings when it starts; where another part of the process has started it before, its
     own stay.
     """
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
-    # oneDNN picks its kernels, and so the order of its sums, by the processor.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    # Errors of TensorFlow reach Python as exceptions; what it logs itself is about GPUs that are not there.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    set_tensorflow()
     import keras
     import tensorflow as tf
 
     tf.get_logger().setLevel(logging.ERROR)
     tf.config.experimental.enable_op_determinism()
     return keras
+
+
+def set_tensorflow() -> None:
+    """Settings that TensorFlow reads when it starts; what the user has set stays."""
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
+    # oneDNN picks its kernels, and so the order of its sums, by the processor.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # Errors of TensorFlow reach Python as exceptions; what it logs itself is about GPUs that are not there.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def seeded_keras(seed: int) -> Any:

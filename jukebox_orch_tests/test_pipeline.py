@@ -185,7 +185,7 @@ def test_a_run_that_was_killed_while_registering_neither_aliases_half_a_version_
     killed = again.execute(
         "blobs_evaluate_and_register",
         {"version": "2", "gates": SMALL["gates"]},
-        DIE_IN="jukebox_orch.assets.registered_model:promote",
+        DIE_IN="jukebox_orch.registration:promote",
         DIE_ONCE=str(again.folder / "died"),
     )
     assert killed.returncode == -signal.SIGKILL
