@@ -159,7 +159,7 @@ class Jukebox(ModelProject):
         songs, rankings = dataset["songs"], dataset["rankings"]
         assert isinstance(songs, pd.DataFrame)  # noqa: S101
         assert isinstance(rankings, pd.DataFrame)  # noqa: S101
-        return songs.loc[songs["spotify_id"].isin(rankings["spotify_id"]), list(FEATURES)]
+        return songs.loc[songs["spotify_id"].isin(rankings["spotify_id"].unique()), list(FEATURES)]
 
     def baselines(self, features: Features) -> Mapping[str, np.ndarray]:
         """What a table of the songs before the test would answer."""
