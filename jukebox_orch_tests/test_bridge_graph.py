@@ -95,6 +95,72 @@ def test_caching_is_on_only_where_the_cache_key_is_honest():
     assert [name for name, cached in caching.items() if cached] == ["toy__trained_model"]
 
 
+def test_an_asset_without_input_is_cached_where_it_says_that_code_and_settings_decide_it():
+    @dg.asset(metadata={**DATASET, "kfp/cache": True}, code_version="1")
+    def generated():
+        return 1
+
+    @dg.asset(metadata={**DATASET, "kfp/cache": True})
+    def without_version():
+        return 1
+
+    @dg.asset(metadata=DATASET, code_version="1")
+    def read():
+        return 1
+
+    found = steps(graph_of(generated, without_version, read))
+    assert [name for name, step in found.items() if step.cache] == ["generated"]
+
+
+def test_the_report_names_cached_tasks_that_always_run_because_of_one_above_them():
+    @dg.asset(metadata={**DATASET, "kfp/cache": True}, code_version="1")
+    def generated():
+        return 1
+
+    @dg.asset(metadata=DATASET, code_version="1")
+    def of_generated(generated: int):
+        return generated
+
+    @dg.asset(metadata=DATASET, code_version="1")
+    def read():
+        return 1
+
+    @dg.asset(metadata=DATASET, code_version="1")
+    def of_read(read: int, of_generated: int):
+        return read
+
+    @dg.asset(metadata=DATASET, code_version="1")
+    def of_both(of_read: int, generated: int):
+        return of_read
+
+    rows = graph_of(generated, of_generated, read, of_read, of_both).report
+    found = {row.subject for row in rows if "runs with task read, which always runs" in row.becomes}
+    assert found == {"task of-read", "task of-both"}
+
+
+def test_what_the_environment_holds_is_in_the_arguments_of_a_cached_task(tmp_path: Path):
+    def argument(greeting: str) -> tuple[str, str]:
+        env = [{"name": "GREETING", "value": greeting}]
+        tags = {"dagster-k8s/config": {"container_config": {"env": env}}}
+
+        @dg.asset(metadata=DATASET, code_version="1", op_tags=tags)
+        def read():
+            return 1
+
+        @dg.asset(metadata={**DATASET, "kfp/cache": True}, code_version="1", op_tags=tags)
+        def generated():
+            return 1
+
+        export(graph_of(read, generated), "image:1", tmp_path / "graph.yaml")
+        spec = load_spec(tmp_path / "graph.yaml")
+        first, second = (spec.executor(task)["container"]["args"][-1] for task in ("read", "generated"))
+        return first, second
+
+    before, after = argument("hello"), argument("good morning")
+    assert before[0] == after[0]
+    assert before[1] != after[1]
+
+
 def test_schedules_and_sensors():
     graph = read_graph(bridge_graphs.toy, SOURCE, job="toy_training")
     assert graph.schedules == (Schedule("nightly", ("0 2 * * *",), "UTC", False, {"epochs": 9}),)

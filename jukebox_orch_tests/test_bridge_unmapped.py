@@ -38,6 +38,13 @@ def test_everything_that_does_not_map_is_in_one_message(tmp_path: Path):
     def jittered():
         return 1
 
+    @dg.asset(
+        metadata=DATASET,
+        retry_policy=dg.RetryPolicy(max_retries=6, delay=60, backoff=dg.Backoff.EXPONENTIAL),
+    )
+    def patient():
+        return 1
+
     @dg.asset(metadata=DATASET, config_schema={"anything": dg.Field(dg.Any, default_value=1)})
     def free(context):
         return 1
@@ -58,13 +65,14 @@ def test_everything_that_does_not_map_is_in_one_message(tmp_path: Path):
     def podded():
         return 1
 
-    message = refused(graph_of(undeclared, misdeclared, linear, jittered, free, podded), tmp_path)
-    assert message.startswith("9 things in the graph do not map to KFP:")
+    message = refused(graph_of(undeclared, misdeclared, linear, jittered, patient, free, podded), tmp_path)
+    assert message.startswith("10 things in the graph do not map to KFP:")
     for part in (
         "asset undeclared: kfp/artifact_type: declare metadata",
         "asset misdeclared: kfp/artifact_type: 'Table' is no KFP artifact type",
         "task linear: RetryPolicy: KFP has no linear backoff",
         "task jittered: RetryPolicy: KFP has no jitter",
+        "task patient: RetryPolicy: its delays add up to more than the hour",
         "config ops.free.config.anything: type: config type ANY has no KFP parameter type",
         "dagster-k8s/config: container_config.env_from: KFP takes single keys",
         "dagster-k8s/config: container_config.resources.limits.ephemeral-storage: has no counterpart in KFP",

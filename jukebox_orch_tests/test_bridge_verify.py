@@ -194,6 +194,10 @@ MUTATIONS: dict[str, Callable[[dict, dict], Any]] = {
     "retry added": lambda s, p: _task(s, PUBLISHED).update(retryPolicy={"maxRetryCount": 1}),
     "caching switched on": lambda s, p: _task(s, PUBLISHED).update(cachingOptions={"enableCache": True}),
     "caching switched off": lambda s, p: _task(s, MODEL).update(cachingOptions={}),
+    "environment left out of the cache key": lambda s, p: _argument(s, MODEL, lambda a: a.pop("environment")),
+    "environment in the cache key changed": lambda s, p: _argument(
+        s, MODEL, lambda a: a.update(environment="x")
+    ),
     "cache key added": lambda s, p: _task(s, MODEL)["cachingOptions"].update(cacheKey="x"),
     "runs after a failure": lambda s, p: _task(s, PUBLISHED).update(
         triggerPolicy={"strategy": "ALL_UPSTREAM_TASKS_COMPLETED"}

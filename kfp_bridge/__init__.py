@@ -2,5 +2,5 @@
 
 Nothing here is imported from a project: the graph is read from `dagster.Definitions`, and the only things
 a project declares are, in the metadata of its assets, the artifact type (`kfp/artifact_type`) and, where wanted,
-that the asset must run every time (`kfp/cache: False`) and which run config fields concern it (`kfp/config`).
+whether KFP may reuse its value (`kfp/cache`) and which run config fields concern it (`kfp/config`).
 """

@@ -166,6 +166,8 @@ def step_argument(graph: PipelineGraph, step: Step, producers: Mapping[str, Step
         "parameters": parameters,
         "partitioned": graph.partitioned,
     }
+    if step.cache and step.pod.environment:
+        content["environment"] = step.pod.environment  # the step's arguments are part of KFP's cache key
     return json.dumps(content, sort_keys=True)
 
 

@@ -85,6 +85,7 @@ def _step_facts(graph: PipelineGraph, step: Step, producers: Mapping[str, Step],
         f"{task}: partitioned": graph.partitioned,
         f"{task}: code_version": version or None,
         f"{task}: caching": step.cache,
+        f"{task}: environment in its cache key": step.pod.environment if step.cache else None,
         f"{task}: retry": (step.retry.count, step.retry.delay, step.retry.factor, 3600)
         if step.retry and step.retry.count
         else None,

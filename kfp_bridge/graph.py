@@ -4,6 +4,7 @@ Read through the API of `Definitions` and `JobDefinition` alone. What has no cou
 disappear: it becomes a row with the outcome `unmapped`, and a strict export stops at such rows.
 """
 
+import graphlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,9 @@ from kfp_bridge.names import collisions, identifier, is_label, name_problem, tas
 from kfp_bridge.pods import K8S_TAG, read_pod, with_labels
 from kfp_bridge.reach import with_parameters
 from kfp_bridge.triggers import read_schedules, read_sensors
+
+_RETRY_SECONDS = 3600
+"""KFP starts no attempt later than this after the first one started, and ends one that still runs then."""
 
 
 def read_graph(
@@ -66,6 +70,7 @@ def read_graph(
     service_account = reader.service_account()
     parameters, rows = read_parameters(resolved)
     steps, reach_rows = with_parameters(resolved, steps, parameters)
+    reach_rows += _cache_rows(steps)
     schedules, schedule_rows = read_schedules(defs, resolved, parameters)
     rows = [*reader.rows, *rows, *reach_rows, *schedule_rows, *read_sensors(defs, resolved)]
     pipeline_name = task_name(name or job or PIPELINE_JOB)
@@ -225,6 +230,9 @@ class _GraphReader:
             self.rows.append(MappingRow(subject, "RetryPolicy", f"KFP has no {what}", "unmapped"))
         factor = 2.0 if policy.backoff is dg.Backoff.EXPONENTIAL else 1.0
         retry = Retry(policy.max_retries, math.ceil(policy.delay or 0), factor)  # KFP counts whole seconds
+        if sum(retry.delay * factor**tried for tried in range(retry.count)) > _RETRY_SECONDS:
+            reason = "its delays add up to more than the hour that KFP gives all attempts after the first"
+            self.rows.append(MappingRow(subject, "RetryPolicy", reason, "unmapped"))
         self.rows.append(
             MappingRow(
                 subject,
@@ -250,8 +258,11 @@ class _GraphReader:
 
     def cache(self, made: dg.AssetsDefinition, assets: tuple[Asset, ...], inputs: tuple[str, ...]) -> bool:
         """KFP may reuse a task only when everything that decides its result is in its cache key."""
-        wanted = all(made.get_asset_spec(key).metadata.get(CACHE_KEY, True) is not False for key in made.keys)
-        honest = bool(assets and inputs) and all(asset.code_version for asset in assets)
+        declared = [made.get_asset_spec(key).metadata.get(CACHE_KEY) for key in made.keys]
+        declared = [getattr(value, "value", value) for value in declared]
+        wanted = False not in declared
+        decided = bool(inputs) or all(value is True for value in declared)
+        honest = bool(assets) and decided and all(asset.code_version for asset in assets)
         subject = f"task {task_name(_node_name(made))}"
         if honest and wanted:
             self.rows.append(
@@ -261,7 +272,7 @@ class _GraphReader:
             why = (
                 f"{CACHE_KEY} is False"
                 if not wanted
-                else "it has no input or no code_version"
+                else f"it has no code_version, or neither an input nor {CACHE_KEY}: True"
                 if assets
                 else "a check"
             )
@@ -317,6 +328,30 @@ def _op_definitions(definition: Any) -> list[dg.OpDefinition]:
 def _has_value(made: dg.AssetsDefinition, key: dg.AssetKey) -> bool:
     output = made.node_def.output_dict[made.get_output_name_for_asset_key(key)]
     return output.dagster_type.kind.name != "NOTHING"
+
+
+def _cache_rows(steps: Sequence[Step]) -> list[MappingRow]:
+    """Cached tasks that KFP nevertheless runs every time: it knows an input by the artifact's id, and a task that
+    runs makes new artifacts, however equal."""
+    producers = {asset.key: step for step in steps for asset in step.assets}
+    makers = {
+        step.name: sorted(producers[key].name for key in step.inputs if key in producers) for step in steps
+    }
+    cached = {step.name: step.cache for step in steps}
+    anew: dict[str, str | None] = {}  # the task that makes each one run
+    for name in graphlib.TopologicalSorter(makers).static_order():
+        anew[name] = (
+            next((anew[maker] for maker in makers[name] if anew[maker]), None) if cached[name] else name
+        )
+    return [
+        MappingRow(
+            f"task {task_name(step.name)}",
+            "caching",
+            f"runs with task {task_name(cause)}, which always runs: its artifacts are new to KFP's cache",
+        )
+        for step in steps
+        if step.cache and (cause := anew[step.name])
+    ]
 
 
 def _labels(assets: tuple[Asset, ...]) -> tuple[dict[str, str], dict[str, str]]:

@@ -1,5 +1,7 @@
 """The exported graph as frozen values: what graph.py reads, compile.py writes and verify.py compares."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -119,6 +121,22 @@ class Pod:
     run_as_group: int | None = None
     run_as_non_root: bool | None = None
     timeout_seconds: int | None = None
+
+    @property
+    def environment(self) -> str | None:
+        """Digest of the variables and of what is mounted by reference, None without any.
+
+        KFP's cache key does not hold them, yet they may decide a result. What a secret or config map holds is
+        not in it.
+        """
+        what = (
+            self.env,
+            self.secret_env,
+            self.config_map_env,
+            self.secret_mounts,
+            self.config_map_mounts,
+        )
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12] if any(what) else None
 
 
 @dataclass(frozen=True)

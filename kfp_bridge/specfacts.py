@@ -151,6 +151,7 @@ class _Reader:
             f"{label}: job": step.pop("job", None),
             f"{label}: name in its argument": step.pop("task", None),
             f"{label}: partitioned": step.pop("partitioned", None),
+            f"{label}: environment in its cache key": step.pop("environment", None),
             f"{label}: assets": sorted(asset["asset"] for asset in step.get("assets", [])),
             f"{label}: checks": sorted(f"{check['asset']}:{check['check']}" for check in checks),
             f"{label}: inputs": sorted(item["asset"] for item in step.get("inputs", [])),

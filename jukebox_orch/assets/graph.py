@@ -148,7 +148,7 @@ class Graph:
                 op_tags=_pod(self.name, noun),
                 metadata={
                     "kfp/artifact_type": artifact_type,
-                    "kfp/cache": cacheable,
+                    "kfp/cache": cacheable and bool(upstream),  # without upstream it reads a source
                     "kfp/config": list(ASSET_SETTINGS[noun]),
                 },
                 tags={"jukebox/project": self.name},
