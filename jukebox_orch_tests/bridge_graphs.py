@@ -348,6 +348,21 @@ class Greeting(dg.Config):
     fail: bool = Field(default=False, description="Whether the gate fails")
 
 
+class Draw(dg.Config):
+    seed: int = Field(default=1, description="What is drawn")
+
+
+class GreetingRun(Greeting, Draw):
+    """Settings of the job."""
+
+
+@dg.asset(
+    metadata={"kfp/artifact_type": "Dataset", "kfp/cache": True, "kfp/config": ["seed"]}, code_version="1"
+)
+def drawn(config: Draw):
+    return config.seed % 97
+
+
 @dg.asset(
     key="greeted",
     metadata={"kfp/artifact_type": "Dataset"},
@@ -366,24 +381,31 @@ def greeted(config: Greeting):
 
 
 @dg.config_mapping
-def greeting_config(val: Greeting):
-    return {"ops": {"greeted": {"config": {"seconds": val.seconds, "fail": val.fail}}}}
+def greeting_config(val: GreetingRun):
+    return {
+        "ops": {
+            "drawn": {"config": {"seed": val.seed}},
+            "greeted": {"config": {"seconds": val.seconds, "fail": val.fail}},
+        }
+    }
 
 
 def greetings(code_version: str) -> dg.Definitions:
-    """The graph; `doubled` has this version of its code."""
+    """The graph: what depends on a secret, and what on settings alone; `scaled` has this version of its code."""
+
+    @dg.asset(metadata={"kfp/artifact_type": "Model", "kfp/config": []}, code_version=code_version)
+    def scaled(drawn: int):
+        return 10 * drawn
 
     @dg.asset(
-        metadata={"kfp/artifact_type": "Model", "kfp/config": []},
-        code_version=code_version,
-        group_name="greeting",
+        metadata={"kfp/artifact_type": "Model", "kfp/config": []}, code_version="1", group_name="greeting"
     )
     def doubled(context: dg.AssetExecutionContext, greeted: int):
         matrix = {"labels": ["short", "long"], "matrix": [[greeted, 0], [0, 1]]}
         context.add_output_metadata({"half": greeted / 2, "confusion_matrix": matrix})
         return 2 * greeted
 
-    job = dg.define_asset_job("greeting", selection=[greeted, doubled], config=greeting_config)
+    job = dg.define_asset_job("greeting", selection=[drawn, scaled, greeted, doubled], config=greeting_config)
     every_minute = dg.ScheduleDefinition(
         name="every_minute",
         job=job,
@@ -391,7 +413,7 @@ def greetings(code_version: str) -> dg.Definitions:
         default_status=dg.DefaultScheduleStatus.RUNNING,
     )
     return dg.Definitions(
-        assets=[greeted, doubled],
+        assets=[drawn, scaled, greeted, doubled],
         jobs=[job],
         schedules=[every_minute],
         resources={"io_manager": JsonFiles()},

@@ -1,7 +1,9 @@
 """Enough of a KFP to rehearse `make kfp-test`: runs of the tests' API server become processes, pods and artifacts.
 
 A task runs as the launcher would run it, and is taken from the cache by KFP's rule: same container, same
-parameter values, same names of input artifacts, same outputs.
+parameter values, same input artifacts, same outputs. An input artifact is the same if ML Metadata gave it the same id:
+one that was made anew is another one, however equal; one from the cache keeps its id. Its type, which the driver does
+not look up, is empty in the executor input.
 """
 
 import base64
@@ -60,6 +62,7 @@ class Emulation:
         self.fingerprint: Callable[[PipelineSpec, str, dict[str, Any]], str] = fingerprint
         self.cached: dict[str, Path] = {}
         self.known: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.places: dict[str, str] = {}  # path on this machine: URI in the store
         self.lock = threading.Lock()
         server.on_create = self.created
 
@@ -102,13 +105,16 @@ class Emulation:
     ) -> bool:
         local = self.work / run_id
         given = executor_input(mounted, task, values, local)
-        key = self.fingerprint(spec, task, given)
+        resolved = self.resolved(given)
+        key = self.fingerprint(spec, task, resolved)
         if spec.tasks[task]["cachingOptions"].get("enableCache") and key in self.cached:
             shutil.copytree(self.cached[key], local / task)
+            for name in given["outputs"]["artifacts"]:
+                self.places[str(local / task / name)] = self.places[str(self.cached[key] / name)]
             return True
         work = local / task / "work"
         work.mkdir(parents=True)
-        self.schedule(spec, task, given, run_id)
+        self.schedule(spec, task, resolved, run_id)
         done = subprocess.run(
             task_command(mounted, task, json.dumps(given)),
             cwd=work,
@@ -126,6 +132,15 @@ class Emulation:
             self.publish(spec, task, run_id, local / task)
         return done.returncode == 0
 
+    def resolved(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The executor input as KFP's driver makes it: an input's name is its id, its type is empty."""
+        given = json.loads(json.dumps(given))
+        ids = {uri: str(number) for number, uri in enumerate(self.known, start=1)}
+        for listed in given["inputs"]["artifacts"].values():
+            uri = self.places[listed["artifacts"][0]["uri"]]
+            listed["artifacts"][0].update(name=ids[uri], uri=uri, type={"instanceSchema": ""})
+        return given
+
     def secrets(self, spec: PipelineSpec, task: str) -> dict[str, str]:
         """Variables of the task that come from secrets."""
         return {
@@ -141,15 +156,9 @@ class Emulation:
     def schedule(self, spec: PipelineSpec, task: str, given: dict[str, Any], run_id: str) -> None:
         """A pod as KFP's driver makes it of the exported file."""
         container, pod = spec.executor(task)["container"], spec.pod(task)
-        component = spec.component(task)
-        types = {
-            **component.get("inputDefinitions", {}).get("artifacts", {}),
-            **component["outputDefinitions"]["artifacts"],
-        }
-        given = json.loads(json.dumps(given))
-        for side in ("inputs", "outputs"):
-            for name, listed in given[side].get("artifacts", {}).items():
-                listed["artifacts"][0]["type"] = types[name]["artifactType"]
+        types = spec.component(task)["outputDefinitions"]["artifacts"]
+        for name, listed in given["outputs"]["artifacts"].items():
+            listed["artifacts"][0]["type"] = types[name]["artifactType"]
         amounts = container.get("resources", {})
         named = {"cpu": "Cpu", "memory": "Memory"}
         bounds = {
@@ -201,6 +210,7 @@ class Emulation:
         for name, declared in spec.component(task)["outputDefinitions"]["artifacts"].items():
             properties = written.get(name, {"artifacts": [{"metadata": {}}]})["artifacts"][0]["metadata"]
             self.known[str(place / name)] = (declared["artifactType"]["schemaTitle"], properties)
+            self.places[str(folder / name)] = str(place / name)
 
 
 @contextmanager
