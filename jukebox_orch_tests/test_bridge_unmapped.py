@@ -139,6 +139,38 @@ def test_other_partitions_than_the_runs_own_stop_the_export(tmp_path: Path):
     )
 
 
+def test_volumes_whose_names_kfp_cannot_use_stop_the_export(tmp_path: Path):
+    volumes = [
+        {"name": "root", "config_map": {"name": "kube-root-ca.crt"}},
+        {"name": "one", "secret": {"secret_name": "settings"}},
+        {"name": "other", "config_map": {"name": "settings"}},
+        {"name": "kfp", "config_map": {"name": "kfp-launcher"}},
+        {"name": "data", "persistent_volume_claim": {"claim_name": "data"}},
+    ]
+    mounts = [{"name": volume["name"], "mount_path": f"/{volume['name']}"} for volume in volumes]
+    mounts.append(
+        {"name": "data", "mount_path": "/more", "sub_path": "more"}
+    )  # one claim twice is one volume
+
+    @dg.asset(
+        metadata=DATASET,
+        op_tags={
+            "dagster-k8s/config": {
+                "container_config": {"volume_mounts": mounts},
+                "pod_spec_config": {"volumes": volumes},
+            }
+        },
+    )
+    def mounted():
+        return 1
+
+    message = refused(graph_of(mounted), tmp_path)
+    assert message.startswith("3 things in the graph do not map to KFP:")
+    assert "kfp-launcher: KFP names volumes after what they hold, and another volume has this name" in message
+    assert "settings: KFP names volumes after what they hold, and another volume has this name" in message
+    assert "kube-root-ca.crt: KFP names the volume after it, and a volume's name has a-z" in message
+
+
 def test_two_service_accounts_stop_the_export(tmp_path: Path):
     def as_account(name: str) -> dg.AssetsDefinition:
         config = {"pod_spec_config": {"service_account_name": name}}

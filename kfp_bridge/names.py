@@ -50,6 +50,11 @@ def collisions(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, list[str]]]:
     ]
 
 
+def is_volume(name: str) -> bool:
+    """Whether a volume of a pod may have this name."""
+    return bool(_TASK.fullmatch(name)) and len(name) <= MAX_NAME
+
+
 def is_label(key: str, value: str) -> bool:
     """Whether the pair may be a Kubernetes label."""
     return bool(_LABEL_KEY.fullmatch(key) and _LABEL_VALUE.fullmatch(value))

@@ -11,12 +11,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kfp_bridge.model import MappingRow, Pod
-from kfp_bridge.names import is_label
+from kfp_bridge.names import is_label, is_volume
 
 if TYPE_CHECKING:
     from kfp import dsl
 
 K8S_TAG = "dagster-k8s/config"
+_KFP_VOLUMES = (
+    "kfp-launcher",
+    *(f"{name}-scratch" for name in ("gcs", "s3", "minio", "dot-local", "dot-cache", "dot-config")),
+)
 _FREE_KEYS = {"labels", "annotations", "node_selector", "limits", "requests"}
 
 
@@ -236,7 +240,23 @@ class _Reader:
                 self.unmapped("container_config.volume_mounts", f"{path}: volume {volume or mount['name']!r}")
         for name in sorted(set(by_name) - {mount["name"] for mount in mounts}):
             self.unmapped("pod_spec_config.volumes", f"{name} is mounted nowhere")
+        self.refuse_volume_names(found)
         return {kind: tuple(sorted(values)) for kind, values in found.items()}
+
+    def refuse_volume_names(self, found: Mapping[str, list[tuple]]) -> None:
+        """KFP names a volume after its claim, secret or config map, and merges volumes of one name into one."""
+        names = {kind: {mount[0] for mount in mounts} for kind, mounts in found.items()}
+        names["KFP"] = set(_KFP_VOLUMES)
+        for name in sorted(set().union(*names.values())):
+            if sum(name in of_kind for of_kind in names.values()) > 1:
+                reason = "KFP names volumes after what they hold, and another volume has this name"
+            elif not is_volume(name):
+                reason = (
+                    "KFP names the volume after it, and a volume's name has a-z, 0-9 and - only, at most 63"
+                )
+            else:
+                continue
+            self.unmapped("container_config.volume_mounts", f"{name}: {reason}")
 
     def tolerations(
         self, tolerations: list[dict[str, Any]]
