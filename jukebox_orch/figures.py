@@ -83,7 +83,9 @@ def feature_distributions(features: Features) -> Figure:
     for axis, name, values in zip(axes, names, columns, strict=False):
         axis.hist(values, bins=24, color=_BLUE)
         axis.set_title(name, fontsize=8)
-        axis.tick_params(labelsize=6)
+        # The ends of the range: all that a histogram of this size has room for.
+        ends = sorted({float(values.min()), float(values.max())})
+        axis.set_xticks(ends, [f"{end:.4g}" for end in ends], fontsize=6)
         axis.set_yticks([])
     for axis in axes[len(names) :]:
         axis.set_visible(False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +17,6 @@ from jukebox_orch.values import OnnxModel, TrainedModel
 
 if TYPE_CHECKING:
     import keras
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 _BATCH = 1000
@@ -28,9 +29,9 @@ def log_training(
     run_id: str,
     trained: TrainedModel,
     settings: Mapping[str, Any],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, bytes],
 ) -> None:
-    """Parameters, curves per epoch, split metrics and figures."""
+    """Parameters, curves per epoch, split metrics and figures as PNG."""
     from mlflow.entities import Metric, Param
 
     client, training = mlflow.client(), trained.training
@@ -53,8 +54,7 @@ def log_training(
     # A retried step logs the same again; MLflow refuses a parameter only when its value changes.
     new = [Param(key, value) for key, value in parameters.items() if key not in known]
     client.log_batch(run_id, params=new)
-    for name, figure in figures.items():
-        client.log_figure(run_id, figure, f"figures/{name}.png")
+    _log_figures(client, run_id, figures)
 
 
 def log_dataset(
@@ -78,17 +78,16 @@ def log_evaluation(
     run_id: str,
     metrics: Mapping[str, float],
     tables: Mapping[str, Any],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, bytes],
 ) -> None:
-    """Metrics on the test split, tables as JSON, figures."""
+    """Metrics on the test split, tables as JSON, figures as PNG."""
     from mlflow.entities import Metric
 
     client, now = mlflow.client(), _milliseconds()
     log_metrics(client, run_id, [Metric(k, v, now, 0) for k, v in metrics.items() if np.isfinite(v)])
     for name, table in tables.items():
         client.log_dict(run_id, table, f"tables/{name}.json")
-    for name, figure in figures.items():
-        client.log_figure(run_id, figure, f"figures/{name}.png")
+    _log_figures(client, run_id, figures)
 
 
 def log_keras(mlflow: MlflowTracking, run_id: str, model: keras.Model, features: Features) -> str:
@@ -162,6 +161,17 @@ def log_metrics(client: MlflowClient, run_id: str, metrics: list[Any]) -> None:
     """In batches of the size the server takes."""
     for start in range(0, len(metrics), _BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+
+def _log_figures(client: MlflowClient, run_id: str, figures: Mapping[str, bytes]) -> None:
+    if not figures:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, png in figures.items():
+            file = Path(folder) / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png)
+        client.log_artifacts(run_id, folder, "figures")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import hashlib
 import logging
 import math
@@ -135,13 +137,8 @@ def _best_epoch(hyperparameters: Hyperparameters, history: Mapping[str, Sequence
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
     """Outputs (n, outputs) float32 of the network for raw inputs (n, …)."""
-    # Keras copies what it is given: a large split goes in pieces.
-    batch = scoring_batch(x)
-    rows = max(batch, len(x) * _IN_MEMORY_BYTES // max(x.nbytes, 1))
-    parts = [
-        model.predict(piece, batch_size=batch, verbose=0)  # pyright: ignore[reportArgumentType]
-        for _, piece in pieces(x, rows)
-    ]
+    # Called, not predict(): that compiles a graph for every model and copies what it is given.
+    parts = [np.asarray(model(np.asarray(piece), training=False)) for _, piece in pieces(x, scoring_batch(x))]
     return np.concatenate(parts)
 
 
@@ -180,12 +177,26 @@ def import_keras() -> Any:
     own stay.
     """
     set_tensorflow()
+    _load_tensorflow()
     import keras
     import tensorflow as tf
 
     tf.get_logger().setLevel(logging.ERROR)
     tf.config.experimental.enable_op_determinism()
     return keras
+
+
+@functools.cache
+def _load_tensorflow() -> None:
+    """Import it with the garbage collector off, which else walks its half a million lasting objects a dozen times."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        if collecting:
+            gc.enable()
+    gc.freeze()
 
 
 def set_tensorflow() -> None:

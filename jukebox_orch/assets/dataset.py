@@ -116,6 +116,6 @@ def _drift(graph: Graph, tables: Dataset, settings: Any, model_store: ModelStore
         metadata={
             "registered_version": latest,
             "psi": dg.MetadataValue.json(values),
-            **({"plot": image(figures.drift(values, threshold), "drift")} if values else {}),
+            **({"plot": image(figures.png(figures.drift(values, threshold)), "drift")} if values else {}),
         },
     )

@@ -96,7 +96,7 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
                 **{f"test {name}": value for name, value in report.test.metrics.items()},
                 "comparison": records(_comparison(report)),
                 "mlflow run": dg.MetadataValue.url(mlflow.url(graph.name, run_id)),
-                **{name: image(figure, name) for name, figure in pictures.items()},
+                **{name: image(png, name) for name, png in pictures.items()},
                 **_tables(report),
             },
             check_results=checks,
@@ -171,7 +171,8 @@ def _tables(report: EvaluationReport) -> dict[str, Any]:
 
 def _figures(
     graph: Graph, report: EvaluationReport, features: FeatureSet, prediction: "np.ndarray"
-) -> dict[str, Any]:
+) -> dict[str, bytes]:
+    """Pictures as PNG, rendered once for the event log and for MLflow."""
     from jukebox_orch import figures
 
     made = dict(graph.project.figures(features.features, prediction))
@@ -180,7 +181,7 @@ def _figures(
         made["calibration"] = figures.calibration(report.details["calibration"])
     else:
         made["predictions"] = figures.predictions(features.features.test.y, prediction)
-    return made
+    return {name: figures.png(figure) for name, figure in made.items()}
 
 
 def _key(name: str) -> str:

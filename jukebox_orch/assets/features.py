@@ -70,10 +70,10 @@ def features_asset(graph: Graph) -> dg.AssetsDefinition:
                     {name: part.keys[:10].tolist() for name, part in made.features.parts.items()}
                 ),
                 "feature distributions": image(
-                    figures.feature_distributions(made.features),
+                    figures.png(figures.feature_distributions(made.features)),
                     "feature distributions of the training split",
                 ),
-                "class balance": image(figures.balance(shares), "target per split"),
+                "class balance": image(figures.png(figures.balance(shares)), "target per split"),
             },
             check_results=[*feature_gates(made.features), _class_balance(graph, made.features)],
         )

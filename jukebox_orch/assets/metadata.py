@@ -11,7 +11,6 @@ from jukebox_orch.project import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 _PREVIEW_ROWS = 5
 
@@ -48,12 +47,9 @@ def refuse_failed(noun: str, checks: Sequence[dg.AssetCheckResult], remedy: str)
         raise InputError(f"{noun} did not pass its checks ({'; '.join(failed)}): {remedy}")
 
 
-def image(figure: "Figure", title: str) -> dg.MetadataValue:
+def image(png: bytes, title: str) -> dg.MetadataValue:
     """A figure inline."""
-    from jukebox_orch.figures import png
-
-    data = base64.b64encode(png(figure)).decode()
-    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{data})")
+    return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
 def preview(table: "pd.DataFrame", rows: int = _PREVIEW_ROWS) -> dg.MetadataValue:

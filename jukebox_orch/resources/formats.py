@@ -210,22 +210,9 @@ def _report_format(report: type[Report]) -> Format:
         report.__name__,
         _write_report,
         lambda folder: report.model_validate_json((folder / "report.json").read_text()),
-        _digest_report,
+        lambda value: hashlib.sha256(value.model_dump_json().encode()).hexdigest(),
         lambda value: None,
     )
-
-
-def _digest_report(value: Report) -> str:
-    """Of six digits of every number: where TensorFlow was started with other settings, the last ones differ."""
-    return hashlib.sha256(json.dumps(_rounded(value.model_dump())).encode()).hexdigest()
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_rounded(each) for each in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def _load_array(path: Path) -> np.ndarray:
