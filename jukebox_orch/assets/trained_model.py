@@ -1,8 +1,6 @@
 """`trained_model`: the Keras model. Needs features and a validation that let them pass."""
 
 import math
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import dagster as dg
@@ -44,6 +42,7 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
         mlflow: MlflowTracking,
     ):
         from jukebox_orch import figures, tracking
+        from jukebox_orch.training import train
 
         settings = graph.settings(NOUN, context)
         if features.dataset_digest != validated_data.dataset_digest:
@@ -60,7 +59,11 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
             seed=settings.seed,
         )
         stored = artifact_store.recall(context.instance, graph.key(NOUN), fingerprint)
-        model = stored.value if stored else _train(graph, features, settings, mlflow, context.log.info)
+        model: TrainedModel = (
+            stored.value
+            if stored
+            else train(graph.project, features, settings.hyperparameters, settings.seed, context.log.info)
+        )
         training = model.training
         curves = figures.png(figures.learning_curves(training.history))
         run_id = mlflow.run_id(context.run, graph.name, {"project": graph.name})
@@ -106,22 +109,6 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
         )
 
     return trained_model
-
-
-def _train(
-    graph: Graph,
-    features: FeatureSet,
-    settings: Any,
-    mlflow: MlflowTracking,
-    log: Callable[[str], None],
-) -> TrainedModel:
-    from jukebox_orch.training import import_keras, train
-
-    import_keras()  # alone: two threads do not import the same packages at once
-    with ThreadPoolExecutor(1) as beside:
-        # Loading MLflow and opening its database takes seconds; should it fail, the caller's own use says why.
-        beside.submit(mlflow.client)
-        return train(graph.project, features, settings.hyperparameters, settings.seed, log)
 
 
 def training_checks(graph: Graph, training: Training) -> list[dg.AssetCheckResult]:
