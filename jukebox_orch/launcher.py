@@ -25,6 +25,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from jukebox_orch.assets.config import BaseModelName, ModelName, Seed, Stage, VersionLabel
+
 KEY_TAG = "jukebox/idempotency_key"
 _MAX_BODY = 16 * 1024
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
@@ -49,14 +51,12 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     epochs: int | None = Field(default=None, ge=1, le=1_000, description="Passes over the training data")
-    seed: int | None = Field(default=None, ge=0, le=2**31 - 1, description="Fixes every source of randomness")
-    model_name: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Name in the registry"
-    )
-    version: str | None = Field(
-        default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$", description="Label of the version"
-    )
-    prod_flag: bool | None = Field(default=None, description="True: alias `production`; False: `staging`")
+    seed: Seed | None = Field(default=None, description="Fixes every source of randomness")
+    model_name: ModelName | None = Field(default=None, description="Name in the registry")
+    base_model_name: BaseModelName | None = Field(default=None, description="What to compare with")
+    version: VersionLabel | None = Field(default=None, description="Label of the version")
+    stage: Stage | None = Field(default=None, description="Alias of a model that passes")
+    prod_flag: bool | None = Field(default=None, description="True: alias `production` in place of `stage`")
 
     def run_config(self) -> dict[str, Any]:
         """As the training jobs take it."""

@@ -13,8 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
-from jukebox_orch.launcher import KEY_TAG, RunLauncher, build_app
+from jukebox_orch.assets.config import ASSET_SETTINGS
+from jukebox_orch.launcher import KEY_TAG, Parameters, RunLauncher, build_app
 
 TOKEN = "a-token-of-the-tests-0123456789"
 LOCATION = """
@@ -23,7 +25,11 @@ import dagster as dg
 @dg.op
 def nothing() -> None: ...
 
-@dg.config_mapping(config_schema={"seed": dg.Field(int, default_value=1)})
+FORM = {"seed": dg.Field(int, default_value=1)} | {
+    name: dg.Field(str, default_value="") for name in ("model_name", "base_model_name", "version", "stage")
+}
+
+@dg.config_mapping(config_schema=FORM)
 def settings(config):
     if config["seed"] == 13:
         raise ValueError("seed 13 is not for us")
@@ -130,6 +136,20 @@ def test_one_key_is_one_run_with_the_parameters_that_were_sent(client, port):
     assert "seed: 7" in run["runConfigYaml"]
 
 
+def test_the_model_to_compare_with_and_the_stage_reach_the_run(client, port):
+    given = {"model_name": "jukebox", "base_model_name": "jukebox/3", "version": "1.4", "stage": "canary"}
+    answer = _post(client, "canary-1", {"job": "jukebox_training", "parameters": given})
+    assert answer.status_code == 202, answer.text
+    (run,) = _runs(port, "canary-1")
+    assert yaml.safe_load(run["runConfigYaml"]) == given
+
+
+def test_a_caller_may_set_every_setting_that_is_one_value():
+    groups = {"source", "split", "hyperparameters", "gates"}
+    settings = {name for names in ASSET_SETTINGS.values() for name in names}
+    assert set(Parameters.model_fields) == settings - groups | {"epochs"}
+
+
 def test_ten_requests_with_one_key_at_the_same_time_start_one_run(client, port):
     def send(_: int) -> httpx.Response:
         return _post(client, "at-once", {"job": "jukebox_training"})
@@ -159,6 +179,13 @@ def test_a_request_without_the_token_is_refused(client, port, token):
             {"job": "jukebox_training", "parameters": {"source": {"location": "/etc"}}},
             422,
             "parameters.source",
+        ),
+        ({"job": "jukebox_training", "parameters": {"stage": "champion"}}, 422, "meaning of its own"),
+        ({"job": "jukebox_training", "parameters": {"stage": "Canary"}}, 422, "parameters.stage"),
+        (
+            {"job": "jukebox_training", "parameters": {"base_model_name": "other/v3"}},
+            422,
+            "parameters.base_model_name",
         ),
         ({"job": "jukebox_training", "tags": {"dagster-k8s/config": "{}"}}, 422, "tags"),
         ({"job": "$(id)"}, 422, "job"),

@@ -28,9 +28,21 @@ ASSET_SETTINGS: dict[str, tuple[str, ...]] = {
 }
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-_BASE_MODEL_NAME = r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[1-9][0-9]{0,8})?$"
-_STAGE = r"^[a-z][a-z0-9_-]{0,62}$"
-_VERSION = r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$|^$"
+
+
+def _stage(alias: str) -> str:
+    """Refuse the aliases that the registry or the product gives a meaning of their own."""
+    if alias in ("champion", "challenger", "latest") or re.fullmatch(r"v\d+", alias):
+        raise ValueError("this alias has a meaning of its own; use for example staging, canary, production")
+    return alias
+
+
+# Settings of every project, with their bounds: for the form and for whoever starts a run by other ways.
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
+BaseModelName = Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[1-9][0-9]{0,8})?$")]
+VersionLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$|^$")]
+Stage = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_stage)]
 
 
 def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) -> type[BaseModel]:
@@ -56,39 +68,35 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
         for group, (model, text) in groups.items()
     }
     fields["seed"] = (
-        int,
-        Field(defaults.get("seed", 42), ge=0, le=2**31 - 1, description="Fixes every source of randomness"),
+        Seed,
+        Field(defaults.get("seed", 42), description="Fixes every source of randomness"),
     )
     fields["model_name"] = (
-        str,
+        ModelName,
         Field(
             defaults.get("model_name", name),
-            pattern=MODEL_NAME,
             description="Name in the model registry and folder in the model store",
         ),
     )
     fields["base_model_name"] = (
-        str,
+        BaseModelName,
         Field(
             defaults.get("base_model_name", ""),
-            pattern=_BASE_MODEL_NAME,
             description="Registered model that the new one is compared with: its champion, or NAME/VERSION; "
             "empty: the champion of model_name, or a simple baseline when there is none",
         ),
     )
     fields["version"] = (
-        str,
+        VersionLabel,
         Field(
             defaults.get("version", ""),
-            pattern=_VERSION,
             description="Label of the model version, for example a git tag without its v; empty: the registry's number",
         ),
     )
     fields["stage"] = (
-        Annotated[str, AfterValidator(_stage)],
+        Stage,
         Field(
             defaults.get("stage", "staging"),
-            pattern=_STAGE,
             description="Alias that a model gets which is not worse than the one it is compared with",
         ),
     )
@@ -105,13 +113,6 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
     settings = create_model("RunSettings", __config__=config, **fields)
     parse(settings, {}, f"{name}: defaults")
     return settings
-
-
-def _stage(alias: str) -> str:
-    """Refuse the aliases that the registry or the product gives a meaning of their own."""
-    if alias in ("champion", "challenger", "latest") or re.fullmatch(r"v\d+", alias):
-        raise ValueError("this alias has a meaning of its own; use for example staging, canary, production")
-    return alias
 
 
 def config_schema(settings: type[BaseModel], defaults: BaseModel | None = None) -> dict[str, dg.Field]:
