@@ -154,6 +154,7 @@ def test_a_run_whose_tags_ask_for_more_than_resources_gets_no_pod(
     run = dagster.finished(run_id, 180)
     assert run["status"] == "FAILURE"
     assert f"violated the allowed list: {field}" in said(run)
+    assert {"key": "dagster/max_retries", "value": "0"} in run["tags"], "it is not to be tried again"
     assert not cluster.pods(f"dagster/run-id={run_id}")
 
 
