@@ -27,7 +27,7 @@ ui: install ## Dagster's web server and daemon: make ui [PORT=3000]
 	$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 mlflow-ui: install ## MLflow's web server over the embedded store, on port 5000
-	$(BIN)/mlflow server --backend-store-uri sqlite:///$(DAGSTER_HOME)/mlflow.db --default-artifact-root $(DAGSTER_HOME)/mlflow --host 127.0.0.1
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri sqlite:///$(DAGSTER_HOME)/mlflow.db --default-artifact-root $(DAGSTER_HOME)/mlflow --host 127.0.0.1
 
 test: install ## the test suite, on both cores
 	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not cluster"
