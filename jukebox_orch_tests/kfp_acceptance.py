@@ -26,6 +26,7 @@ from jukebox_orch_tests.charts import write_charts
 from jukebox_orch_tests.dagster_runs import failed_gate, materializations
 from jukebox_orch_tests.kfp_metadata import Metadata, forwarded
 from jukebox_orch_tests.kfp_site import CHARTS, Site, eventually, executor_input, expect, main_container
+from jukebox_orch_tests.kfp_timing import time_split
 from kfp_bridge.client import KfpHost
 from kfp_bridge.model import METRICS, REPORT, REPORT_HTML
 from kfp_bridge.reports import scalar_metrics
@@ -75,6 +76,10 @@ def parts(site: Site, work: Path) -> list[tuple[str, Callable[[], str]]]:
         ("a foreign graph: a recurring run fires", lambda: recurring(site, theirs)),
         ("the jukebox: upload twice is one version", lambda: upload_twice(site, ours)),
         ("the jukebox: run, pods, typed artifacts, metrics, report", lambda: same_onnx(site, ours, work)),
+        (
+            "the jukebox: where the time of that run went",
+            lambda: time_split(site, ours, "jukebox", site.unique),
+        ),
         ("the jukebox: a parameter changed at submission", lambda: other_parameter(site, ours)),
         ("the jukebox: other data under the same name", lambda: other_data(site, ours, work)),
         ("the jukebox: bad data", lambda: bad_data(site, ours, work)),

@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from kubernetes.client import ApiException
 
 from jukebox_orch_tests.kfp_metadata import SERVICE, messages
 from jukebox_orch_tests.kfp_server import KfpServer
+from jukebox_orch_tests.kfp_timing import NODE
 from kfp_bridge.local import executor_input, pipeline_values, task_command, task_environment, task_order
 from kfp_bridge.spec import PipelineSpec, parse_spec
 
@@ -35,15 +37,20 @@ class Cluster:
 
     def __init__(self) -> None:
         self.pods: list[Any] = []
-        self.logs: dict[str, str] = {}
+        self.logs: dict[str, list[tuple[datetime, str]]] = {}
         self.stored: dict[tuple[str, str], dict[str, Any]] = {}
 
     def list_namespaced_pod(self, namespace: str, label_selector: str) -> Any:
         label, _, value = label_selector.partition("=")
         return SimpleNamespace(items=[pod for pod in self.pods if pod.metadata.labels.get(label) == value])
 
-    def read_namespaced_pod_log(self, name: str, namespace: str, container: str) -> str:
-        return self.logs[name]
+    def read_namespaced_pod_log(
+        self, name: str, namespace: str, container: str, timestamps: bool = False
+    ) -> str:
+        if name not in self.logs:
+            raise ApiException(status=404, reason="Not Found")
+        stamped = [(f"{said.isoformat()} " if timestamps else "", line) for said, line in self.logs[name]]
+        return "".join(f"{stamp}{line}" for stamp, line in stamped)
 
     def replace_namespaced_secret(self, name: str, namespace: str, body: dict[str, Any]) -> None:
         if ("secret", name) not in self.stored:
@@ -97,16 +104,18 @@ class Emulation:
             pipeline_values(mounted, run.runtime_config.parameters or {}),
         )
         with self.lock:
+            self.drive(run.run_id, "root", moment())
             done = all(self.task(spec, mounted, task, values, run.run_id) for task in task_order(spec))
             self.server.finish(run.run_id, "SUCCEEDED" if done else "FAILED")
 
     def task(
         self, spec: PipelineSpec, mounted: PipelineSpec, task: str, values: dict[str, Any], run_id: str
     ) -> bool:
-        local = self.work / run_id
+        local, asked = self.work / run_id, moment()
         given = executor_input(mounted, task, values, local)
         resolved = self.resolved(given)
         key = self.fingerprint(spec, task, resolved)
+        self.drive(run_id, f"root.{task}", asked)
         if spec.tasks[task]["cachingOptions"].get("enableCache") and key in self.cached:
             shutil.copytree(self.cached[key], local / task)
             for name in given["outputs"]["artifacts"]:
@@ -114,19 +123,20 @@ class Emulation:
             return True
         work = local / task / "work"
         work.mkdir(parents=True)
-        self.schedule(spec, task, resolved, run_id)
-        done = subprocess.run(
+        pod = self.schedule(spec, task, resolved, run_id)
+        log = self.cluster.logs.setdefault(pod.metadata.name, [])
+        started = moment()
+        with subprocess.Popen(
             task_command(mounted, task, json.dumps(given)),
             cwd=work,
             env={**task_environment(mounted, task, work), **self.secrets(spec, task)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            check=False,
-        )
-        self.cluster.logs[self.cluster.pods[-1].metadata.name] = (
-            f"{done.stdout}I1123 launcher: {done.returncode}\n"
-        )
+        ) as done:
+            log.extend((datetime.now(UTC), line) for line in done.stdout or [])
+        log.append((datetime.now(UTC), f"I1123 launcher: {done.returncode}\n"))
+        pod.status = terminated(started)
         if done.returncode == 0:
             self.cached[key] = local / task
             self.publish(spec, task, run_id, local / task)
@@ -153,7 +163,17 @@ class Emulation:
             for pair in item["keyToEnv"]
         }
 
-    def schedule(self, spec: PipelineSpec, task: str, given: dict[str, Any], run_id: str) -> None:
+    def drive(self, run_id: str, node: str, asked: datetime) -> None:
+        """The pod of a driver that was asked then and has just ended."""
+        metadata = SimpleNamespace(
+            name=f"driver-{uuid.uuid4().hex[:8]}",
+            labels={"pipeline/runid": run_id},
+            annotations={NODE: f"{run_id}.{node}-driver"},
+            creation_timestamp=asked,
+        )
+        self.cluster.pods.append(SimpleNamespace(metadata=metadata, status=terminated(asked)))
+
+    def schedule(self, spec: PipelineSpec, task: str, given: dict[str, Any], run_id: str) -> Any:
         """A pod as KFP's driver makes it of the exported file."""
         container, pod = spec.executor(task)["container"], spec.pod(task)
         types = spec.component(task)["outputDefinitions"]["artifacts"]
@@ -197,10 +217,13 @@ class Emulation:
         metadata = SimpleNamespace(
             name=f"{task}-{uuid.uuid4().hex[:8]}",
             labels={**meta.get("labels", {}), "pipeline/runid": run_id},
-            annotations=meta["annotations"],
-            creation_timestamp=len(self.cluster.pods),
+            annotations={**meta["annotations"], NODE: f"{run_id}.root.{task}.executor"},
+            creation_timestamp=moment(),
         )
-        self.cluster.pods.append(SimpleNamespace(metadata=metadata, spec=SimpleNamespace(containers=[main])))
+        running = SimpleNamespace(container_statuses=None)
+        pod = SimpleNamespace(metadata=metadata, spec=SimpleNamespace(containers=[main]), status=running)
+        self.cluster.pods.append(pod)
+        return pod
 
     def publish(self, spec: PipelineSpec, task: str, run_id: str, folder: Path) -> None:
         """Artifacts into the store, and what the executor output says of them into ML Metadata."""
@@ -211,6 +234,17 @@ class Emulation:
             properties = written.get(name, {"artifacts": [{"metadata": {}}]})["artifacts"][0]["metadata"]
             self.known[str(place / name)] = (declared["artifactType"]["schemaTitle"], properties)
             self.places[str(folder / name)] = str(place / name)
+
+
+def moment() -> datetime:
+    """Now, as Kubernetes writes times: in whole seconds."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def terminated(started: datetime) -> Any:
+    """Status of a pod whose container began then and has just ended."""
+    state = SimpleNamespace(terminated=SimpleNamespace(started_at=started, finished_at=moment()))
+    return SimpleNamespace(container_statuses=[SimpleNamespace(name="main", state=state)])
 
 
 @contextmanager

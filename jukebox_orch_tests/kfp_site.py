@@ -78,12 +78,15 @@ class Site:
         expect(run.state == "SUCCEEDED", f"run {name} ({run.run_id}) is {run.state}")
         return run
 
+    def pods_of_run(self, run_id: str) -> list[Any]:
+        """All pods of a run that are still there, drivers too, oldest first."""
+        listed = self.pods.list_namespaced_pod(self.namespace, label_selector=f"pipeline/runid={run_id}")
+        return sorted(listed.items, key=lambda pod: str(pod.metadata.creation_timestamp))
+
     def pods_of(self, run_id: str, asset: str) -> list[Any]:
         """Pods of one asset's task, oldest first, by the annotation that the export gives them."""
-        selector = f"pipeline/runid={run_id}"
-        listed = self.pods.list_namespaced_pod(self.namespace, label_selector=selector).items
-        mine = [pod for pod in listed if (pod.metadata.annotations or {}).get("dagster/assets") == asset]
-        return sorted(mine, key=lambda pod: str(pod.metadata.creation_timestamp))
+        pods = self.pods_of_run(run_id)
+        return [pod for pod in pods if (pod.metadata.annotations or {}).get("dagster/assets") == asset]
 
     def last_words(self, run_id: str, asset: str) -> str:
         """The last line of the step's log; the launcher adds its own after it."""

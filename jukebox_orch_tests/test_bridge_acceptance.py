@@ -1,5 +1,6 @@
 """`make kfp-test` rehearsed: what it does on a real KFP is done to an emulation, and it sees what is wrong there."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from jukebox_orch_tests.kfp_emulation import Cluster, Emulation, fingerprint, se
 from jukebox_orch_tests.kfp_metadata import Metadata
 from jukebox_orch_tests.kfp_server import running_kfp_server
 from jukebox_orch_tests.kfp_site import Site
+from jukebox_orch_tests.kfp_timing import time_split
 from kfp_bridge.client import KfpHost
 from kfp_bridge.spec import load_spec
 
@@ -54,7 +56,16 @@ def test_a_foreign_graph_passes_every_part_that_needs_no_kernel(rehearsal: Rehea
     site, path = rehearsal.site, rehearsal.path
     assert acceptance.upload_twice(site, path).startswith("greeting-")
     assert "4 tasks" in acceptance.foreign_run(site, path)
+    lines = time_split(site, path, "foreign", {"seed": site.mark}).splitlines()
+    split = {task: [float(cell) for cell in cells] for task, *cells in map(str.split, lines[2:8])}
+    wall, idle, root = map(float, re.findall(r"(\d+) s", lines[0]))
+    assert set(split) == {*load_spec(path).tasks, "median", "total"}
+    # The emulation runs one process after the other: only then do the phases fill the wall.
+    assert sum(split["total"]) + idle + root == wall > 0
+    assert split["total"][2] >= 1
     acceptance.foreign_cache(site, path, rehearsal.recoded)
+    with pytest.raises(AssertionError, match=r"0 pods of run .* are left, not 1: collected or cached"):
+        time_split(site, path, "foreign-again", {"seed": site.mark})
     assert acceptance.gate(site, path).endswith("greeted:polite failed: the greeting is rude")
     assert acceptance.recurring(site, path) == "1 runs"
     assert acceptance.synced(site, [path]).endswith("of 7 runs")
