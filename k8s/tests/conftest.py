@@ -31,13 +31,13 @@ _HOW = (
     "needs a Kubernetes cluster: export KUBECONFIG=... of kind, k3s or any other, load the images of "
     "`make image k8s-test-images` into its node, then `make k8s-test`; see docs/kubernetes.md"
 )
-# From what must work to what takes the system down.
+# From what must work to what takes the system down. Late enough for the hopeless runs to be given up: test_bad_input.
 _ORDER = (
     "test_training",
     "test_rights",
     "test_triggers",
-    "test_bad_input",
     "test_kfp_steps",
+    "test_bad_input",
     "test_faults",
     "test_operations",
 )

@@ -1,7 +1,7 @@
 """Each exported step as a real pod, with the executor input that a KFP launcher would give it.
 
-A claim stands in for the object store: it is mounted where the executor input says that the artifacts are. A pod
-that looks at it hands the tests what the steps wrote.
+A folder of the artifacts' claim stands in for the object store: it is mounted where the executor input says that
+the artifacts are.
 """
 
 import json
@@ -16,27 +16,24 @@ import pytest
 
 from jukebox_orch_tests.dagster_runs import materializations
 from jukebox_orch_tests.kfp_acceptance import dagster_job
-from k8s.tests.system import Cluster, wait_until
+from k8s.tests.system import Cluster, Volumes, wait_until
 from kfp_bridge.local import executor_input, pipeline_values, task_command, task_order
 from kfp_bridge.records import TaskRecord, parse_record
 from kfp_bridge.spec import PipelineSpec, load_spec
 
-NAMESPACE = "jukebox-kfp-steps"
+FOLDER = "kfp-steps"
 IMAGE = "localhost/jukebox-step:dev"
-SECURITY = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "runAsNonRoot": True,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
+LABEL = {"jukebox/test": "kfp-steps"}
+SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 QUICK = {"epochs": 3, "metric_floor": 0.1}
 
 
 @dataclass(frozen=True)
 class Steps:
-    """Pods in a namespace of their own. `root` is the same path here and in the pods."""
+    """Pods of exported steps. `root` is the same path here and in the pods."""
 
     cluster: Cluster
+    volumes: Volumes
     root: Path
 
     def run(self, spec: PipelineSpec, task: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -44,86 +41,49 @@ class Steps:
         given = json.dumps(executor_input(spec, task, pipeline_values(spec, values), self.root))
         container = spec.executor(task)["container"]
         amounts = container.get("resources", {})
-        made = self.pod(
+        pod = self.cluster.pod_of_step_image(
             task,
-            task_command(spec, task, given),
-            image=container["image"],
-            labels=spec.pod(task).get("podMetadata", {}).get("labels", {}),
-            requests={"memory": amounts["resourceMemoryRequest"]} if amounts else {},
+            {
+                "image": container["image"],
+                "command": task_command(spec, task, given),
+                "securityContext": SECURITY,
+                "resources": {"requests": {"memory": amounts["resourceMemoryRequest"]} if amounts else {}},
+                "volumeMounts": [{"name": "artifacts", "mountPath": str(self.root), "subPath": FOLDER}],
+            },
+            [{"name": "artifacts", "persistentVolumeClaim": {"claimName": "jukebox-artifacts"}}],
+            restartPolicy="Never",
         )
-        self.cluster.run("create", "-f", "-", stdin=json.dumps(made))
+        pod["metadata"]["labels"] = spec.pod(task).get("podMetadata", {}).get("labels", {}) | LABEL
+        self.cluster.apply(pod)
         ended = wait_until(lambda: self.ended(task), 900, f"pod {task} to end")
-        written = subprocess.run(
-            ["kubectl", "-n", NAMESPACE, "exec", "reader", "--", "tar", "-C", str(self.root), "-c", "."],
-            check=True,
-            capture_output=True,
-        ).stdout
-        subprocess.run(["tar", "-C", str(self.root), "-x"], input=written, check=True)
+        self.fetch()
         return ended
 
     def ended(self, name: str) -> dict[str, Any] | None:
         pod = self.cluster.get("pod", name)
         return pod if pod["status"]["phase"] in ("Succeeded", "Failed") else None
 
-    def pod(
-        self,
-        name: str,
-        command: list[str],
-        *,
-        image: str = IMAGE,
-        labels: dict[str, str] | None = None,
-        requests: dict[str, str] | None = None,
-    ) -> dict[str, Any]:
-        container = {
-            "name": "main",
-            "image": image,
-            "imagePullPolicy": "IfNotPresent",
-            "command": command,
-            "securityContext": SECURITY,
-            "resources": {"requests": requests or {}},
-            "volumeMounts": [{"name": "artifacts", "mountPath": str(self.root)}],
-        }
-        return {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "labels": labels or {}},
-            "spec": {
-                "restartPolicy": "Never",
-                "automountServiceAccountToken": False,
-                "containers": [container],
-                "volumes": [{"name": "artifacts", "persistentVolumeClaim": {"claimName": "artifacts"}}],
-            },
-        }
+    def fetch(self) -> None:
+        tar = ["tar", "-C", f"/data/artifacts/{FOLDER}", "-c", "."]
+        command = ["kubectl", "-n", self.cluster.namespace, "exec", self.volumes.pod, "--", *tar]
+        written = subprocess.run(command, check=True, capture_output=True).stdout
+        subprocess.run(["tar", "-C", str(self.root), "-x"], input=written, check=True)
 
     def record(self, task: str) -> TaskRecord:
         return parse_record((self.root / task / "dagster_record").read_text(), task)
 
 
 @pytest.fixture
-def steps(tmp_path: Path) -> Iterator[Steps]:
-    """An empty claim, and the pod that looks at it."""
-    cluster = Cluster(NAMESPACE)
-    made = Steps(cluster, tmp_path / "root")
+def steps(cluster: Cluster, volumes: Volumes, tmp_path: Path) -> Iterator[Steps]:
+    """An empty folder of the claim, and no pod."""
+    made = Steps(cluster, volumes, tmp_path / "root")
     made.root.mkdir()
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
-    claim = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": "artifacts"},
-        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
-    }
-    sleep = ["python", "-c", "import time; time.sleep(86400)"]
-    cluster.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
-    try:
-        for item in (namespace, claim, made.pod("reader", sleep)):
-            cluster.run("create", "-f", "-", stdin=json.dumps(item))
-        cluster.run("wait", "--for=condition=Ready", "pod/reader", "--timeout=180s")
-        # A volume that was used before keeps its files.
-        cluster.run("exec", "reader", "--", "find", str(made.root), "-mindepth", "1", "-delete")
-        yield made
-    finally:
-        cluster.run("delete", "namespace", NAMESPACE, "--wait=false")
+    ours = ",".join(f"{key}={value}" for key, value in LABEL.items())
+    cluster.delete("pods", "-l", ours)
+    volumes.sh(f"rm -rf /data/artifacts/{FOLDER}; mkdir /data/artifacts/{FOLDER}")
+    yield made
+    cluster.delete("pods", "-l", ours)
+    volumes.sh(f"rm -rf /data/artifacts/{FOLDER}")
 
 
 def exported(folder: Path, *options: str) -> PipelineSpec:
