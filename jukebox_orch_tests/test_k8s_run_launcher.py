@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -89,12 +90,14 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
             env=deployment.environment,
             stdout=log,
             stderr=log,
+            start_new_session=True,
         )
     try:
         yield deployment
     finally:
-        daemon.terminate()
-        daemon.wait(30)
+        # Asked to stop, it first waits for what it is asking of Kubernetes, which does not answer.
+        os.killpg(daemon.pid, signal.SIGKILL)
+        daemon.wait()
 
 
 def test_a_refused_run_fails_once_and_one_that_kubernetes_did_not_take_is_tried_again(deployment):
