@@ -93,6 +93,7 @@ clean: ## remove runs, artifacts and models of this checkout
 	VIRTUAL_ENV=.venv $(BIN)/python -m uv pip install -q --no-deps --compile-bytecode -e .
 	touch $@
 
-$(DAGSTER_HOME)/dagster.yaml: dagster.yaml
+# This checkout's own home follows its settings; a home of the user's keeps those that it has.
+$(DAGSTER_HOME)/dagster.yaml: $(if $(filter $(CURDIR)/.dagster,$(DAGSTER_HOME)),dagster.yaml)
 	mkdir -p $(DAGSTER_HOME)
 	cp dagster.yaml $@

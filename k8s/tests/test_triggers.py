@@ -40,22 +40,19 @@ def _runs_of_file(dagster: Dagster, content: str) -> list[dict[str, Any]]:
     ]
 
 
-def _looked_again(dagster: Dagster, sensor: str) -> None:
-    """Wait for two whole ticks that begin from now on."""
+def _looked_again(dagster: Dagster, sensor: str) -> dict[str, Any]:
+    """Wait for two whole ticks that begin from now on, and return the newer one."""
     newest = dagster.ticks(sensor, 1)[0]["timestamp"]
 
-    def two_more() -> bool:
-        return (
-            len([t for t in dagster.ticks(sensor) if t["timestamp"] > newest and t["status"] != "STARTED"])
-            >= 2
-        )
+    def second() -> dict[str, Any] | None:
+        ended = [t for t in dagster.ticks(sensor) if t["timestamp"] > newest and t["status"] != "STARTED"]
+        return ended[0] if len(ended) >= 2 else None
 
-    wait_until(two_more, 120, f"two more ticks of {sensor}")
+    return wait_until(second, 120, f"two more ticks of {sensor}")
 
 
 def test_what_git_leaves_behind_when_a_server_cannot_be_reached_is_reaped(cluster: Cluster, dagster: Dagster):
-    _looked_again(dagster, "jukebox_git_tags")
-    assert "git said" in dagster.ticks("jukebox_git_tags", 1)[0]["skipReason"]
+    assert "git said" in _looked_again(dagster, "jukebox_git_tags")["skipReason"]
     states = cluster.run(
         "exec", "deployment/jukebox-code-location", "--", "sh", "-c", "cat /proc/[0-9]*/stat"
     )
@@ -225,8 +222,7 @@ def test_a_pushed_tag_waits_for_the_roll_out_of_its_image_and_trains_with_its_co
     subprocess.run(push, check=True, capture_output=True)
 
     wait_until(lambda: _said_by(dagster, f"{tag} ({commit[:12]})"), 90, "the sensor to see the tag")
-    _looked_again(dagster, "jukebox_git_tags")
-    assert "waiting for the roll-out" in dagster.ticks("jukebox_git_tags", 1)[0]["skipReason"]
+    assert "waiting for the roll-out" in _looked_again(dagster, "jukebox_git_tags")["skipReason"]
     assert dagster.runs("git/tag", tag) == []
 
     rolled_to_release()
