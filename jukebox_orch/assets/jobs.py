@@ -1,6 +1,7 @@
 """The jobs of a graph: the whole way, parts of it, and the way back."""
 
 import getpass
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def _rollback_job(graph: Graph) -> dg.JobDefinition:
     ) -> None:
         from jukebox_orch.registration import RegistrationError, rollback
 
-        by = f"{config.requested_by or getpass.getuser()}, dagster run {context.run_id}"
+        by = f"{config.requested_by or _user()}, dagster run {context.run_id}"
         try:
             with mlflow.lock(config.model_name):
                 before, now = rollback(
@@ -112,3 +113,11 @@ def _rollback_job(graph: Graph) -> dg.JobDefinition:
         move_champion()
 
     return rollback_job
+
+
+def _user() -> str:
+    """Who runs the process; in a container its user may have a number only."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError until Python 3.13
+        return f"uid {os.getuid()}"
