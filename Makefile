@@ -54,7 +54,7 @@ replay: install ## play the real days with the real daemon: make replay [DATA=..
 	$(BIN)/python -m benchmarks.replay $(or $(DATA),../shared/data)
 
 kfp-test: install ## exported pipelines on a real KFP: make kfp-test KFP_HOST=URL IMAGE=NAME [KFP_ARGS=...]
-	$(BIN)/python -m jukebox_orch_tests.kfp_acceptance --host $(KFP_HOST) --image $(IMAGE) $(KFP_ARGS)
+	$(BIN)/python -m jukebox_orch_tests.bridge.kfp.acceptance --host $(KFP_HOST) --image $(IMAGE) $(KFP_ARGS)
 
 image: ## images for Kubernetes: localhost/jukebox-{orchestrator,step,mlflow}:dev
 	k8s/image/build dev

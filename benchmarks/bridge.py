@@ -15,12 +15,12 @@ from pathlib import Path
 import dagster as dg
 
 from benchmarks.measure import PYTHON, last_json, repeat, run
-from kfp_bridge.compile import export
-from kfp_bridge.graph import read_graph
-from kfp_bridge.local import executor_input, run_as_processes, task_command
-from kfp_bridge.model import Source
-from kfp_bridge.spec import load_spec
-from kfp_bridge.verify import verify
+from kfp_bridge.compiling.compiler import export
+from kfp_bridge.pipeline_graph import Source
+from kfp_bridge.pipeline_spec import load_spec
+from kfp_bridge.reading.graph import read_graph
+from kfp_bridge.running.local import executor_input, run_as_processes, task_command
+from kfp_bridge.verifying.verify import verify
 
 SIZES = (10, 100, 500)
 WIDTH = 10
@@ -38,7 +38,7 @@ def main() -> None:
 
 def steps(folder: Path) -> None:
     """Wall and CPU seconds of one exported step, and of importing Dagster alone."""
-    source = Source(module="jukebox_orch_tests.bridge_graphs", attribute="toy")
+    source = Source(module="jukebox_orch_tests.bridge.graphs", attribute="toy")
     export(read_graph(dg_toy(), source, job="toy_training"), IMAGE, folder / "toy.yaml")
     spec = load_spec(folder / "toy.yaml")
     run_as_processes(spec, {}, folder / "run", say=lambda _: None)
@@ -63,7 +63,7 @@ def steps(folder: Path) -> None:
 
 def dg_toy() -> dg.Definitions:
     """The graph whose step is timed."""
-    from jukebox_orch_tests import bridge_graphs
+    from jukebox_orch_tests.bridge import graphs as bridge_graphs
 
     return bridge_graphs.toy
 

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from jukebox_orch import drift, tracking
-from jukebox_orch.evaluation import evaluate
-from jukebox_orch.export import OnnxPredictor, export
+from jukebox_orch.ml import drift
+from jukebox_orch.ml.artifacts import FeatureSet
+from jukebox_orch.ml.evaluation import evaluate
+from jukebox_orch.ml.formats import format_of
+from jukebox_orch.ml.onnx_export import OnnxPredictor, export
+from jukebox_orch.ml.training import predict, train
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit
-from jukebox_orch.registration import Registration, add_version, promote
-from jukebox_orch.resources.formats import format_of
-from jukebox_orch.resources.mlflow_tracking import MlflowTracking
-from jukebox_orch.resources.model_store import ModelStore
-from jukebox_orch.training import predict, train
-from jukebox_orch.values import FeatureSet
+from jukebox_orch.registry import tracking
+from jukebox_orch.registry.mlflow_resource import MlflowTracking
+from jukebox_orch.registry.registration import Registration, add_version, promote
+from jukebox_orch.storage.model_store import ModelStore
 
 
 def main() -> None:

@@ -27,10 +27,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jukebox_orch import deployment
-from jukebox_orch.evaluation import score_champion
-from jukebox_orch.project import Source
+from jukebox_orch.contract.project import Source
+from jukebox_orch.ml.evaluation import score_champion
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit
-from jukebox_orch.registration import RegisteredVersion, current_champion
+from jukebox_orch.registry.registration import RegisteredVersion, current_champion
 
 PROJECT, MODEL = "jukebox", "jukebox"
 SEED = 42

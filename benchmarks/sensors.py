@@ -33,11 +33,11 @@ from rich.table import Table
 from benchmarks.measure import RUNS
 from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors
 from jukebox_orch.sensors.cursor import Memory
-from jukebox_orch.sensors.listing import look
-from jukebox_orch.sensors.locations import open_location
-from jukebox_orch.sensors.new_data import NewDataState
-from jukebox_orch_tests.sensor_git import Repository
-from jukebox_orch_tests.sensor_servers import alertmanager, s3_server
+from jukebox_orch.sensors.new_data.decision import NewDataState
+from jukebox_orch.sensors.new_data.locations import open_location
+from jukebox_orch.sensors.new_data.scan import look
+from jukebox_orch_tests.support.git_server import Repository
+from jukebox_orch_tests.support.servers import alertmanager, s3_server
 
 STEADY_TICKS = 7
 GOAL_SECONDS = 1.0

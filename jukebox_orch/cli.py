@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jukebox_orch.project import InputError
+from jukebox_orch.contract.project import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 
@@ -18,7 +18,7 @@ def show(
     import dagster as dg
 
     from jukebox_orch.definitions import defs
-    from jukebox_orch.summary import print_summary
+    from jukebox_orch.run_summary import print_summary
 
     try:
         with dg.DagsterInstance.get() as instance:

@@ -4,7 +4,7 @@ import dagster as dg
 
 from jukebox_orch import deployment
 from jukebox_orch.assets import broken_project, build_training_graph
-from jukebox_orch.registry import discover, load_projects
+from jukebox_orch.plugins import discover, load_projects
 
 found = discover() if deployment.leave_out_broken_projects() else load_projects()
 triggers = deployment.triggers(found.projects)

@@ -15,7 +15,7 @@
 | `JUKEBOX_ORCH_TRIGGERS` | YAML file that configures the sensors | no sensor runs by itself |
 | `JUKEBOX_ORCH_SENSOR_STATE` | what sensors remember beyond their cursor | `$DAGSTER_HOME/sensors` |
 | `JUKEBOX_ORCH_BROKEN_PROJECTS` | `stop`, or `leave_out` with a warning | `stop` |
-| `PORT` | of the launcher (`jukebox_orch.launcher`), as Knative sets it | 8080 |
+| `PORT` | of the launcher (`jukebox_orch.run_api`), as Knative sets it | 8080 |
 | `JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE` | file with the token that its callers send | none |
 | `JUKEBOX_ORCH_LAUNCHER_JOBS` | jobs that it may start, separated by commas | `jukebox_training` |
 | `JUKEBOX_ORCH_WEBSERVER` | Dagster webserver it asks, `host:port` | `localhost:3000` |
@@ -29,12 +29,12 @@ from typing import Any
 
 import dagster as dg
 
-from jukebox_orch.project import InputError
-from jukebox_orch.resources.artifacts import ArtifactStore
-from jukebox_orch.resources.code import Code
-from jukebox_orch.resources.mlflow_tracking import MlflowTracking
-from jukebox_orch.resources.model_store import ModelStore
+from jukebox_orch.contract.project import InputError
+from jukebox_orch.deployed_code import Code
+from jukebox_orch.registry.mlflow_resource import MlflowTracking
 from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors, load_triggers
+from jukebox_orch.storage.artifact_store import ArtifactStore
+from jukebox_orch.storage.model_store import ModelStore
 
 
 def resources() -> dict[str, Any]:
@@ -72,7 +72,7 @@ def executor() -> dg.ExecutorDefinition:
     if name == "multiprocess":
         return dg.multiprocess_executor
     if name == "k8s":
-        from jukebox_orch.pods import pod_executor
+        from jukebox_orch.k8s.step_executor import pod_executor
 
         return pod_executor(_setting("EXECUTOR_CONFIG", ""))
     raise InputError(f"JUKEBOX_ORCH_EXECUTOR = {name!r}: use in_process, multiprocess or k8s")
@@ -134,7 +134,7 @@ class LauncherSettings:
 
 
 def launcher_settings() -> LauncherSettings:
-    """Settings of `jukebox_orch.launcher`.
+    """Settings of `jukebox_orch.run_api`.
 
     Raises:
         InputError: a port or address that is none, or no readable token.

@@ -12,9 +12,9 @@ import dagster as dg
 import httpx
 import pytest
 
-from jukebox_orch.training import set_tensorflow
-from jukebox_orch_tests.sensor_servers import free_port, s3_server, wait_until
-from jukebox_orch_tests.workplace import SMALL, Workplace
+from jukebox_orch.ml.training import set_tensorflow
+from jukebox_orch_tests.support.deployment import SMALL, Workplace
+from jukebox_orch_tests.support.servers import free_port, s3_server, wait_until
 
 # Before a test module imports Keras: with other settings the same model predicts other last digits.
 set_tensorflow()
@@ -64,7 +64,7 @@ def again(finished: tuple[Workplace, dg.ExecuteInProcessResult], tmp_path: Path)
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: its migrations take seconds."""
-    from jukebox_orch.resources.mlflow_tracking import MlflowTracking
+    from jukebox_orch.registry.mlflow_resource import MlflowTracking
 
     database = tmp_path_factory.mktemp("migrated") / "mlflow.db"
     MlflowTracking(tracking_uri=f"sqlite:///{database}", artifact_root="").client()

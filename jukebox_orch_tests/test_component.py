@@ -17,9 +17,9 @@ import pytest
 from jukebox_orch import deployment
 from jukebox_orch.assets.jobs import NOUNS
 from jukebox_orch.components import training_pipeline
-from jukebox_orch.resources.artifacts import ArtifactStore
 from jukebox_orch.sensors import Triggers
-from jukebox_orch_tests.installed import install
+from jukebox_orch.storage.artifact_store import ArtifactStore
+from jukebox_orch_tests.support.installed import install
 
 COMPONENT = "jukebox_orch.components.TrainingPipeline"
 REGIONS = ("emea", "apac")
@@ -84,7 +84,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         root,
         "acme-blobs",
         {
-            "jukebox_orch.projects": {"blobs": "jukebox_orch_tests.projects:Blobs"},
+            "jukebox_orch.projects": {"blobs": "jukebox_orch_tests.support.projects:Blobs"},
             "dagster_dg_cli.registry_modules": {"acme_blobs": "jukebox_orch.components"},
         },
     )

@@ -206,7 +206,7 @@ def test_every_module_that_decides_what_an_artifact_holds_is_in_its_code_version
     monkeypatch: pytest.MonkeyPatch,
 ):
     """A change that is not in the code version would reuse what the old code made."""
-    from jukebox_orch.assets.graph import Graph
+    from jukebox_orch.assets.training_graph import Graph
     from jukebox_orch.projects.jukebox import Jukebox
 
     read, original = set(), Path.read_bytes

@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from jukebox_orch.cli import app
-from jukebox_orch.project import InputError
+from jukebox_orch.contract.project import InputError
 from jukebox_orch.skeleton import write_project
-from jukebox_orch_tests.installed import install
+from jukebox_orch_tests.support.installed import install
 
 
 @pytest.fixture(scope="module")

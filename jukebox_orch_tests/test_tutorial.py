@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from jukebox_orch_tests import CHECKOUT
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-CHECKOUT = Path(__file__).parents[1]
 TUTORIAL = CHECKOUT / "examples" / "acme_iris" / "README.md"
 # What a terminal that was opened a minute ago has; nothing of this environment or of the `make` that runs the tests.
 _TERMINAL = re.compile(r"PATH|HOME|LANG|LC_\w+|USER|UV_\w+|PIP_\w+|\w+_proxy|SSL_CERT_\w+", re.IGNORECASE)
@@ -135,7 +136,7 @@ def test_the_wheel_alone_is_the_whole_product(printed: list[str], checkout: Path
     run(bin_ / "jukebox-orch", "new", "demo")
     run(*install, "-e", tmp_path / "demo")
     suite = run(
-        bin_ / "pytest", "-c", "/dev/null", "--pyargs", "jukebox_orch_tests.contract", "--project", "demo"
+        bin_ / "pytest", "-c", "/dev/null", "--pyargs", "jukebox_orch.testing.suite", "--project", "demo"
     )
     assert re.search(r"2\d passed", suite), suite
     run(bin_ / "dagster", "job", "execute", "-m", "jukebox_orch.definitions", "-j", "demo_training")

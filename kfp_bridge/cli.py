@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.table import Table
 
 from kfp_bridge.errors import BridgeError
-from kfp_bridge.model import Source
+from kfp_bridge.pipeline_graph import Source
 
 if TYPE_CHECKING:
-    from kfp_bridge.client import KfpHost
-    from kfp_bridge.model import PipelineGraph
+    from kfp_bridge.pipeline_graph import PipelineGraph
+    from kfp_bridge.service.client import KfpHost
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -108,7 +108,7 @@ def export(
     report_json: Annotated[Path | None, typer.Option(help="Write what became what as JSON.")] = None,
 ) -> None:
     """Write a job or a selection of assets as a KFP pipeline; byte-identical while nothing changes."""
-    from kfp_bridge import compile as compiler
+    from kfp_bridge.compiling import compiler
 
     graph = _graph(Source(module, file, attribute), job, select, name, pod_config)
     if report:
@@ -134,8 +134,8 @@ def verify(
     pod_config: PodConfig = None,
 ) -> None:
     """Read an exported YAML back and compare every promise in it with Dagster's graph; exit 1 on any difference."""
-    from kfp_bridge import verify as verifier
-    from kfp_bridge.spec import load_spec
+    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.verifying import verify as verifier
 
     spec = load_spec(pipeline)
     differences = verifier.verify(
@@ -152,8 +152,8 @@ def diff(
     new: Annotated[Path, typer.Argument(help="Exported YAML.")],
 ) -> None:
     """Show what changed between two exports; exit 1 on any difference."""
-    from kfp_bridge import verify as verifier
-    from kfp_bridge.spec import load_spec
+    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.verifying import verify as verifier
 
     _show_differences(verifier.diff(load_spec(old), load_spec(new)), str(old), str(new))
     print("no difference")
@@ -173,8 +173,8 @@ def run_local(
     ] = False,
 ) -> None:
     """Run an exported YAML on this machine: in containers, or as isolated processes where no engine is."""
-    from kfp_bridge import local
-    from kfp_bridge.spec import load_spec
+    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.running import local
 
     spec = load_spec(pipeline)
     values = dict(local.parse_value(spec, assignment) for assignment in parameter or [])
@@ -219,8 +219,8 @@ def submit(
     namespace: Namespace = None,
 ) -> None:
     """Upload if needed and start a run."""
-    from kfp_bridge.local import parse_value, pipeline_values
-    from kfp_bridge.spec import load_spec
+    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.running.local import parse_value, pipeline_values
 
     spec = load_spec(pipeline)
     values = dict(parse_value(spec, assignment) for assignment in parameter or [])
@@ -257,7 +257,7 @@ def schedule(
     namespace: Namespace = None,
 ) -> None:
     """Make KFP recurring runs of the job's Dagster schedules; the same again changes nothing."""
-    from kfp_bridge.spec import load_spec
+    from kfp_bridge.pipeline_spec import load_spec
 
     spec = load_spec(pipeline)
     api = _host(host, token_file, namespace)
@@ -282,9 +282,9 @@ def sync(
     """Bring the ended KFP runs of a pipeline into the instance at DAGSTER_HOME, each event once."""
     import dagster as dg
 
-    from kfp_bridge.spec import load_spec
-    from kfp_bridge.sync import DEFAULT_ROOT
-    from kfp_bridge.sync import sync as synchronize
+    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.service.sync import DEFAULT_ROOT
+    from kfp_bridge.service.sync import sync as synchronize
 
     name = load_spec(pipeline).name
     api = _host(host, token_file, namespace)
@@ -302,8 +302,8 @@ def _graph(
 ) -> "PipelineGraph":
     import dagster as dg
 
-    from kfp_bridge.graph import read_graph
-    from kfp_bridge.load import load_definitions
+    from kfp_bridge.reading.definitions import load_definitions
+    from kfp_bridge.reading.graph import read_graph
 
     if (source.module is None) == (source.file is None):
         raise BridgeError("name the code location with either -m MODULE or -f FILE")
@@ -330,7 +330,7 @@ def _pod_config(path: Path | None) -> dict[str, Any]:
 
 
 def _host(host: str, token_file: Path | None, namespace: str | None) -> "KfpHost":
-    from kfp_bridge.client import KfpHost
+    from kfp_bridge.service.client import KfpHost
 
     return KfpHost(host, token=os.environ.get("KFP_TOKEN"), token_file=token_file, namespace=namespace)
 

@@ -24,12 +24,11 @@ from typing import Any
 
 import dagster as dg
 
-from kfp_bridge.config import run_config
 from kfp_bridge.errors import BridgeError, GateError, StepError
-from kfp_bridge.executor import ExecutorInput, parse_executor_input, write_executor_output, write_parameter
-from kfp_bridge.load import job_subset, load_definitions, partition_tags, resolve_job
-from kfp_bridge.model import CONFUSION_MATRIX, METRICS, RECORD, REPORT, REPORT_HTML, Source
 from kfp_bridge.names import identifier
+from kfp_bridge.pipeline_graph import CONFUSION_MATRIX, METRICS, RECORD, REPORT, REPORT_HTML, Source
+from kfp_bridge.reading.definitions import job_subset, load_definitions, partition_tags, resolve_job
+from kfp_bridge.reading.run_config import run_config
 from kfp_bridge.records import (
     DATA_VERSION_TAG,
     AssetRecord,
@@ -41,7 +40,13 @@ from kfp_bridge.records import (
     stored_path,
     without_pointers,
 )
-from kfp_bridge.reports import confusion_matrix, html_report, markdown_report, scalar_metrics
+from kfp_bridge.running.executor_io import (
+    ExecutorInput,
+    parse_executor_input,
+    write_executor_output,
+    write_parameter,
+)
+from kfp_bridge.running.reports import confusion_matrix, html_report, markdown_report, scalar_metrics
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,13 +8,13 @@ import dagster as dg
 from jukebox_orch.assets.dataset import dataset_asset
 from jukebox_orch.assets.evaluation import evaluation_asset
 from jukebox_orch.assets.features import features_asset
-from jukebox_orch.assets.graph import Graph, instance_name
 from jukebox_orch.assets.jobs import graph_jobs
 from jukebox_orch.assets.onnx_model import onnx_model_asset
 from jukebox_orch.assets.registered_model import registered_model_asset
 from jukebox_orch.assets.trained_model import trained_model_asset
+from jukebox_orch.assets.training_graph import Graph, instance_name
 from jukebox_orch.assets.validated_data import validated_data_asset
-from jukebox_orch.project import ModelProject
+from jukebox_orch.contract.project import ModelProject
 
 __all__ = ["Graph", "broken_project", "build_training_graph", "instance_name"]
 

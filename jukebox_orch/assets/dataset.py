@@ -5,10 +5,10 @@ from typing import Any
 
 import dagster as dg
 
-from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import column_schema, image, preview, verdict
-from jukebox_orch.project import Dataset
-from jukebox_orch.resources.model_store import ModelStore
+from jukebox_orch.assets.training_graph import Check, Graph
+from jukebox_orch.contract.project import Dataset
+from jukebox_orch.storage.model_store import ModelStore
 
 NOUN = "dataset"
 
@@ -32,7 +32,7 @@ def dataset_asset(graph: Graph) -> dg.AssetsDefinition:
         ],
     )
     def dataset(context: dg.AssetExecutionContext, model_store: ModelStore):
-        from jukebox_orch.resources.formats import format_of
+        from jukebox_orch.ml.formats import format_of
 
         settings = graph.settings(NOUN, context)
         tables = graph.project.load(settings.source)
@@ -89,7 +89,8 @@ def _expected_columns(tables: Dataset, expected: Mapping[str, Any]) -> dg.AssetC
 
 
 def _drift(graph: Graph, tables: Dataset, settings: Any, model_store: ModelStore) -> dg.AssetCheckResult:
-    from jukebox_orch import drift, figures
+    from jukebox_orch.assets import figures
+    from jukebox_orch.ml import drift
 
     threshold = settings.gates.drift_warn
     latest = model_store.latest(settings.model_name)

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import image, records, refuse_failed, verdict
 from jukebox_orch.assets.trained_model import training_checks
-from jukebox_orch.project import InputError
-from jukebox_orch.resources.mlflow_tracking import MlflowTracking
-from jukebox_orch.resources.model_store import ModelStore
-from jukebox_orch.values import EvaluationReport, FeatureSet, TrainedModel
+from jukebox_orch.assets.training_graph import Check, Graph
+from jukebox_orch.contract.project import InputError
+from jukebox_orch.ml.artifacts import EvaluationReport, FeatureSet, TrainedModel
+from jukebox_orch.registry.mlflow_resource import MlflowTracking
+from jukebox_orch.storage.model_store import ModelStore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,10 +48,10 @@ def evaluation_asset(graph: Graph) -> dg.AssetsDefinition:
         mlflow: MlflowTracking,
         model_store: ModelStore,
     ):
-        from jukebox_orch import tracking
-        from jukebox_orch.evaluation import evaluate
-        from jukebox_orch.registration import base_version, current_champion
-        from jukebox_orch.resources.formats import format_of
+        from jukebox_orch.ml.evaluation import evaluate
+        from jukebox_orch.ml.formats import format_of
+        from jukebox_orch.registry import tracking
+        from jukebox_orch.registry.registration import base_version, current_champion
 
         settings = graph.settings(NOUN, context)
         if trained_model.training.features_digest != features.digest:
@@ -173,7 +173,7 @@ def _figures(
     graph: Graph, report: EvaluationReport, features: FeatureSet, prediction: "np.ndarray"
 ) -> dict[str, bytes]:
     """Pictures as PNG, rendered once for the event log and for MLflow."""
-    from jukebox_orch import figures
+    from jukebox_orch.assets import figures
 
     made = dict(graph.project.figures(features.features, prediction))
     if "confusion_matrix" in report.details:

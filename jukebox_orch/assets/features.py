@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import image, verdict
-from jukebox_orch.project import Dataset, Features
-from jukebox_orch.resources.artifacts import ArtifactStore
-from jukebox_orch.values import FeatureSet
+from jukebox_orch.assets.training_graph import Check, Graph
+from jukebox_orch.contract.project import Dataset, Features
+from jukebox_orch.ml.artifacts import FeatureSet
+from jukebox_orch.storage.artifact_store import ArtifactStore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,8 +38,9 @@ def features_asset(graph: Graph) -> dg.AssetsDefinition:
     def features(
         context: dg.AssetExecutionContext, dataset: Dataset, artifact_store: dg.ResourceParam[ArtifactStore]
     ):
-        from jukebox_orch import drift, figures
-        from jukebox_orch.resources.formats import format_of
+        from jukebox_orch.assets import figures
+        from jukebox_orch.ml import drift
+        from jukebox_orch.ml.formats import format_of
 
         settings = graph.settings(NOUN, context)
         digest = format_of(dataset).digest(dataset)

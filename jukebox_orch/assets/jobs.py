@@ -8,10 +8,10 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from jukebox_orch.assets.config import MODEL_NAME, config_schema, job_config, parse
-from jukebox_orch.assets.graph import RETRY_POLICY, Graph
-from jukebox_orch.resources.mlflow_tracking import MlflowTracking
-from jukebox_orch.resources.model_store import ModelStore
+from jukebox_orch.assets.run_config import MODEL_NAME, config_schema, job_config, parse
+from jukebox_orch.assets.training_graph import RETRY_POLICY, Graph
+from jukebox_orch.registry.mlflow_resource import MlflowTracking
+from jukebox_orch.storage.model_store import ModelStore
 
 NOUNS = (
     "dataset",
@@ -76,7 +76,7 @@ def _rollback_job(graph: Graph) -> dg.JobDefinition:
         mlflow: MlflowTracking,
         model_store: ModelStore,
     ) -> None:
-        from jukebox_orch.registration import RegistrationError, rollback
+        from jukebox_orch.registry.registration import RegistrationError, rollback
 
         by = f"{config.requested_by or _user()}, dagster run {context.run_id}"
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from jukebox_orch.project import InputError
+from jukebox_orch.contract.project import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,11 +2,11 @@
 
 import dagster as dg
 
-from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import records, verdict
-from jukebox_orch.project import InputError
-from jukebox_orch.resources.artifacts import ArtifactStore
-from jukebox_orch.values import OPSET, FeatureSet, OnnxReport, TrainedModel
+from jukebox_orch.assets.training_graph import Check, Graph
+from jukebox_orch.contract.project import InputError
+from jukebox_orch.ml.artifacts import OPSET, FeatureSet, OnnxReport, TrainedModel
+from jukebox_orch.storage.artifact_store import ArtifactStore
 
 NOUN = "onnx_model"
 _LARGE = 100 * 2**20
@@ -43,8 +43,8 @@ def onnx_model_asset(graph: Graph) -> dg.AssetsDefinition:
         features: FeatureSet,
         artifact_store: dg.ResourceParam[ArtifactStore],
     ):
-        from jukebox_orch.export import export
-        from jukebox_orch.training import predict
+        from jukebox_orch.ml.onnx_export import export
+        from jukebox_orch.ml.training import predict
 
         settings = graph.settings(NOUN, context)
         training = trained_model.training

@@ -8,14 +8,14 @@ import dagster as dg
 import yaml
 
 from jukebox_orch.assets.evaluation import evaluation_checks
-from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import refuse_failed, verdict
 from jukebox_orch.assets.onnx_model import onnx_checks
-from jukebox_orch.project import InputError
-from jukebox_orch.resources.code import Code
-from jukebox_orch.resources.mlflow_tracking import MlflowTracking, event_tags
-from jukebox_orch.resources.model_store import ModelStore
-from jukebox_orch.values import EvaluationReport, FeatureSet, OnnxModel, RegisteredModel
+from jukebox_orch.assets.training_graph import Check, Graph
+from jukebox_orch.contract.project import InputError
+from jukebox_orch.deployed_code import Code
+from jukebox_orch.ml.artifacts import EvaluationReport, FeatureSet, OnnxModel, RegisteredModel
+from jukebox_orch.registry.mlflow_resource import MlflowTracking, event_tags
+from jukebox_orch.storage.model_store import ModelStore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,9 +52,9 @@ def registered_model_asset(graph: Graph) -> dg.AssetsDefinition:
         model_store: ModelStore,
         code: Code,
     ):
-        from jukebox_orch import tracking
-        from jukebox_orch.model_card import model_card
-        from jukebox_orch.registration import (
+        from jukebox_orch.registry import tracking
+        from jukebox_orch.registry.model_card import model_card
+        from jukebox_orch.registry.registration import (
             CHALLENGER,
             CHAMPION,
             EXAMPLE_TOLERANCE,
@@ -181,8 +181,8 @@ def _may_replace_champion(
 
     The champion may have changed since the evaluation: it is scored again on the same test split.
     """
-    from jukebox_orch.evaluation import score_champion
-    from jukebox_orch.registration import current_champion
+    from jukebox_orch.ml.evaluation import score_champion
+    from jukebox_orch.registry.registration import current_champion
 
     champion = current_champion(mlflow, model_store, name)
     if champion is None:
@@ -208,7 +208,7 @@ def _example(onnx_model: OnnxModel, features: FeatureSet) -> dict[str, dict[str,
     """The first rows of the test split with the file's own prediction."""
     import numpy as np
 
-    from jukebox_orch.export import OnnxPredictor
+    from jukebox_orch.ml.onnx_export import OnnxPredictor
 
     predictor = OnnxPredictor(onnx_model.content)
     x = np.asarray(features.features.test.x[:_EXAMPLE_ROWS])
@@ -230,7 +230,7 @@ def _side_files(
     example: Mapping[str, Any],
     lineage: Mapping[str, str],
 ) -> dict[str, bytes]:
-    from jukebox_orch import tracking
+    from jukebox_orch.registry import tracking
 
     report = onnx_model.report
     described = {"inputs": report.inputs, "outputs": report.outputs}

@@ -6,13 +6,13 @@ from typing import Any
 import dagster as dg
 
 from jukebox_orch.assets.features import feature_gates
-from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import image, refuse_failed, shown, verdict
+from jukebox_orch.assets.training_graph import Check, Graph
 from jukebox_orch.assets.validated_data import validation_checks
-from jukebox_orch.project import InputError
-from jukebox_orch.resources.artifacts import ArtifactStore
-from jukebox_orch.resources.mlflow_tracking import MlflowTracking
-from jukebox_orch.values import FeatureSet, TrainedModel, Training, ValidationReport
+from jukebox_orch.contract.project import InputError
+from jukebox_orch.ml.artifacts import FeatureSet, TrainedModel, Training, ValidationReport
+from jukebox_orch.registry.mlflow_resource import MlflowTracking
+from jukebox_orch.storage.artifact_store import ArtifactStore
 
 NOUN = "trained_model"
 # Relative to the validation metric; more than this apart, the model has learnt the training rows by heart.
@@ -41,8 +41,9 @@ def trained_model_asset(graph: Graph) -> dg.AssetsDefinition:
         artifact_store: dg.ResourceParam[ArtifactStore],
         mlflow: MlflowTracking,
     ):
-        from jukebox_orch import figures, tracking
-        from jukebox_orch.training import train
+        from jukebox_orch.assets import figures
+        from jukebox_orch.ml.training import train
+        from jukebox_orch.registry import tracking
 
         settings = graph.settings(NOUN, context)
         if features.dataset_digest != validated_data.dataset_digest:

@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-from jukebox_orch.assets.graph import Check, Graph
 from jukebox_orch.assets.metadata import records, verdict
-from jukebox_orch.project import Dataset, Finding
-from jukebox_orch.values import RuleFinding, ValidationReport
+from jukebox_orch.assets.training_graph import Check, Graph
+from jukebox_orch.contract.project import Dataset, Finding
+from jukebox_orch.ml.artifacts import RuleFinding, ValidationReport
 
 NOUN = "validated_data"
 
@@ -27,7 +27,7 @@ def validated_data_asset(graph: Graph) -> dg.AssetsDefinition:
         ],
     )
     def validated_data(context: dg.AssetExecutionContext, dataset: Dataset):
-        from jukebox_orch.resources.formats import format_of
+        from jukebox_orch.ml.formats import format_of
 
         validation = project.validate(dataset)
         report = ValidationReport(

@@ -8,9 +8,9 @@ from pydantic import Field
 
 from jukebox_orch import deployment
 from jukebox_orch.assets import build_training_graph, instance_name
-from jukebox_orch.project import InputError
-from jukebox_orch.registry import discover
-from jukebox_orch.sensors.triggers import Triggers
+from jukebox_orch.contract.project import InputError
+from jukebox_orch.plugins import discover
+from jukebox_orch.sensors.settings import Triggers
 
 # Two instances in one project must bring the same objects: Dagster calls equal ones a conflict.
 _deployment_resources = functools.cache(deployment.resources)

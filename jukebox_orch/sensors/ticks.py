@@ -7,15 +7,17 @@ from typing import Any, TypeVar
 
 import dagster as dg
 
-from jukebox_orch.sensors import git_tags, model_alerts, new_data
 from jukebox_orch.sensors.cursor import CursorError, Memory, with_head
-from jukebox_orch.sensors.events import Decision
-from jukebox_orch.sensors.git_remote import list_tags
-from jukebox_orch.sensors.git_tags import DeployedCode, GitTagsState
-from jukebox_orch.sensors.history import started_events
-from jukebox_orch.sensors.model_alerts import ModelAlertsState
-from jukebox_orch.sensors.new_data import Limits, NewDataState
-from jukebox_orch.sensors.triggers import GitTagsTrigger, ModelAlertsTrigger, NewDataTrigger
+from jukebox_orch.sensors.decisions import Decision
+from jukebox_orch.sensors.git_tags import decision as git_tags
+from jukebox_orch.sensors.git_tags.decision import DeployedCode, GitTagsState
+from jukebox_orch.sensors.git_tags.remote import list_tags
+from jukebox_orch.sensors.model_alerts import decision as model_alerts
+from jukebox_orch.sensors.model_alerts.decision import ModelAlertsState
+from jukebox_orch.sensors.new_data import decision as new_data
+from jukebox_orch.sensors.new_data.decision import Limits, NewDataState
+from jukebox_orch.sensors.run_history import started_events
+from jukebox_orch.sensors.settings import GitTagsTrigger, ModelAlertsTrigger, NewDataTrigger
 
 RECENT_RUNS = 200
 """Runs looked up before new files start one: Dagster gives up an interrupted tick after a day, its run may exist."""
@@ -32,8 +34,8 @@ def new_data_tick(trigger: NewDataTrigger, job_name: str, memory_root: str) -> E
     limits = Limits(**trigger.model_dump(include=set(Limits.__dataclass_fields__)))
 
     def evaluate(context: dg.SensorEvaluationContext) -> tuple[Decision[NewDataState], str]:
-        from jukebox_orch.sensors.listing import look, read_digests
-        from jukebox_orch.sensors.locations import open_location
+        from jukebox_orch.sensors.new_data.locations import open_location
+        from jukebox_orch.sensors.new_data.scan import look, read_digests
 
         known, problem = _remembered(memory, context.cursor, _new_data_state)
         state = known or new_data.rebuilt(started_events(context.instance, job_name, new_data.EVENT))
@@ -117,7 +119,7 @@ def model_alerts_tick(trigger: ModelAlertsTrigger, job_name: str, memory_root: s
     memory = Memory(model_alerts.EVENT, f"{trigger.url} {{{', '.join(trigger.matchers)}}}", memory_root)
 
     def evaluate(context: dg.SensorEvaluationContext) -> tuple[Decision[ModelAlertsState], str]:
-        from jukebox_orch.sensors.alertmanager import active_alerts
+        from jukebox_orch.sensors.model_alerts.alertmanager import active_alerts
 
         now = time.time()
         known, problem = _remembered(memory, context.cursor, _model_alerts_state)

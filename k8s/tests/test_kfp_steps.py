@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from jukebox_orch_tests.dagster_runs import materializations
-from jukebox_orch_tests.kfp_acceptance import dagster_job
+from jukebox_orch_tests.bridge.kfp.acceptance import dagster_job
+from jukebox_orch_tests.support.dagster_runs import materializations
 from k8s.tests.system import Cluster, Volumes, wait_until
-from kfp_bridge.local import executor_input, pipeline_values, task_command, task_order
+from kfp_bridge.pipeline_spec import PipelineSpec, load_spec
 from kfp_bridge.records import TaskRecord, parse_record
-from kfp_bridge.spec import PipelineSpec, load_spec
+from kfp_bridge.running.local import executor_input, pipeline_values, task_command, task_order
 
 FOLDER = "kfp-steps"
 IMAGE = "localhost/jukebox-step:dev"
@@ -121,7 +121,7 @@ def test_a_failed_gate_ends_its_pod_with_its_message_as_the_last_line(steps: Ste
 
 
 def test_each_step_of_a_graph_that_is_not_ours_is_a_pod(steps: Steps, tmp_path: Path):
-    spec = exported(tmp_path, "-m", "jukebox_orch_tests.bridge_graphs", "-a", "zoo")
+    spec = exported(tmp_path, "-m", "jukebox_orch_tests.bridge.graphs", "-a", "zoo")
     for task in task_order(spec):
         assert exit_code(steps.run(spec, task, {"factor": 5})) == 0, steps.cluster.run("logs", task).stdout
     assert json.loads((steps.root / "scaled" / "scaled").read_text()) == [10]

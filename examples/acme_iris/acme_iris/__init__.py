@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from pydantic import Field
 
-from jukebox_orch.project import (
+from jukebox_orch.contract.files import content
+from jukebox_orch.contract.project import (
     Dataset,
     Features,
     Finding,
@@ -24,9 +25,8 @@ from jukebox_orch.project import (
     SourceFile,
     Validation,
 )
-from jukebox_orch.reading import content
-from jukebox_orch.splitting import split_by_share
-from jukebox_orch.tasks import Classification
+from jukebox_orch.contract.splitting import split_by_share
+from jukebox_orch.contract.tasks import Classification
 
 if TYPE_CHECKING:
     import keras

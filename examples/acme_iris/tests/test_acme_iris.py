@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from acme_iris import AcmeIris
 
-from jukebox_orch.project import InputError, Source
-from jukebox_orch_tests.contract import ProjectContract
+from jukebox_orch.contract.project import InputError, Source
+from jukebox_orch.testing.suite import ProjectContract
 
 
 class TestAcmeIris(ProjectContract):

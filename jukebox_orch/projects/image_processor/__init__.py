@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from jukebox_orch.project import (
+from jukebox_orch.contract.project import (
     Dataset,
     Features,
     Gates,
@@ -21,7 +21,7 @@ from jukebox_orch.project import (
     Source,
     Validation,
 )
-from jukebox_orch.tasks import Classification
+from jukebox_orch.contract.tasks import Classification
 
 if TYPE_CHECKING:
     import keras

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.project import Dataset, InputError, SourceFile
+from jukebox_orch.contract.files import content, fetched, shown, unreadable
+from jukebox_orch.contract.project import Dataset, InputError, SourceFile
 from jukebox_orch.projects.image_processor.cifar import read_cifar
 from jukebox_orch.projects.image_processor.npz import read_npz
 from jukebox_orch.projects.image_processor.pictures import FILE_LIMIT, decode
 from jukebox_orch.projects.image_processor.spool import Spool
-from jukebox_orch.reading import content, fetched, shown, unreadable
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")

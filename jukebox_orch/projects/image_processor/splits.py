@@ -7,10 +7,10 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.mapped import pieces
-from jukebox_orch.project import Dataset, Finding, InputError, Validation
+from jukebox_orch.contract.memmap import pieces
+from jukebox_orch.contract.project import Dataset, Finding, InputError, Validation
+from jukebox_orch.contract.splitting import split_by_share
 from jukebox_orch.projects.image_processor.spool import CHUNK, SHAPE
-from jukebox_orch.splitting import split_by_share
 
 _SMALLEST_CLASS = 3
 

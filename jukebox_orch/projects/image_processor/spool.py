@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from jukebox_orch.mapped import release
+from jukebox_orch.contract.memmap import release
 
 SHAPE = (32, 32, 3)
 """Height, width, channels (red, green, blue) of every image."""

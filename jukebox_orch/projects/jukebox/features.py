@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.project import Dataset, Features, InputError, Normalization, Part
+from jukebox_orch.contract.project import Dataset, Features, InputError, Normalization, Part
 from jukebox_orch.projects.jukebox.rules import usability
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES
 

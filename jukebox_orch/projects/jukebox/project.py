@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from jukebox_orch.project import (
+from jukebox_orch.contract.project import (
     Dataset,
     Features,
     Gates,
@@ -17,8 +17,8 @@ from jukebox_orch.project import (
     Source,
     Validation,
 )
+from jukebox_orch.contract.tasks import Classification
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES, RANKING_COLUMNS, RANKS, SONG_COLUMNS
-from jukebox_orch.tasks import Classification
 
 if TYPE_CHECKING:
     import keras

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import fsspec
 import pandas as pd
 
-from jukebox_orch.project import Dataset, InputError, Source, SourceFile
+from jukebox_orch.contract.files import content, shown, unreadable
+from jukebox_orch.contract.project import Dataset, InputError, Source, SourceFile
 from jukebox_orch.projects.jukebox.schema import FEATURES, RANKING_COLUMNS, SONG_COLUMNS
 from jukebox_orch.projects.jukebox.tables import MAX_BYTES, SUFFIXES, read_table
-from jukebox_orch.reading import content, shown, unreadable
 
 
 def read_dataset(source: Source) -> Dataset:

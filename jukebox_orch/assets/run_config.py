@@ -1,0 +1,232 @@
+"""Pydantic settings as Dagster configuration: the launchpad form, and refusal of bad values before any step.
+
+Dagster's own schema knows types, defaults and descriptions, not bounds. So bounds are written into the
+descriptions, and the config mapping of a job validates the whole form with pydantic when the run is created.
+"""
+
+import re
+import types
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import dagster as dg
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from jukebox_orch.contract.project import InputError, ModelProject
+
+# Which part of the run's settings each asset takes.
+ASSET_SETTINGS: dict[str, tuple[str, ...]] = {
+    "dataset": ("source", "gates", "model_name"),
+    "validated_data": ("gates",),
+    "features": ("split", "seed"),
+    "trained_model": ("hyperparameters", "seed"),
+    "evaluation": ("gates", "model_name", "base_model_name"),
+    "onnx_model": ("version",),
+    "registered_model": ("gates", "model_name", "version", "stage", "prod_flag"),
+}
+
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
+def _stage(alias: str) -> str:
+    """Refuse the aliases that the registry or the product gives a meaning of their own."""
+    if alias in ("champion", "challenger", "latest") or re.fullmatch(r"v\d+", alias):
+        raise ValueError("this alias has a meaning of its own; use for example staging, canary, production")
+    return alias
+
+
+# Settings of every project, with their bounds: for the form and for whoever starts a run by other ways.
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
+ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
+BaseModelName = Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[1-9][0-9]{0,8})?$")]
+VersionLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$|^$")]
+Stage = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_stage)]
+
+
+def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) -> type[BaseModel]:
+    """Everything a run of the project can be told, with the instance's `defaults` over the project's own.
+
+    Raises:
+        InputError: a default is unknown or out of bounds.
+    """
+    groups: dict[str, tuple[type[BaseModel], str]] = {
+        "source": (project.source, "Where the data comes from"),
+        "split": (project.split, "How the data is divided into train, validation and test"),
+        "hyperparameters": (project.hyperparameters, "How the network is built and trained"),
+        "gates": (project.gates, "Thresholds that stop a run or warn"),
+    }
+    fields: dict[str, Any] = {
+        group: (
+            model,
+            Field(
+                _group_defaults(model, defaults.get(group, {}), f"{name}: defaults of {group}"),
+                description=text,
+            ),
+        )
+        for group, (model, text) in groups.items()
+    }
+    fields["seed"] = (
+        Seed,
+        Field(defaults.get("seed", 42), description="Fixes every source of randomness"),
+    )
+    fields["model_name"] = (
+        ModelName,
+        Field(
+            defaults.get("model_name", name),
+            description="Name in the model registry and folder in the model store",
+        ),
+    )
+    fields["base_model_name"] = (
+        BaseModelName,
+        Field(
+            defaults.get("base_model_name", ""),
+            description="Registered model that the new one is compared with: its champion, or NAME/VERSION; "
+            "empty: the champion of model_name, or a simple baseline when there is none",
+        ),
+    )
+    fields["version"] = (
+        VersionLabel,
+        Field(
+            defaults.get("version", ""),
+            description="Label of the model version, for example a git tag without its v; empty: the registry's number",
+        ),
+    )
+    fields["stage"] = (
+        Stage,
+        Field(
+            defaults.get("stage", "staging"),
+            description="Alias that a model gets which is not worse than the one it is compared with",
+        ),
+    )
+    fields["prod_flag"] = (
+        bool,
+        Field(
+            defaults.get("prod_flag", False),
+            description="True: a model that passes gets the alias `production` in place of `stage`",
+        ),
+    )
+    if unknown := sorted(set(defaults) - set(fields)):
+        raise InputError(f"{name}: unknown default(s) {', '.join(unknown)}; known: {', '.join(fields)}")
+    config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    settings = create_model("RunSettings", __config__=config, **fields)
+    parse(settings, {}, f"{name}: defaults")
+    return settings
+
+
+def config_schema(settings: type[BaseModel], defaults: BaseModel | None = None) -> dict[str, dg.Field]:
+    """The Dagster schema of a pydantic model.
+
+    Args:
+        defaults: an instance whose values are the defaults, in place of those of the class.
+
+    Raises:
+        TypeError: a field has a type that no form shows.
+    """
+    fields = {}
+    for name, info in settings.model_fields.items():
+        required = info.is_required() and defaults is None
+        default = (
+            getattr(defaults, name)
+            if defaults is not None
+            else None
+            if required
+            else info.get_default(call_default_factory=True)
+        )
+        fields[name] = dg.Field(
+            _config_type(info.annotation, f"{settings.__name__}_{name}", default),
+            description=_description(info),
+            is_required=required,
+            **({} if required else {"default_value": _plain(default)}),
+        )
+    return fields
+
+
+def job_config(
+    settings: type[BaseModel], form: Mapping[str, dg.Field], ops: Mapping[str, str], label: str
+) -> dg.ConfigMapping:
+    """One flat form for a job, handed to each asset as far as it concerns it.
+
+    Args:
+        form: the settings as `config_schema` shows them.
+        ops: asset noun -> op name, of the assets in the job.
+        label: name of the job, for messages.
+    """
+    names = {name for noun in ops for name in ASSET_SETTINGS[noun]}
+
+    @dg.config_mapping(config_schema={name: field for name, field in form.items() if name in names})
+    def mapping(config: Mapping[str, Any]) -> Mapping[str, Any]:
+        parsed = parse(settings, config, f"run config of {label}").model_dump(mode="json")
+        return {
+            "ops": {
+                op: {"config": {name: parsed[name] for name in ASSET_SETTINGS[noun]}}
+                for noun, op in ops.items()
+            }
+        }
+
+    return mapping
+
+
+def parse(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
+    """Validate settings.
+
+    Raises:
+        InputError: naming each bad field, its value and what is allowed.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}"
+            for e in error.errors(include_url=False)
+        )
+        raise InputError(f"{where}: {problems}") from None
+
+
+def _group_defaults(model: type[BaseModel], values: Any, where: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise InputError(f"{where}: {values!r} is not a mapping of names to values")
+    return parse(model, values, where)
+
+
+def _config_type(annotation: Any, name: str, default: Any = None) -> Any:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal and all(isinstance(value, str) for value in arguments):
+        return dg.Enum(name, [dg.EnumValue(value) for value in arguments])
+    if origin in (Union, types.UnionType):
+        inner = [a for a in arguments if a is not type(None)]
+        if len(inner) == 1:
+            return dg.Noneable(_config_type(inner[0], name))
+    if origin is list:
+        return dg.Array(_config_type(arguments[0], name))
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        # A form that is filled in partly keeps the defaults of what was left out.
+        given = default if isinstance(default, annotation) else None
+        return dg.Shape(config_schema(annotation, defaults=given), description=annotation.__doc__)
+    if annotation in (int, float, bool, str):
+        return annotation
+    raise TypeError(
+        f"{name}: a setting of type {annotation} has no form field; use int, float, bool, str, Literal of texts, "
+        "Optional of these, a list of these or another settings model"
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _description(info: FieldInfo) -> str:
+    """The field's description with its bounds, as in "Passes over the data (>= 1, <= 1000)"."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [
+        f"{sign} {getattr(constraint, attribute)}"
+        for constraint in info.metadata
+        for attribute, sign in signs.items()
+        if getattr(constraint, attribute, None) not in (None, PydanticUndefined)
+    ]
+    return (info.description or "") + (f" ({', '.join(bounds)})" if bounds else "")

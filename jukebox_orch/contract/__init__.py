@@ -1,0 +1,1 @@
+"""What a model project implements and may import."""

@@ -1,0 +1,47 @@
+"""Train, validation and test rows that do not leak: what belongs together stays together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jukebox_orch.contract.project import InputError
+
+
+def split_by_share(
+    keys: np.ndarray,
+    validation_share: float,
+    test_share: float,
+    seed: int,
+    strata: np.ndarray | None = None,
+) -> dict[str, np.ndarray]:
+    """Row numbers (ascending) of train, validation and test.
+
+    Args:
+        keys: (n,) what a row belongs to: a customer, a patient, the row's own content or number. Rows of one
+            key never come into two splits, because the model would be judged on what it has seen.
+        validation_share, test_share: shares of the different keys, 0..1; at least one key each, 0: none.
+        strata: (n,) classes of which each is divided by the shares; None: no classes.
+
+    Raises:
+        InputError: there is no row, or a class has too few different keys for the splits.
+    """
+    if not len(keys):
+        raise InputError("no usable row is left to split")
+    classes = np.zeros(len(keys)) if strata is None else strata
+    random = np.random.default_rng(seed)
+    split = np.full(len(keys), "train", "U10")
+    for name in np.unique(classes):
+        shuffled = random.permutation(np.unique(keys[classes == name]))
+        sizes = [
+            max(1, round(share * len(shuffled))) if share else 0 for share in (validation_share, test_share)
+        ]
+        validation, test = shuffled[: sizes[0]], shuffled[sizes[0] : sum(sizes)]
+        if len(shuffled) <= sum(sizes):
+            whose = "the data" if strata is None else f"class {str(name)!r}"
+            raise InputError(
+                f"{whose} has {len(shuffled)} different entries: too few for train, validation and test; "
+                "add data or lower the shares"
+            )
+        split[np.isin(keys, validation)] = "validation"
+        split[np.isin(keys, test)] = "test"
+    return {name: np.flatnonzero(split == name) for name in ("train", "validation", "test")}

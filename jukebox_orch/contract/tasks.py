@@ -1,0 +1,303 @@
+"""What is predicted and how it is judged: classification and regression.
+
+Entries may stand for many rows (`Part.weight`) and, in classification, carry a distribution over the labels
+instead of one label: every figure here equals the one over the single rows.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from typing_extensions import override
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from jukebox_orch.contract.project import Features, Part
+
+# A probability of 0 would make the log loss infinite; the bound of scikit-learn for float32.
+_SMALLEST_PROBABILITY = 2.0**-23
+
+
+class Task(ABC):
+    """How predictions of one kind are trained, scored and compared.
+
+    Class attributes:
+        kind: name for people and tags.
+        output: name of the model's output in the ONNX file.
+        metrics: metric -> whether higher is better.
+    """
+
+    kind: ClassVar[str]
+    output: ClassVar[str]
+    metrics: ClassVar[Mapping[str, bool]]
+
+    def __init__(self, primary: str) -> None:
+        """Choose the metric that gates and champions are decided by.
+
+        Raises:
+            ValueError: the task has no such metric.
+        """
+        if primary not in self.metrics:
+            raise ValueError(
+                f"{self.kind} has no metric {primary!r}; choose one of {', '.join(self.metrics)}"
+            )
+        self.primary = primary
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Direction of the primary metric."""
+        return self.metrics[self.primary]
+
+    def not_worse(self, value: float, reference: float, tolerance: float = 0.0) -> bool:
+        """Whether `value` of the primary metric is at least `reference`, within `tolerance`; NaN never is."""
+        gain = value - reference if self.higher_is_better else reference - value
+        return bool(gain >= -tolerance)
+
+    @abstractmethod
+    def loss(self, y: np.ndarray) -> str:
+        """Keras loss for targets of this form."""
+
+    @abstractmethod
+    def score(self, part: Part, prediction: np.ndarray) -> dict[str, float]:
+        """All `metrics` of `prediction` (n, outputs) on `part`, weighted by rows."""
+
+    @abstractmethod
+    def baseline(self, train: Part, test: Part) -> tuple[str, np.ndarray]:
+        """The rule any model must beat: its name and its predictions on `test`."""
+
+    @abstractmethod
+    def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
+        """Share of rows on which two predictions mean the same decision."""
+
+    @abstractmethod
+    def balance(self, features: Features) -> pd.DataFrame:
+        """Distribution of the target per split: one row per class or bin, one column per split, in shares."""
+
+    @abstractmethod
+    def details(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+        """Tables for the report: `per_class`, `confusion_matrix`, `calibration` or what the task has."""
+
+    @abstractmethod
+    def collapsed(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
+        """What the model has given up on: classes never predicted, or "constant prediction"."""
+
+
+class Classification(Task):
+    """One of `Features.labels`; the model's output is a probability per label.
+
+    Metrics: accuracy, top_5_accuracy, macro_f1 (mean F1 over the labels that occur), log_loss (natural log),
+    calibration_error (expected calibration error over 15 bins, Guo et al. 2017, arXiv 1706.04599).
+    """
+
+    kind = "classification"
+    output = "probabilities"
+    metrics = {  # noqa: RUF012
+        "accuracy": True,
+        "top_5_accuracy": True,
+        "macro_f1": True,
+        "log_loss": False,
+        "calibration_error": False,
+    }
+
+    def __init__(self, primary: str = "accuracy") -> None:
+        """Judge by `primary`."""
+        super().__init__(primary)
+
+    @override
+    def loss(self, y: np.ndarray) -> str:
+        return "sparse_categorical_crossentropy" if y.ndim == 1 else "categorical_crossentropy"
+
+    @override
+    def score(self, part: Part, prediction: np.ndarray) -> dict[str, float]:
+        import numpy as np
+
+        rows = row_counts(part, prediction.shape[1])
+        total = rows.sum()
+        k = min(5, prediction.shape[1])
+        top = np.argpartition(prediction, -k, axis=1)[:, -k:]
+        hits = np.take_along_axis(rows, prediction.argmax(axis=1)[:, None], axis=1)
+        calibration = _calibration(part, prediction)
+        gaps = (calibration["confidence"] - calibration["accuracy"]).abs()
+        table = per_class(confusion(part, prediction))
+        return {
+            "accuracy": float(hits.sum() / total),
+            "top_5_accuracy": float(np.take_along_axis(rows, top, axis=1).sum() / total),
+            "macro_f1": float(table.loc[table["rows"] > 0, "f1"].mean()),
+            "log_loss": float(-(rows * np.log(np.maximum(prediction, _SMALLEST_PROBABILITY))).sum() / total),
+            "calibration_error": float((gaps * calibration["rows"]).sum() / total),
+        }
+
+    @override
+    def baseline(self, train: Part, test: Part) -> tuple[str, np.ndarray]:
+        """Predict the training split's label shares, so always its most frequent class."""
+        import numpy as np
+
+        classes = int(max(train.y.max(), test.y.max())) + 1 if train.y.ndim == 1 else train.y.shape[1]
+        counts = row_counts(train, classes).sum(axis=0)
+        return "majority_class", np.tile(counts / counts.sum(), (len(test), 1))
+
+    @override
+    def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
+        return float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
+
+    @override
+    def balance(self, features: Features) -> pd.DataFrame:
+        import pandas as pd
+
+        counts = {
+            name: row_counts(part, len(features.labels)).sum(axis=0) for name, part in features.parts.items()
+        }
+        return pd.DataFrame({name: c / c.sum() for name, c in counts.items()}, index=list(features.labels))
+
+    @override
+    def details(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+        matrix = confusion(part, prediction)
+        table = per_class(matrix)
+        table.insert(0, "label", labels)
+        return {
+            "per_class": table.to_dict("records"),
+            "confusion_matrix": {"labels": list(labels), "matrix": matrix.round().astype(int).tolist()},
+            "calibration": _calibration(part, prediction).to_dict("records"),
+        }
+
+    @override
+    def collapsed(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
+        matrix = confusion(part, prediction)
+        dead = (matrix.sum(axis=1) > 0) & (matrix.sum(axis=0) == 0)
+        return [label for label, is_dead in zip(labels, dead, strict=True) if is_dead]
+
+
+class Regression(Task):
+    """A number per row. Metrics: rmse, mae (units of the target) and r2 (coefficient of determination)."""
+
+    kind = "regression"
+    output = "prediction"
+    metrics = {"rmse": False, "mae": False, "r2": True}  # noqa: RUF012
+
+    def __init__(self, primary: str = "rmse") -> None:
+        """Judge by `primary`."""
+        super().__init__(primary)
+
+    @override
+    def loss(self, y: np.ndarray) -> str:
+        return "mean_squared_error"
+
+    @override
+    def score(self, part: Part, prediction: np.ndarray) -> dict[str, float]:
+        from sklearn import metrics
+
+        values, weight = prediction.reshape(-1), part.weight
+        return {
+            "rmse": float(metrics.root_mean_squared_error(part.y, values, sample_weight=weight)),
+            "mae": float(metrics.mean_absolute_error(part.y, values, sample_weight=weight)),
+            "r2": float(metrics.r2_score(part.y, values, sample_weight=weight)),
+        }
+
+    @override
+    def baseline(self, train: Part, test: Part) -> tuple[str, np.ndarray]:
+        """Predict the training split's mean."""
+        import numpy as np
+
+        mean = np.average(train.y, weights=train.weight)
+        return "mean", np.full((len(test), 1), mean)
+
+    @override
+    def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
+        """Any two numbers may differ by rounding: rows equal to 4 digits of the largest one agree."""
+        return float((abs(ours - theirs) <= 1e-4 * max(1.0, float(abs(theirs).max()))).mean())
+
+    @override
+    def balance(self, features: Features) -> pd.DataFrame:
+        import numpy as np
+        import pandas as pd
+
+        edges = np.histogram_bin_edges(features.train.y, bins=10)
+        inner = np.concatenate([[-np.inf], edges[1:-1], [np.inf]])
+        shares = {
+            name: np.histogram(part.y, bins=inner, weights=part.weight)[0] / part.weight.sum()
+            for name, part in features.parts.items()
+        }
+        return pd.DataFrame(shares, index=[f"{a:.4g} to {b:.4g}" for a, b in pairwise(edges)])
+
+    @override
+    def details(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+        import numpy as np
+
+        residuals = part.y - prediction.reshape(-1)
+        quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
+        return {
+            "residuals": [
+                {"quantile": q, "residual": float(r)}
+                for q, r in zip(quantiles, np.quantile(residuals, quantiles), strict=True)
+            ]
+        }
+
+    @override
+    def collapsed(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
+        import numpy as np
+
+        return ["constant prediction"] if np.ptp(prediction) == 0 and np.ptp(part.y) > 0 else []
+
+
+def row_counts(part: Part, classes: int) -> np.ndarray:
+    """(n, classes) float64: how many source rows of each label every entry stands for."""
+    import numpy as np
+
+    if part.y.ndim == 1:
+        counts = np.zeros((len(part), classes))
+        counts[np.arange(len(part)), part.y.astype(np.int64)] = part.weight
+        return counts
+    return part.y.astype(np.float64) * part.weight[:, None]
+
+
+def confusion(part: Part, prediction: np.ndarray) -> np.ndarray:
+    """(classes, classes) float64 row counts: true label down, predicted label across."""
+    import numpy as np
+
+    classes = prediction.shape[1]
+    matrix = np.zeros((classes, classes))
+    np.add.at(matrix, prediction.argmax(axis=1), row_counts(part, classes))
+    return matrix.T
+
+
+def per_class(matrix: np.ndarray) -> pd.DataFrame:
+    """Precision, recall, F1 and rows of each class, from its confusion matrix."""
+    import numpy as np
+    import pandas as pd
+    from sklearn.metrics import precision_recall_fscore_support
+
+    true, predicted = np.nonzero(matrix)
+    precision, recall, f1, rows = precision_recall_fscore_support(
+        true,
+        predicted,
+        labels=np.arange(len(matrix)),
+        sample_weight=matrix[true, predicted],
+        zero_division=0,  # pyright: ignore[reportArgumentType]
+    )
+    return pd.DataFrame({"precision": precision, "recall": recall, "f1": f1, "rows": rows})
+
+
+def _calibration(part: Part, prediction: np.ndarray, bins: int = 15) -> pd.DataFrame:
+    """Mean confidence and accuracy of the predicted class per bin of confidence; empty bins left out."""
+    import numpy as np
+    import pandas as pd
+
+    confidence = prediction.max(axis=1)
+    rows = row_counts(part, prediction.shape[1])
+    hits = np.take_along_axis(rows, prediction.argmax(axis=1)[:, None], axis=1)[:, 0]
+    total = rows.sum(axis=1)
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(index, total, bins)
+    used = counts > 0
+    return pd.DataFrame(
+        {
+            "confidence": np.bincount(index, confidence * total, bins)[used] / counts[used],
+            "accuracy": np.bincount(index, hits, bins)[used] / counts[used],
+            "rows": counts[used],
+        }
+    )

@@ -1,0 +1,1 @@
+"""Runs on Kubernetes: the executor of steps and the run launcher."""

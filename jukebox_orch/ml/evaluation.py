@@ -1,0 +1,102 @@
+"""Judges a model on the untouched test split, beside baselines and the current champion on the same split."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jukebox_orch.contract.project import Features, Gates, ModelProject, Part
+from jukebox_orch.ml.artifacts import Champion, EvaluationReport, FeatureSet, Scores, TrainedModel
+from jukebox_orch.ml.onnx_export import OnnxPredictor, UnsafeFileError
+from jukebox_orch.ml.training import predict
+from jukebox_orch.registry.registration import RegisteredVersion
+
+
+def evaluate(
+    project: ModelProject,
+    trained: TrainedModel,
+    feature_set: FeatureSet,
+    champion: RegisteredVersion | None,
+    gates: Gates,
+) -> tuple[EvaluationReport, np.ndarray]:
+    """Score the model, its slices, the baselines and the champion.
+
+    Args:
+        champion: what the model is compared with, the current champion or a base that the run names.
+        gates: what the scores will be judged by; kept in the report.
+
+    Returns:
+        The report, and the model's predictions (n, outputs) on the test split.
+    """
+    features, task = feature_set.features, project.task
+    test = features.test
+    prediction = predict(trained.keras_model, test.x)
+    name, dummy = task.baseline(features.train, test)
+    baselines = {name: dummy, **project.baselines(features)}
+    champion_scores, problem = score_champion(project, features, champion)
+    report = EvaluationReport(
+        task=task.kind,
+        primary_metric=task.primary,
+        higher_is_better=task.higher_is_better,
+        metric_floor=gates.metric_floor,
+        champion_tolerance=gates.champion_tolerance,
+        model_digest=trained.training.model_digest,
+        features_digest=feature_set.digest,
+        dataset_digest=feature_set.dataset_digest,
+        test=_scores(project, "model", test, prediction),
+        slices=[
+            _scores(project, label, _subset(test, mask), prediction[mask])
+            for label, mask in test.slices.items()
+            if mask.any()
+        ],
+        baselines=[_scores(project, label, test, predicted) for label, predicted in baselines.items()],
+        champion=champion_scores,
+        champion_problem=problem,
+        collapsed=task.collapsed(test, prediction, features.labels),
+        details=task.details(test, prediction, features.labels),
+    )
+    return report, prediction
+
+
+def score_champion(
+    project: ModelProject, features: Features, champion: RegisteredVersion | None
+) -> tuple[Champion | None, str]:
+    """The champion's metrics on this test split, or why it cannot be compared on it."""
+    if champion is None:
+        return None, ""
+    if champion.problem:
+        return None, champion.problem
+    try:
+        predictor = OnnxPredictor(champion.content)
+    except (UnsafeFileError, ValueError) as error:
+        return None, f"version {champion.version}: {error}"
+    if different := _different(predictor, features):
+        return None, f"version {champion.version} {different}"
+    prediction = predictor.predict(features.test.x)
+    if features.labels:
+        prediction = prediction[:, [predictor.labels.index(label) for label in features.labels]]
+    metrics = project.task.score(features.test, prediction)
+    scores = Champion(
+        model_name=champion.model_name, version=champion.version, sha256=champion.sha256, metrics=metrics
+    )
+    return scores, ""
+
+
+def _different(predictor: OnnxPredictor, features: Features) -> str:
+    """Why the file does not answer the same question as a model of these features; empty when it does."""
+    if predictor.inputs != features.inputs:
+        return f"takes other inputs: {', '.join(predictor.inputs)}"
+    shapes = {tuple(i.shape[1:]) for i in predictor.session.get_inputs()}
+    if shapes != {(1,) if features.columns else features.shape}:
+        return f"takes inputs of another shape: {', '.join(map(str, sorted(shapes)))}"
+    if sorted(predictor.labels) != sorted(features.labels):
+        return f"knows other labels: {', '.join(predictor.labels)}"
+    return ""
+
+
+def _scores(project: ModelProject, name: str, part: Part, prediction: np.ndarray) -> Scores:
+    metrics = project.task.score(part, prediction)
+    return Scores(name=name, rows=round(float(part.weight.sum())), metrics=metrics)
+
+
+def _subset(part: Part, mask: np.ndarray) -> Part:
+    return Part(part.x[mask], part.y[mask], part.weight[mask], part.keys)

@@ -1,0 +1,312 @@
+"""Fits a project's Keras model on its features: the same seed, data and code give the same weights."""
+
+from __future__ import annotations
+
+import functools
+import gc
+import hashlib
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jukebox_orch.contract.memmap import pieces, release, take
+from jukebox_orch.contract.project import Features, Hyperparameters, InputError, ModelProject, Part
+from jukebox_orch.ml.artifacts import FeatureSet, TrainedModel, Training, array_digest
+
+if TYPE_CHECKING:
+    import keras
+
+# Eigen splits its sums by thread: with a fixed number a laptop and a pod add in the same order.
+_THREADS = "2"
+_SCORED_ENTRIES = 20_000
+# Splits up to this size are held in memory by TensorFlow; larger ones are read batch by batch from their file.
+_IN_MEMORY_BYTES = 32 << 20
+
+
+def train(
+    project: ModelProject,
+    feature_set: FeatureSet,
+    hyperparameters: Hyperparameters,
+    seed: int,
+    log: Callable[[str], None],
+) -> TrainedModel:
+    """Build, fit and score the project's model.
+
+    With `hyperparameters.refit` the model is trained anew on training and validation split; the scores are those
+    of the first training, which has not seen the validation split.
+
+    Args:
+        log: receives a line of progress at most once a second.
+
+    Raises:
+        InputError: the network does not fit the features.
+    """
+    features = feature_set.features
+    started = time.perf_counter()
+    model, history = _fit(project, features, hyperparameters, seed, log)
+    seconds = time.perf_counter() - started
+    train_scores = _score(project, model, _sample(features.train))
+    validation_scores = _score(project, model, features.validation)
+    if hyperparameters.refit and all(map(math.isfinite, history["val_loss"])):
+        started = time.perf_counter()
+        model, refit = _fit(
+            project, features, hyperparameters, seed, log, refit=_best_epoch(hyperparameters, history)
+        )
+        seconds += time.perf_counter() - started
+        history |= {f"refit_{metric}": values for metric, values in refit.items()}
+    name, baseline = project.task.baseline(features.train, features.validation)
+    training = Training(
+        features_digest=feature_set.digest,
+        dataset_digest=feature_set.dataset_digest,
+        seed=seed,
+        hyperparameters=hyperparameters.model_dump(),
+        history=history,
+        train=train_scores,
+        validation=validation_scores,
+        baseline=project.task.score(features.validation, baseline),
+        baseline_name=name,
+        model_digest=hashlib.sha256(
+            f"{model.to_json()}{array_digest(*model.get_weights())}".encode()
+        ).hexdigest(),
+        seconds=seconds,
+    )
+    return TrainedModel(training, model)
+
+
+def _fit(
+    project: ModelProject,
+    features: Features,
+    hyperparameters: Hyperparameters,
+    seed: int,
+    log: Callable[[str], None],
+    *,
+    refit: int = 0,
+) -> tuple[keras.Model, dict[str, list[float]]]:
+    """A new model fitted to the training split, with its metrics per epoch.
+
+    Args:
+        refit: in place of stopping by the validation split, train on it too, for so many epochs.
+    """
+    keras = seeded_keras(seed)
+    model = serving_model(project, features, hyperparameters)
+    parts = [features.train, features.validation] if refit else [features.train]
+    batches, rest = divmod(sum(map(len, parts)), hyperparameters.batch_size)
+    model.compile(
+        # The schedule of a refit is that of all epochs too: up to its last one it repeats the first training.
+        optimizer=project.optimizer(hyperparameters, hyperparameters.epochs * (batches + bool(rest))),
+        loss=project.task.loss(features.train.y),
+        weighted_metrics=["accuracy"] if project.task.kind == "classification" else ["mae"],
+        steps_per_execution=max(1, min(16, batches)),
+        jit_compile=False,  # pyright: ignore[reportArgumentType] # Keras annotates its own default only
+    )
+    epochs = refit or hyperparameters.epochs
+    callbacks: list[keras.callbacks.Callback] = [
+        _progress(keras, epochs, "refit epoch" if refit else "epoch", log),
+        keras.callbacks.TerminateOnNaN(),
+    ]
+    if hyperparameters.early_stopping_patience and not refit:
+        callbacks.append(
+            keras.callbacks.EarlyStopping(
+                monitor="val_loss",
+                patience=hyperparameters.early_stopping_patience,
+                restore_best_weights=True,
+            )
+        )
+    validation = _batches([features.validation], scoring_batch(features.validation.x))
+    history = model.fit(
+        _training_batches(project, parts, hyperparameters, seed),
+        epochs=epochs,
+        validation_data=None if refit else validation,
+        shuffle=False,  # the pipeline shuffles, by the seed
+        verbose=0,  # pyright: ignore[reportArgumentType]
+        callbacks=callbacks,
+    ).history
+    return model, {metric: [float(v) for v in values] for metric, values in history.items()}
+
+
+def _best_epoch(hyperparameters: Hyperparameters, history: Mapping[str, Sequence[float]]) -> int:
+    """How many epochs gave the weights that the first training ended with."""
+    losses = history["val_loss"]
+    return int(np.argmin(losses)) + 1 if hyperparameters.early_stopping_patience else len(losses)
+
+
+def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    """Outputs (n, outputs) float32 of the network for raw inputs (n, …)."""
+    # Called, not predict(): that compiles a graph for every model and copies what it is given.
+    parts = [np.asarray(model(np.asarray(piece), training=False)) for _, piece in pieces(x, scoring_batch(x))]
+    return np.concatenate(parts)
+
+
+def scoring_batch(x: np.ndarray) -> int:
+    """Entries predicted at a time: a convolution holds a hundred times the size of its image."""
+    return 1024 if x.ndim == 2 else 128
+
+
+def serving_model(project: ModelProject, features: Features, hyperparameters: Any) -> keras.Model:
+    """The project's network behind its normalisation: raw inputs in, outputs out.
+
+    Raises:
+        InputError: the network's input or output shape does not fit the features.
+    """
+    import keras
+
+    network = project.build_model(features, hyperparameters)
+    outputs = len(features.labels) or 1
+    if tuple(network.input_shape[1:]) != features.shape or tuple(network.output_shape[1:]) != (outputs,):
+        raise InputError(
+            f"{project.name}: build_model() returned {network.input_shape} -> {network.output_shape}; "
+            f"the features need (None, {', '.join(map(str, features.shape))}) -> (None, {outputs})"
+        )
+    offset, scale = features.normalization.offset, features.normalization.scale
+    raw = keras.Input(features.shape, dtype=features.train.x.dtype.name, name="raw")
+    normalize = keras.layers.Rescaling(
+        scale=(1.0 / scale).tolist(), offset=(-offset / scale).tolist(), name="normalization"
+    )
+    return keras.Model(raw, network(normalize(raw)), name=project.name)
+
+
+def import_keras() -> Any:
+    """Import Keras with TensorFlow set so that every machine computes the same.
+
+    TensorFlow reads its settings when it starts; where another part of the process has started it before, its
+    own stay.
+    """
+    set_tensorflow()
+    _load_tensorflow()
+    import keras
+    import tensorflow as tf
+
+    tf.get_logger().setLevel(logging.ERROR)
+    tf.config.experimental.enable_op_determinism()
+    return keras
+
+
+@functools.cache
+def _load_tensorflow() -> None:
+    """Import it with the garbage collector off, which else walks its half a million lasting objects a dozen times."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        import tensorflow  # noqa: F401
+    finally:
+        if collecting:
+            gc.enable()
+    gc.freeze()
+
+
+def set_tensorflow() -> None:
+    """Settings that TensorFlow reads when it starts; what the user has set stays."""
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
+    # oneDNN picks its kernels, and so the order of its sums, by the processor.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # Errors of TensorFlow reach Python as exceptions; what it logs itself is about GPUs that are not there.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def seeded_keras(seed: int) -> Any:
+    """Keras with every source of randomness fixed, counting layers from the start."""
+    keras = import_keras()
+    # Layer names are counted per process and end up in the ONNX file.
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(seed)
+    return keras
+
+
+def _training_batches(
+    project: ModelProject, parts: Sequence[Part], hyperparameters: Hyperparameters, seed: int
+) -> Any:
+    """The splits as one `tf.data` pipeline of (x, y, weight) batches, in another order every epoch."""
+    import tensorflow as tf
+
+    batches = _batches(parts, hyperparameters.batch_size, seed)
+    if type(project).augment is not ModelProject.augment:
+        seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
+        batches = tf.data.Dataset.zip(batches, seeds).map(
+            lambda row, pair: (project.augment(row[0], hyperparameters, tf.cast(pair, tf.int32)), *row[1:])
+        )
+    return batches.prefetch(tf.data.AUTOTUNE)
+
+
+def _batches(parts: Sequence[Part], batch_size: int, seed: int | None = None) -> Any:
+    """Batches of (x, y, weight), shuffled with a seed; weights have mean 1: the learning rate keeps its meaning.
+
+    The order is the same whether the splits are in memory or read from their files.
+    """
+    import tensorflow as tf
+
+    y = np.concatenate([part.y for part in parts])
+    weight = np.concatenate([part.weight for part in parts])
+    weight = (weight / weight.mean()).astype(np.float32)
+    in_memory = sum(part.x.nbytes for part in parts) <= _IN_MEMORY_BYTES
+    if in_memory:
+        arrays = (np.concatenate([part.x for part in parts]), y, weight)
+        entries = tf.data.Dataset.from_tensor_slices(arrays)
+    else:
+        entries = tf.data.Dataset.range(len(y))
+    if seed is not None:
+        entries = entries.shuffle(len(y), seed=seed, reshuffle_each_iteration=True)
+    batches = entries.batch(batch_size)
+    starts = np.cumsum([0, *map(len, parts)])
+    x_shape, x_type = parts[0].x.shape[1:], parts[0].x.dtype
+
+    def read_rows(index: np.ndarray) -> tuple[np.ndarray, ...]:
+        x = np.empty((len(index), *x_shape), x_type)
+        for part, start, end in zip(parts, starts[:-1], starts[1:], strict=True):
+            own = (index >= start) & (index < end)
+            x[own] = part.x[index[own] - start]
+            release(part.x)
+        return x, y[index], weight[index]
+
+    def read(index: Any) -> tuple[Any, ...]:
+        rows = tf.numpy_function(read_rows, [index], [x_type, y.dtype, weight.dtype], stateful=False)
+        shapes = (x_shape, y.shape[1:], ())
+        return tuple(tf.ensure_shape(row, (None, *shape)) for row, shape in zip(rows, shapes, strict=True))
+
+    return batches if in_memory else batches.map(read)
+
+
+def _progress(keras: Any, epochs: int, word: str, log: Callable[[str], None]) -> keras.callbacks.Callback:
+    """Report epochs, at most one a second and always the last."""
+    state = {"reported": 0.0}
+
+    def report(epoch: int, logs: dict[str, float] | None) -> None:
+        now = time.monotonic()
+        if now - state["reported"] >= 1 or epoch + 1 == epochs:
+            state["reported"] = now
+            log(
+                f"{word} {epoch + 1}/{epochs}: "
+                + ", ".join(f"{k} {v:.4f}" for k, v in sorted((logs or {}).items()))
+            )
+
+    return keras.callbacks.LambdaCallback(on_epoch_end=report)
+
+
+def _sample(part: Part) -> Part:
+    """At most 20,000 evenly spaced entries: enough to see over-fitting, cheap on large splits."""
+    if len(part) <= _SCORED_ENTRIES:
+        return part
+    index = np.linspace(0, len(part) - 1, _SCORED_ENTRIES).astype(int)
+    x = take(part.x, index)
+    return Part(x, part.y[index], part.weight[index], part.keys)
+
+
+def _score(project: ModelProject, model: keras.Model, part: Part) -> dict[str, float]:
+    """Metrics on the split; NaN for a network whose training diverged, which the checks refuse."""
+    prediction = predict(model, part.x)
+    if not np.isfinite(prediction).all():
+        return dict.fromkeys(project.task.metrics, float("nan"))
+    if project.task.kind == "classification":
+        sums = prediction.sum(axis=1)
+        if prediction.min() < 0 or np.abs(sums - 1).max() > 1e-3:
+            raise InputError(
+                f"{project.name}: the network's outputs are no probabilities ({prediction.min():.3g} to "
+                f"{prediction.max():.3g}, rows sum to {sums.min():.3g}..{sums.max():.3g}): end build_model() in a "
+                "softmax"
+            )
+    return project.task.score(part, prediction)

@@ -1,0 +1,89 @@
+"""The model card: what a person must know before using the model, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jukebox_orch.contract.project import ModelProject
+from jukebox_orch.ml.artifacts import EvaluationReport, FeatureSet, OnnxReport, Scores
+
+
+def model_card(
+    project: ModelProject,
+    *,
+    title: str,
+    report: EvaluationReport,
+    onnx: OnnxReport,
+    feature_set: FeatureSet,
+    lineage: Mapping[str, str],
+) -> str:
+    """Write the card.
+
+    Args:
+        title: model name and version.
+        lineage: what made it, name -> value.
+    """
+    features = feature_set.features
+    metrics = list(report.test.metrics)
+    rows = [report.test, *report.slices, *report.baselines]
+    champion = (
+        f"Compared with {report.champion.model_name} version {report.champion.version} on the same split: "
+        f"{report.primary_metric} {report.champion.metrics[report.primary_metric]:.4f}."
+        if report.champion
+        else report.champion_problem or "There was no champion at the time."
+    )
+    sizes = _table(
+        ["split", "entries", "rows"],
+        [[name, len(part), round(float(part.weight.sum()))] for name, part in features.parts.items()],
+    )
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            project.description,
+            "",
+            "## Input and output",
+            "",
+            "Raw values; normalisation is inside the model.",
+            "",
+            _table(["input", "type and shape"], [[n, " ".join(map(str, t))] for n, t in onnx.inputs.items()]),
+            "",
+            _table(
+                ["output", "type and shape"], [[n, " ".join(map(str, t))] for n, t in onnx.outputs.items()]
+            ),
+            "",
+            f"Labels: {', '.join(features.labels)}" if features.labels else "The output is a number.",
+            "",
+            "## Data",
+            "",
+            sizes,
+            "",
+            "## How good it is",
+            "",
+            f"On the test split, judged by {report.primary_metric}:",
+            "",
+            _table(["", "rows", *metrics], [_scored(scores, metrics) for scores in rows]),
+            "",
+            champion,
+            "",
+            "## Limits",
+            "",
+            project.limitations,
+            "",
+            "## Lineage",
+            "",
+            _table(["", ""], [[name, value] for name, value in lineage.items()]),
+            "",
+        ]
+    )
+
+
+def _scored(scores: Scores, metrics: Sequence[str]) -> list[object]:
+    return [scores.name, scores.rows, *(f"{scores.metrics[name]:.4f}" for name in metrics)]
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines
+    )

@@ -1,0 +1,187 @@
+"""What is written to the MLflow run of a Dagster run, in few calls."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jukebox_orch.contract.project import Features
+from jukebox_orch.ml.artifacts import OnnxModel, TrainedModel
+from jukebox_orch.registry.mlflow_resource import MlflowTracking
+
+if TYPE_CHECKING:
+    import keras
+    from mlflow import MlflowClient
+
+_BATCH = 1000
+_PARAMETER_LENGTH = 500
+_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
+
+def log_training(
+    mlflow: MlflowTracking,
+    run_id: str,
+    trained: TrainedModel,
+    settings: Mapping[str, Any],
+    figures: Mapping[str, bytes],
+) -> None:
+    """Parameters, curves per epoch, split metrics and figures as PNG."""
+    from mlflow.entities import Metric, Param
+
+    client, training = mlflow.client(), trained.training
+    now = _milliseconds()
+    curves = [
+        Metric(name, value, now, epoch)
+        for name, values in training.history.items()
+        for epoch, value in enumerate(values)
+        if np.isfinite(value)
+    ]
+    scores = [
+        Metric(f"{split}_{name}", value, now, 0)
+        for split, metrics in (("train", training.train), ("validation", training.validation))
+        for name, value in metrics.items()
+        if np.isfinite(value)
+    ]
+    log_metrics(client, run_id, [*curves, *scores, Metric("training_seconds", training.seconds, now, 0)])
+    parameters = {k: str(v)[:_PARAMETER_LENGTH] for k, v in _flat(settings).items()}
+    known = client.get_run(run_id).data.params
+    # A retried step logs the same again; MLflow refuses a parameter only when its value changes.
+    new = [Param(key, value) for key, value in parameters.items() if key not in known]
+    client.log_batch(run_id, params=new)
+    _log_figures(client, run_id, figures)
+
+
+def log_dataset(
+    mlflow: MlflowTracking, run_id: str, *, name: str, digest: str, source: str, profile: Mapping[str, Any]
+) -> None:
+    """The data the run trained on: MLflow keeps 36 characters of the digest."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    dataset = Dataset(
+        name=name,
+        digest=digest[:36],
+        source_type="jukebox-orchestrator",
+        source=json.dumps({"source": source}),
+        profile=json.dumps({"digest": digest, **profile}),
+    )
+    mlflow.client().log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+
+
+def log_evaluation(
+    mlflow: MlflowTracking,
+    run_id: str,
+    metrics: Mapping[str, float],
+    tables: Mapping[str, Any],
+    figures: Mapping[str, bytes],
+) -> None:
+    """Metrics on the test split, tables as JSON, figures as PNG."""
+    from mlflow.entities import Metric
+
+    client, now = mlflow.client(), _milliseconds()
+    log_metrics(client, run_id, [Metric(k, v, now, 0) for k, v in metrics.items() if np.isfinite(v)])
+    for name, table in tables.items():
+        client.log_dict(run_id, table, f"tables/{name}.json")
+    _log_figures(client, run_id, figures)
+
+
+def log_keras(mlflow: MlflowTracking, run_id: str, model: keras.Model, features: Features) -> str:
+    """Log the network as a `.keras` archive with signature and fixed requirements; returns its URI.
+
+    Only archives that Keras loads in its safe mode are trained, see `jukebox_orch.ml.formats.load_keras`.
+    """
+    mlflow.client()
+    from mlflow import keras as keras_flavor
+    from mlflow import start_run
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    inputs = TensorSpec(features.train.x.dtype, (-1, *features.shape), "raw")
+    output = TensorSpec(np.dtype(np.float32), (-1, *model.output_shape[1:]), "output")
+    with start_run(run_id=run_id):
+        logged = keras_flavor.log_model(
+            model,
+            name="keras_model",
+            signature=ModelSignature(Schema([inputs]), Schema([output])),
+            # No input_example: mlflow.keras 3.17 writes it into a folder that it makes only afterwards.
+            pip_requirements=_pinned("keras", "tensorflow", "numpy"),
+        )
+    return logged.model_uri
+
+
+def log_onnx(
+    mlflow: MlflowTracking, run_id: str, onnx_model: OnnxModel, example: Mapping[str, np.ndarray]
+) -> str:
+    """Log the ONNX file as a model with signature, example and fixed requirements; returns its URI."""
+    client = mlflow.client()
+    import onnx
+    from mlflow import onnx as onnx_flavor
+    from mlflow import start_run
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    def schema(tensors: Mapping[str, list[str | int]]) -> Schema:
+        return Schema(
+            [
+                TensorSpec(np.dtype(_TYPES[str(kind)]), (-1, *map(int, shape[1:])), name)
+                for name, (kind, *shape) in tensors.items()
+            ]
+        )
+
+    report = onnx_model.report
+    with start_run(run_id=run_id):
+        logged = onnx_flavor.log_model(
+            onnx.load_model_from_string(onnx_model.content),
+            name="onnx_model",
+            signature=ModelSignature(schema(report.inputs), schema(report.outputs)),
+            input_example=dict(example),
+            pip_requirements=requirements(),
+            onnx_execution_providers=["CPUExecutionProvider"],
+            save_as_external_data=False,
+        )
+    client.set_terminated(run_id, "FINISHED")
+    return logged.model_uri
+
+
+def requirements() -> list[str]:
+    """What a server needs to run the ONNX file, pinned to the versions it was proved with."""
+    return _pinned("onnxruntime", "onnx", "numpy")
+
+
+def _pinned(*names: str) -> list[str]:
+    return [f"{name}=={metadata.version(name)}" for name in names]
+
+
+def log_metrics(client: MlflowClient, run_id: str, metrics: list[Any]) -> None:
+    """In batches of the size the server takes."""
+    for start in range(0, len(metrics), _BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
+
+
+def _log_figures(client: MlflowClient, run_id: str, figures: Mapping[str, bytes]) -> None:
+    if not figures:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        for name, png in figures.items():
+            file = Path(folder) / f"{name}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png)
+        client.log_artifacts(run_id, folder, "figures")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _milliseconds() -> int:
+    import time
+
+    return int(time.time() * 1000)

@@ -1,0 +1,110 @@
+"""The Dagster sensors of a project: thin shells that look, call the pure decision and keep the cursor."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+
+from jukebox_orch.sensors.decisions import Decision, SourceUnavailableError, count
+from jukebox_orch.sensors.git_tags.decision import DeployedCode
+from jukebox_orch.sensors.settings import Triggers
+from jukebox_orch.sensors.ticks import Evaluate, git_tags_tick, model_alerts_tick, new_data_tick
+
+_IDLE_SECONDS = 3_600
+
+
+def build_sensors(
+    project_name: str,
+    job: Any,
+    triggers: Triggers,
+    *,
+    deployed: Callable[[], DeployedCode],
+    state_root: str,
+    require_matching_code: bool = False,
+) -> list[dg.SensorDefinition]:
+    """Return the three sensors of a project; one that is not configured is there, stopped, and says how.
+
+    Args:
+        project_name: Prefix of the sensors' names.
+        job: The training job, or its name.
+        triggers: The project's triggers.
+        deployed: Tells which code this deployment runs; asked in every look at git tags.
+        state_root: Folder or fsspec URL for what does not fit into a cursor.
+        require_matching_code: What holds for git tags where the trigger does not say.
+    """
+    job_name = job if isinstance(job, str) else job.name
+    memory = f"{state_root.rstrip('/')}/{project_name}"
+    data, tags, alerts = triggers.new_data, triggers.git_tags, triggers.model_alerts
+
+    def sensor(
+        kind: str, watches: str, interval: int | None, evaluate: Evaluate | None
+    ) -> dg.SensorDefinition:
+        return dg.SensorDefinition(
+            name=f"{project_name}_{kind}",
+            evaluation_fn=(
+                _unconfigured(project_name, kind)
+                if evaluate is None
+                else _tick(evaluate, interval or _IDLE_SECONDS)
+            ),
+            description=f"{watches} start {job_name}, once per event.",
+            minimum_interval_seconds=interval or _IDLE_SECONDS,
+            default_status=dg.DefaultSensorStatus.STOPPED
+            if evaluate is None
+            else dg.DefaultSensorStatus.RUNNING,
+            job=None if isinstance(job, str) else job,
+            job_name=job if isinstance(job, str) else None,
+        )
+
+    return [
+        sensor(
+            "new_data",
+            f"New files at {data.location}" if data else "New files",
+            data and data.interval_seconds,
+            new_data_tick(data, job_name, f"{memory}/new_data") if data else None,
+        ),
+        sensor(
+            "git_tags",
+            f"New tags {tags.pattern} of {tags.repository}" if tags else "New version tags in git",
+            tags and tags.interval_seconds,
+            git_tags_tick(tags, job_name, f"{memory}/git_tags", deployed, require_matching_code)
+            if tags
+            else None,
+        ),
+        sensor(
+            "model_alerts",
+            f"Firing alerts {{{', '.join(alerts.matchers)}}} of {alerts.url}" if alerts else "Firing alerts",
+            alerts and alerts.interval_seconds,
+            model_alerts_tick(alerts, job_name, f"{memory}/model_alerts") if alerts else None,
+        ),
+    ]
+
+
+def _tick(evaluate: Evaluate, interval: int) -> Callable[[dg.SensorEvaluationContext], dg.SensorResult]:
+    def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        next_look = time.time() + interval
+        try:
+            decision, cursor = evaluate(context)
+        except SourceUnavailableError as problem:
+            nothing = Decision((), None, str(problem), ["nothing was decided"])
+            return dg.SensorResult(skip_reason=nothing.reason(next_look), cursor=context.cursor)
+        if not decision.requests:
+            return dg.SensorResult(skip_reason=decision.reason(next_look), cursor=cursor)
+        context.log.info(f"asks for {count(len(decision.requests), 'run')}; {decision.reason(next_look)}")
+        requests = [
+            dg.RunRequest(run_key=event.run_key, run_config=dict(event.run_config), tags=dict(event.tags))
+            for event in decision.requests
+        ]
+        return dg.SensorResult(run_requests=requests, cursor=cursor)
+
+    return tick
+
+
+def _unconfigured(project_name: str, kind: str) -> Callable[[dg.SensorEvaluationContext], dg.SensorResult]:
+    def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        return dg.SensorResult(
+            skip_reason=f"Not configured: add `{kind}` under `{project_name}` to the deployment's triggers file "
+            "(docs/sensors.md) and reload this code location."
+        )
+
+    return tick

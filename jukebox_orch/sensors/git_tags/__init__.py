@@ -1,0 +1,1 @@
+"""Starts a run when a version tag is pushed."""

@@ -1,0 +1,1 @@
+"""Starts a run when an alert about the model fires."""

@@ -1,0 +1,1 @@
+"""Starts a run when new files arrive."""

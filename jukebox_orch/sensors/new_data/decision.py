@@ -1,0 +1,349 @@
+"""Decides which files of a landing location start a training run. Pure: no Dagster, no clock, no I/O.
+
+A tick has two halves with the reading of file contents between them: `select` says which files are complete
+and unknown, `decide` turns their digests into at most one run. A file counts once per content (sha256).
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Literal, NamedTuple
+
+from jukebox_orch.sensors.decisions import (
+    EVENT_ID_TAG,
+    EVENT_TAG,
+    Decision,
+    RunEvent,
+    SourceUnavailableError,
+    StartedEvent,
+    count,
+    names,
+)
+
+EVENT = "new_data"
+SUCCESS_MARKER = "_SUCCESS"
+MANIFEST = "SHA256SUMS"
+MAX_FILES_IN_RUN = 10_000
+MAX_PATH_LENGTH = 1024
+
+# Letters, digits and the punctuation of ordinary file names. Left out on purpose: `*?[]{}` (fsspec expands
+# globs), `\` and control characters, quotes, `$;|&<>` and `%#` (URL escapes).
+_SAFE_PATH = re.compile(r"[\w][\w .+=,@():~-]*(/[\w][\w .+=,@():~-]*)*")
+
+
+class Entry(NamedTuple):
+    """One entry of the location.
+
+    `path` is relative to the location, `/`-separated; `size` in bytes; `token` changes whenever the content
+    may have changed (ETag, or modification and change time); `changed_at` in seconds since the epoch by the
+    store's clock, None where it has none.
+    """
+
+    path: str
+    size: int
+    token: str
+    changed_at: float | None
+    kind: Literal["file", "symlink", "special"] = "file"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What one look saw.
+
+    `unchanged` are paths that the state knows in the form they have; a location may leave them out of `entries`.
+    `covered` are the ranges of paths (after, up to) that were looked at completely, None meaning the end; a
+    big bucket is listed in pieces and `sweep` is where the next look goes on. `manifests` maps a folder to
+    the digests its `SHA256SUMS` promises.
+    """
+
+    entries: Sequence[Entry]
+    unchanged: Set[str] = frozenset()
+    covered: Sequence[tuple[str, str | None]] = (("", None),)
+    sweep: str = ""
+    manifests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NewDataState:
+    """What the sensor remembers.
+
+    `files`: path -> [size, token, sha256] of files that have been decided. `waiting`: path -> [size, token,
+    first seen] of files not yet complete. `gone`: digests of decided contents no longer listed. `markers`:
+    folder -> time of its `_SUCCESS`.
+    """
+
+    files: Mapping[str, Sequence] = field(default_factory=dict)
+    waiting: Mapping[str, Sequence] = field(default_factory=dict)
+    gone: frozenset[str] = frozenset()
+    markers: Mapping[str, float] = field(default_factory=dict)
+    sweep: str = ""
+
+    def knows(self, path: str, size: int, token: str) -> bool:
+        """Tell whether the file has been decided in this form."""
+        known = self.files.get(path)
+        return known is not None and known[1] == token and known[0] == size
+
+    def decided(self) -> set[str]:
+        """Return the digests of every content that has had its run."""
+        return {known[2] for known in self.files.values()} | self.gone
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How a file counts as complete and how much one run takes; the fields of `NewDataTrigger`."""
+
+    patterns: Sequence[str] = ("*",)
+    complete_when: Literal["quiet", "success_marker", "manifest"] = "quiet"
+    quiet_seconds: float = 30
+    include_earlier: bool = False
+    max_files_per_run: int = 1_000
+    max_file_bytes: int = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Files whose content must be read now (`ready`, oldest first), and why the others are not."""
+
+    ready: Sequence[Entry]
+    waiting: Mapping[str, Sequence]
+    markers: Mapping[str, float]
+    refused: Mapping[str, Sequence[str]]
+
+
+def select(listing: Listing, state: NewDataState, now: float, limits: Limits) -> Selection:
+    """Pick the files that are complete, safe and not yet known in their present form."""
+    markers = {
+        **({} if _is_complete(listing) else state.markers),
+        **{
+            _folder(entry.path): entry.changed_at or now
+            for entry in listing.entries
+            if entry.path.endswith(SUCCESS_MARKER) and _name(entry.path) == SUCCESS_MARKER
+        },
+    }
+    ready: list[Entry] = []
+    waiting: dict[str, Sequence] = {}
+    refused: dict[str, list[str]] = {}
+    for entry in listing.entries:
+        if state.knows(entry.path, entry.size, entry.token):
+            continue
+        if _name(entry.path) in (SUCCESS_MARKER, MANIFEST) or not _matches(entry.path, limits.patterns):
+            continue
+        if problem := _refusal(entry, limits):
+            refused.setdefault(problem, []).append(entry.path)
+            continue
+        seen = state.waiting.get(entry.path)
+        first_seen = seen[2] if seen and seen[0] == entry.size and seen[1] == entry.token else now
+        promised = _name(entry.path) in listing.manifests.get(_folder(entry.path), {})
+        ready_by = {
+            "quiet": _is_quiet(entry, first_seen, now, limits.quiet_seconds),
+            "success_marker": _is_marked(entry, markers),
+            "manifest": promised,
+        }
+        if ready_by[limits.complete_when]:
+            ready.append(entry)
+        else:
+            waiting[entry.path] = [entry.size, entry.token, first_seen]
+    if not _is_complete(listing):
+        looked_at = listing.unchanged | {entry.path for entry in listing.entries}
+        waiting |= {path: seen for path, seen in state.waiting.items() if path not in looked_at}
+    ready.sort(key=lambda entry: (entry.changed_at or 0, entry.path))
+    return Selection(ready, waiting, markers, refused)
+
+
+def decide(
+    listing: Listing,
+    state: NewDataState,
+    selection: Selection,
+    *,
+    digests: Mapping[str, str],
+    failures: Mapping[str, str],
+    location: str,
+    limits: Limits,
+    started: Collection[str] = (),
+) -> Decision[NewDataState]:
+    """Ask for at most one run on the new contents.
+
+    Args:
+        listing: What the look saw.
+        state: What the sensor remembers.
+        selection: The files `select` picked.
+        digests: path -> sha256 of the selected files read in this tick, at most `max_files_per_run`; the rest
+            are read in the next ticks.
+        failures: path -> why it could not be read.
+        location: What a path is appended to, to give the URL a run reads.
+        limits: The trigger's settings.
+        started: Digests known from earlier runs, whatever the state says.
+    """
+    files, gone = _without_vanished(listing, state)
+    new: dict[str, str] = {}
+    read = 0
+    if digests:
+        files, decided = dict(files), state.decided() | set(started)
+        for entry in selection.ready:
+            digest = digests.get(entry.path)
+            if digest is None:
+                continue
+            promised = listing.manifests.get(_folder(entry.path), {}).get(_name(entry.path))
+            if limits.complete_when == "manifest" and digest != promised:
+                failures = {**failures, entry.path: f"its content is not what {MANIFEST} promises"}
+                continue
+            read += 1
+            replaced = files.get(entry.path)
+            if replaced is not None and replaced[2] != digest:
+                gone = gone | {replaced[2]}
+            files[entry.path] = [entry.size, entry.token, digest]
+            if digest not in decided:
+                new.setdefault(digest, entry.path)
+    after = replace(
+        state,
+        files=files,
+        gone=gone,
+        waiting=selection.waiting if selection.waiting != state.waiting else state.waiting,
+        markers=selection.markers if limits.complete_when == "success_marker" else {},
+        sweep=listing.sweep,
+    )
+    earlier = _earlier(files, new, selection, digests) if limits.include_earlier else {}
+    notes, warnings = _reasons(selection, failures, read, new)
+    looked_at = len(listing.entries) + len(listing.unchanged)
+    seen = f"{count(looked_at, 'entry', 'entries')} looked at in {location}"
+    if len(new) + len(earlier) > MAX_FILES_IN_RUN:
+        raise SourceUnavailableError(
+            f"{count(len(new), 'new file')} with {count(len(earlier), 'earlier file')} are more than one run "
+            f"can name ({MAX_FILES_IN_RUN:,}): compact the landing location or set include_earlier: false"
+        )
+    requests = [_request(new, earlier, location)] if new else []
+    return Decision(requests, after if after != state else state, seen, notes, warnings)
+
+
+def rebuilt(started: Sequence[StartedEvent]) -> NewDataState:
+    """Return the state that starts no run again for contents that already had one."""
+    return NewDataState(gone=frozenset(started_digests(started)))
+
+
+def started_digests(started: Sequence[StartedEvent]) -> set[str]:
+    """Return the sha256 of every file that earlier runs were told to train on."""
+    return {
+        file["sha256"] for event in started for file in event.run_config.get("source", {}).get("files", [])
+    }
+
+
+def _request(new: Mapping[str, str], earlier: Mapping[str, str], location: str) -> RunEvent:
+    key = hashlib.sha256("\n".join(sorted(new)).encode()).hexdigest()
+    files = [
+        {"url": location + path, "sha256": digest}
+        for part in (earlier, new)
+        for digest, path in sorted(part.items(), key=lambda item: item[1])
+    ]
+    shown = [digest[:12] for digest in sorted(new)]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
+    return RunEvent(
+        run_key=f"{EVENT}:{key}",
+        run_config={"source": {"files": files}},
+        tags={
+            EVENT_TAG: EVENT,
+            EVENT_ID_TAG: key[:32],
+            "jukebox/file_count": str(len(new)),
+            "jukebox/file_digests": ",".join(shown[:8]) + more,
+        },
+    )
+
+
+def _earlier(
+    files: Mapping[str, Sequence],
+    new: Mapping[str, str],
+    selection: Selection,
+    digests: Mapping[str, str],
+) -> dict[str, str]:
+    """Return digest -> path of the other decided files that are still there in the form that was decided."""
+    changed = {*selection.waiting, *(entry.path for entry in selection.ready if entry.path not in digests)}
+    changed.update(*selection.refused.values())
+    earlier: dict[str, str] = {}
+    for path, known in files.items():
+        if known[2] not in new and path not in changed:
+            earlier.setdefault(known[2], path)
+    return earlier
+
+
+def _without_vanished(listing: Listing, state: NewDataState) -> tuple[Mapping[str, Sequence], frozenset[str]]:
+    """Forget paths that are no longer there, but never that their content had its run."""
+    if len(listing.unchanged) == len(state.files):
+        return state.files, state.gone
+    missing = state.files.keys() - listing.unchanged - {entry.path for entry in listing.entries}
+    if not _is_complete(listing):
+        missing = {path for path in missing if _is_covered(path, listing.covered)}
+    if not missing:
+        return state.files, state.gone
+    files = {path: known for path, known in state.files.items() if path not in missing}
+    return files, state.gone | {state.files[path][2] for path in missing}
+
+
+def _reasons(
+    selection: Selection, failures: Mapping[str, str], read: int, new: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    notes: list[str] = []
+    warnings = [
+        f"refused ({problem}): {names(paths)}" for problem, paths in sorted(selection.refused.items())
+    ]
+    by_failure: dict[str, list[str]] = {}
+    for path, failure in failures.items():
+        by_failure.setdefault(failure, []).append(path)
+    warnings += [f"not read ({failure}): {names(paths)}" for failure, paths in sorted(by_failure.items())]
+    if selection.waiting:
+        notes.append(f"{count(len(selection.waiting), 'file')} not complete yet: {names(selection.waiting)}")
+    if known := read - len(new):
+        notes.append(f"{count(known, 'file')} with a content that already had a run")
+    if left := len(selection.ready) - read - len(failures):
+        notes.append(f"{count(left, 'file')} left for the next tick")
+    if not new and not notes and not warnings:
+        notes.append("nothing new")
+    return notes, warnings
+
+
+def _refusal(entry: Entry, limits: Limits) -> str | None:
+    parts = entry.path.split("/")
+    unsafe_name = (
+        len(entry.path) > MAX_PATH_LENGTH or "::" in entry.path or not _SAFE_PATH.fullmatch(entry.path)
+    )
+    problems = {
+        "symbolic link": entry.kind == "symlink",
+        "neither a file nor a folder": entry.kind == "special",
+        "path with `..` or empty parts": any(part in ("..", ".", "") for part in parts),
+        "hidden": any(part.startswith((".", "_")) for part in parts),
+        "unsafe name": unsafe_name,
+        "empty": entry.size == 0,
+        f"larger than max_file_bytes, {limits.max_file_bytes:,}": entry.size > limits.max_file_bytes,
+    }
+    return next((problem for problem, holds in problems.items() if holds), None)
+
+
+def _is_quiet(entry: Entry, first_seen: float, now: float, quiet_seconds: float) -> bool:
+    # A store's clock ahead of ours proves nothing; then only what we saw ourselves counts.
+    changed_at = entry.changed_at if entry.changed_at is not None and entry.changed_at <= now else now
+    return now - min(first_seen, changed_at) >= quiet_seconds
+
+
+def _is_marked(entry: Entry, markers: Mapping[str, float]) -> bool:
+    marked = markers.get(_folder(entry.path))
+    return marked is not None and (entry.changed_at is None or entry.changed_at <= marked)
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(path, pattern) or fnmatchcase(_name(path), pattern) for pattern in patterns)
+
+
+def _is_complete(listing: Listing) -> bool:
+    return list(listing.covered) == [("", None)]
+
+
+def _is_covered(path: str, covered: Sequence[tuple[str, str | None]]) -> bool:
+    return any(path > after and (upto is None or path <= upto) for after, upto in covered)
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
+
+
+def _folder(path: str) -> str:
+    return path.rpartition("/")[0]

@@ -1,0 +1,275 @@
+"""The kinds of place that files arrive at: local folders, buckets, other fsspec locations, one http(s) file."""
+
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol
+from urllib.parse import urlsplit
+
+import fsspec
+import httpx
+from fsspec.implementations.local import LocalFileSystem
+
+from jukebox_orch.sensors.decisions import SourceUnavailableError
+from jukebox_orch.sensors.new_data.decision import Entry, Listing, NewDataState
+from jukebox_orch.sensors.new_data.s3_listing import Range, joined, parse_quickly, pieces
+
+SWEEP_SECONDS = 0.5
+"""How long one look goes through a bucket (beside its newest keys); a large one is swept over several ticks."""
+_LISTERS = 8
+_CHUNK = 1024 * 1024
+
+
+class Location(Protocol):
+    """A place that files arrive at. `prefix` plus an entry's path is the URL a run reads."""
+
+    prefix: str
+
+    def look(self, state: NewDataState) -> Listing:
+        """List the entries; may raise what the source raises."""
+        ...
+
+    def entry(self, path: str) -> Entry | None:
+        """Look at one path; None when there is nothing."""
+        ...
+
+    def chunks(self, entry: Entry) -> Iterator[bytes]:
+        """Read exactly this version of a listed file; ValueError when it is another one by now."""
+        ...
+
+
+def open_location(url: str) -> Location:
+    """Return the location of an absolute path, an fsspec URL or an http(s) URL; touches nothing yet."""
+    if urlsplit(url).scheme in ("http", "https"):
+        return HttpFile(url)
+    options: dict[str, Any] = {}
+    if urlsplit(url).scheme in ("s3", "s3a"):
+        options = {
+            "use_listings_cache": False,
+            "config_kwargs": {"connect_timeout": 5, "read_timeout": 10, "retries": {"max_attempts": 2}},
+        }
+    filesystem, root = fsspec.core.url_to_fs(url, **options)
+    if isinstance(filesystem, LocalFileSystem):
+        return LocalFolder(Path(root))
+    if "s3" in filesystem.protocol:
+        return Bucket(filesystem, root)
+    return RemoteFolder(filesystem, root)
+
+
+class LocalFolder:
+    """A folder or mounted volume; symbolic links are seen but never followed."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self.prefix = f"{root}/"
+
+    def look(self, state: NewDataState) -> Listing:
+        """List the whole tree."""
+        entries: list[Entry] = []
+        unchanged: set[str] = set()
+        folders = [""]
+        while folders:
+            folder = folders.pop()
+            with os.scandir(self._root / folder) as found:
+                for item in found:
+                    path = f"{folder}/{item.name}" if folder else item.name
+                    try:
+                        status = item.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue  # gone between the two calls
+                    if stat.S_ISDIR(status.st_mode):
+                        folders.append(path)
+                    elif state.knows(path, status.st_size, _local_token(status)):
+                        unchanged.add(path)
+                    else:
+                        entries.append(_local_entry(path, status))
+        return Listing(entries, unchanged)
+
+    def entry(self, path: str) -> Entry | None:
+        """Look at one path without following a link."""
+        try:
+            return _local_entry(path, os.lstat(self._root / path))
+        except FileNotFoundError:
+            return None
+
+    def chunks(self, entry: Entry) -> Iterator[bytes]:
+        """Read without following a link and without waiting for a FIFO's writer."""
+        handle = os.open(self._root / entry.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb", buffering=0) as file:
+            _refuse_other_version(entry, _local_entry(entry.path, os.fstat(handle)))
+            while chunk := file.read(_CHUNK):
+                yield chunk
+            _refuse_other_version(entry, _local_entry(entry.path, os.fstat(handle)))
+
+
+class RemoteFolder:
+    """Any other fsspec location."""
+
+    def __init__(self, filesystem: Any, root: str):
+        self._filesystem = filesystem
+        self._root = root.rstrip("/")
+        self.prefix = filesystem.unstrip_protocol(self._root) + "/"
+
+    def look(self, state: NewDataState) -> Listing:
+        """List everything below the root."""
+        self._filesystem.invalidate_cache()
+        found = self._filesystem.find(self._root, detail=True)
+        entries = [self._entry(name, info) for name, info in found.items()]
+        return Listing(entries)
+
+    def entry(self, path: str) -> Entry | None:
+        """Look at one path."""
+        name = f"{self._root}/{path}"
+        try:
+            return self._entry(name, self._filesystem.info(name))
+        except FileNotFoundError:
+            return None
+
+    def chunks(self, entry: Entry) -> Iterator[bytes]:
+        """Read front to back."""
+        name = f"{self._root}/{entry.path}"
+        with self._filesystem.open(name, "rb", block_size=8 * _CHUNK) as file:
+            info = getattr(file, "details", None) or self._filesystem.info(name)
+            _refuse_other_version(entry, self._entry(name, info))
+            while chunk := file.read(_CHUNK):
+                yield bytes(chunk)
+
+    def _entry(self, name: str, info: Mapping[str, Any]) -> Entry:
+        version = next((info[key] for key in ("ETag", "etag", "md5Hash") if info.get(key)), "")
+        changed = next(
+            (info[k] for k in ("LastModified", "mtime", "updated", "created") if info.get(k)), None
+        )
+        kind: Literal["file", "symlink", "special"] = "file"
+        if info.get("islink") or info.get("type") == "link":
+            kind = "symlink"
+        elif info.get("type") != "file":
+            kind = "special"
+        path = name.removeprefix(self._root).lstrip("/")
+        return Entry(path, int(info.get("size") or 0), f"{version}:{changed}", _timestamp(changed), kind)
+
+
+class Bucket(RemoteFolder):
+    """An S3 prefix; listed in pieces that are asked for at once, a large one over several looks."""
+
+    def look(self, state: NewDataState) -> Listing:
+        """List what is after the last known key, and on from where the last look ended until the time is over."""
+        parse_quickly(self._filesystem.s3)
+        deadline = time.monotonic() + SWEEP_SECONDS
+        newest, *sweep = pieces(state.files, state.sweep)
+        always = (newest, *sweep[:1])  # however slow the store is
+        entries: list[Entry] = []
+        unchanged: set[str] = set()
+
+        def look_at(piece: Range) -> Range:
+            after, upto = piece
+            position = after
+            while (piece in always and position == after) or time.monotonic() < deadline:
+                items, reached = self._page(position)
+                for path, item in items:
+                    if upto is not None and path > upto:
+                        break
+                    size, changed = item["Size"], item["LastModified"]
+                    token = f"{item['ETag']}:{changed}"
+                    if state.knows(path, size, token):
+                        unchanged.add(path)
+                    elif path and not path.endswith("/"):
+                        entries.append(Entry(path, size, token, changed.timestamp()))
+                if reached is None or (upto is not None and reached >= upto):
+                    return after, upto
+                position = reached
+            return after, position
+
+        with ThreadPoolExecutor(_LISTERS) as listers:
+            covered = joined(listers.map(look_at, (newest, *sweep)))
+        swept = next(upto for after, upto in covered if after == state.sweep)
+        return Listing(entries, unchanged, covered, swept or "")
+
+    def _page(self, after: str) -> tuple[list[tuple[str, Mapping[str, Any]]], str | None]:
+        """Return up to 1,000 objects after a path, and the path they reach to, None when there are no more."""
+        bucket, _, key = self._root.partition("/")
+        base = f"{key}/" if key else ""
+        start = {"StartAfter": base + after} if after else {}
+        page = self._filesystem.call_s3("list_objects_v2", Bucket=bucket, Prefix=base, **start)
+        items = [(item["Key"][len(base) :], item) for item in page.get("Contents", [])]
+        if not page.get("IsTruncated"):
+            return items, None
+        if not items or items[-1][0] <= after:
+            raise ValueError("the store says that there are more objects and does not list them")
+        return items, items[-1][0]
+
+
+class HttpFile:
+    """One file behind http(s), whose version is its ETag or its Last-Modified."""
+
+    def __init__(self, url: str):
+        self._url = url
+        self.prefix, _, self._name = url.rpartition("/")
+        self.prefix += "/"
+
+    def look(self, state: NewDataState) -> Listing:
+        """Ask for the file's headers only."""
+        with self._client() as client:
+            response = client.head(self._url)
+        response.raise_for_status()
+        return Listing([self._entry(response)])
+
+    def entry(self, path: str) -> Entry | None:
+        """There is nothing beside the one file."""
+        return None
+
+    def chunks(self, entry: Entry) -> Iterator[bytes]:
+        """Read the body."""
+        with self._client() as client, client.stream("GET", self._url) as response:
+            response.raise_for_status()
+            if self._entry(response).token != entry.token:
+                raise ValueError("changed while the tick was looking")
+            yield from response.iter_bytes(_CHUNK)
+
+    def _client(self) -> httpx.Client:
+        # The digest is of the file, not of a compressed transfer of it.
+        return httpx.Client(
+            timeout=httpx.Timeout(10, connect=5),
+            follow_redirects=True,
+            max_redirects=3,
+            headers={"accept-encoding": "identity"},
+        )
+
+    def _entry(self, response: httpx.Response) -> Entry:
+        version, modified = response.headers.get("etag"), response.headers.get("last-modified")
+        if not version and not modified:
+            raise SourceUnavailableError(
+                f"{self.prefix}{self._name} has neither ETag nor Last-Modified to tell versions"
+            )
+        changed = _timestamp(parsedate_to_datetime(modified)) if modified else None
+        size = int(response.headers.get("content-length") or -1)  # -1: not told
+        return Entry(self._name, size, version or modified, changed)
+
+
+def _local_entry(path: str, status: os.stat_result) -> Entry:
+    mode = status.st_mode
+    kind = "file" if stat.S_ISREG(mode) else "symlink" if stat.S_ISLNK(mode) else "special"
+    changed_at = max(status.st_mtime, status.st_ctime)
+    return Entry(path, status.st_size, _local_token(status), changed_at, kind)
+
+
+def _local_token(status: os.stat_result) -> str:
+    # The change time cannot be set by a program, unlike the modification time that `cp -p` and `tar` restore.
+    return f"{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+def _refuse_other_version(listed: Entry, found: Entry | None) -> None:
+    if found != listed:
+        raise ValueError("changed while the tick was looking")
+
+
+def _timestamp(moment: object) -> float | None:
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    if isinstance(moment, datetime):
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    return float(moment) if isinstance(moment, int | float) else None

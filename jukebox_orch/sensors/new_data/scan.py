@@ -1,0 +1,142 @@
+"""Looks at a landing location and reads file contents, in bounded time."""
+
+import errno
+import hashlib
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
+
+import httpx
+
+from jukebox_orch.sensors.decisions import SourceUnavailableError
+from jukebox_orch.sensors.new_data.decision import MANIFEST, Entry, Listing, NewDataState
+from jukebox_orch.sensors.new_data.locations import Location
+
+LOOK_SECONDS = 20.0
+READ_SECONDS = 25.0
+"""Together below the 60 s that Dagster gives one sensor evaluation."""
+_READERS = 8
+_CLIENTS = ("aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs")
+_MANIFEST_BYTES = 16 * 1024**2
+
+T = TypeVar("T")
+
+
+def look(
+    location: Location, state: NewDataState, with_manifests: bool = False, seconds: float = LOOK_SECONDS
+) -> Listing:
+    """List a location, and read the manifests of folders with unknown files when asked to.
+
+    Raises:
+        SourceUnavailableError: It is not there, refuses, or does not answer within `seconds`.
+    """
+
+    def list_all() -> Listing:
+        listing = location.look(state)
+        if not with_manifests:
+            return listing
+        folders = {e.path.rpartition("/")[0] for e in listing.entries if e.path not in state.files}
+        return replace(listing, manifests=_manifests(location, folders))
+
+    return _within(seconds, location.prefix, list_all)
+
+
+def read_digests(
+    location: Location, entries: Sequence[Entry], limit: int, seconds: float = READ_SECONDS
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Read files in order until `limit` were read or the time is over.
+
+    Returns:
+        path -> sha256, and path -> why a file could not be read. A file in neither was not reached.
+    """
+    digests: dict[str, str] = {}
+    failures: dict[str, str] = {}
+    deadline = time.monotonic() + seconds
+
+    def read(entry: Entry) -> None:
+        try:
+            digests[entry.path] = _digest(location, entry, deadline)
+        except TimeoutError:
+            if entry in entries[:_READERS]:  # it had the whole time; the later ones go on in the next tick
+                failures[entry.path] = f"reading takes longer than the {seconds:.0f} s of a tick"
+        except Exception as error:
+            if not _is_the_sources_fault(error):
+                raise
+            failures[entry.path] = _why(error)
+
+    position = 0
+    with ThreadPoolExecutor(_READERS) as readers:
+        while position < len(entries) and len(digests) < limit and time.monotonic() < deadline:
+            batch = entries[position : position + min(_READERS, limit - len(digests))]
+            list(readers.map(read, batch))
+            position += len(batch)
+    return digests, failures
+
+
+def _within(seconds: float, what: str, function: Callable[[], T]) -> T:
+    """Call in a thread that is given up after `seconds`: a hanging network mount cannot be interrupted.
+
+    Raises:
+        SourceUnavailableError: Too late, or the source raised.
+    """
+    outcome: list[T] = []
+    problems: list[Exception] = []
+
+    def call() -> None:
+        try:
+            outcome.append(function())
+        except Exception as error:  # noqa: BLE001 - handed to the caller below
+            problems.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if outcome:
+        return outcome[0]
+    if not problems:
+        raise SourceUnavailableError(f"{what} did not answer within {seconds:.0f} s")
+    error = problems[0]
+    if isinstance(error, SourceUnavailableError):
+        raise error
+    if _is_the_sources_fault(error):
+        raise SourceUnavailableError(f"{what} cannot be listed: {_why(error)}") from error
+    raise error
+
+
+def _digest(location: Location, entry: Entry, deadline: float) -> str:
+    sha256 = hashlib.sha256()
+    for chunk in location.chunks(entry):
+        sha256.update(chunk)
+        if time.monotonic() > deadline:
+            raise TimeoutError
+    return sha256.hexdigest()
+
+
+def _manifests(location: Location, folders: Collection[str]) -> dict[str, dict[str, str]]:
+    """Read the SHA256SUMS of folders, in the format of the `sha256sum` command."""
+    manifests: dict[str, dict[str, str]] = {}
+    for folder in sorted(folders):
+        entry = location.entry(f"{folder}/{MANIFEST}" if folder else MANIFEST)
+        if entry is not None and entry.kind == "file" and entry.size <= _MANIFEST_BYTES:
+            text = b"".join(location.chunks(entry)).decode(errors="replace")
+            lines = re.finditer(r"^([0-9a-f]{64}) [ *](?:\./)?(.+?)\r?$", text, re.MULTILINE)
+            manifests[folder] = {line[2]: line[1] for line in lines}
+    return manifests
+
+
+def _is_the_sources_fault(error: Exception) -> bool:
+    """Tell a source that fails from a mistake of ours, without importing the optional client libraries."""
+    library = type(error).__module__.partition(".")[0]
+    return isinstance(error, OSError | ValueError | httpx.HTTPError | ImportError) or library in _CLIENTS
+
+
+def _why(error: Exception) -> str:
+    """Say what went wrong in one line; for an OSError without the path, so that equal reasons group."""
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "symbolic link"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:300] or type(error).__name__

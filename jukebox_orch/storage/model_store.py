@@ -1,0 +1,136 @@
+"""The model store: `<root>/<model name>/<version>/model.onnx` and its side files, as model servers read them."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from pydantic import Field
+
+from jukebox_orch.storage.publishing import file_digest, is_local, publish
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+
+class StoreError(RuntimeError):
+    """An entry of the model store is missing or is not what was registered."""
+
+
+class ModelStore(dg.ConfigurableResource):
+    """Where model servers find registered models: a folder, a mounted volume or `s3://bucket/prefix`."""
+
+    root: str = Field(description="Folder or fsspec URL of the store")
+    model_storage_pvc: str = Field(
+        default="",
+        description="Kubernetes volume claim that holds `root`; names the model in the InferenceService",
+    )
+    cluster_domain: str = Field(default="cluster.local", description="DNS domain of the Kubernetes cluster")
+    namespace: str = Field(default="default", description="Kubernetes namespace of the model servers")
+
+    def folder(self) -> "UPath":
+        """Folder of the whole store."""
+        from upath import UPath
+
+        return UPath(self.root)
+
+    def entry(self, model_name: str, version: str) -> "UPath":
+        """Folder of one version."""
+        return self.folder() / model_name / version
+
+    def save(self, model_name: str, version: str, files: Mapping[str, bytes]) -> "UPath":
+        """Write an entry; one that is there already must hold the same model.
+
+        Raises:
+            StoreError: the entry exists with another model.
+        """
+        target = self.entry(model_name, version)
+        if (target / "model.onnx").exists():
+            self.load(model_name, version, _sha256(files["model.onnx"]))
+        if target.exists() and not is_local(target):
+            # Without a rename, a process killed between two uploads leaves some of the files.
+            for name, content in files.items():
+                if not (target / name).exists():
+                    (target / name).write_bytes(content)
+        if target.exists():
+            self.load(model_name, version, _sha256(files["model.onnx"]))
+            return target
+
+        def write(folder: Path) -> None:
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+
+        publish(write, target, self.folder())
+        self.load(model_name, version, _sha256(files["model.onnx"]))
+        return target
+
+    def load(self, model_name: str, version: str, sha256: str) -> bytes:
+        """The ONNX file of a version, verified.
+
+        Raises:
+            StoreError: missing, or another sha256.
+        """
+        path = self.entry(model_name, version) / "model.onnx"
+        if not path.exists():
+            raise StoreError(f"{path} is missing in the model store")
+        content = path.read_bytes()
+        if _sha256(content) != sha256:
+            raise StoreError(f"{path} has sha256 {file_digest(path)}, {sha256} was registered: refused")
+        return content
+
+    def side_file(self, model_name: str, version: str, name: str) -> Any:
+        """A JSON side file of a version, or None where it has none."""
+        path = self.entry(model_name, version) / name
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def latest(self, model_name: str) -> str | None:
+        """Highest version number in the store."""
+        folder = self.folder() / model_name
+        if not folder.exists():
+            return None
+        return max((path.name for path in folder.iterdir() if path.name.isdigit()), key=int, default=None)
+
+    def storage_uri(self, model_name: str, version: str) -> str:
+        """Where KServe finds the version: `pvc://claim/model/version`, or the URL of the entry."""
+        if self.model_storage_pvc:
+            return f"pvc://{self.model_storage_pvc}/{model_name}/{version}"
+        return str(self.entry(model_name, version))
+
+    def server_url(self, model_name: str) -> str:
+        """Address of the model's KServe predictor inside the cluster, Open Inference Protocol v2."""
+        service = dns_name(model_name)
+        return (
+            f"http://{service}-predictor.{self.namespace}.svc.{self.cluster_domain}/v2/models/{service}/infer"
+        )
+
+    def inference_service(self, model_name: str, version: str) -> dict[str, Any]:
+        """A KServe InferenceService (serving.kserve.io/v1beta1) for the version."""
+        return {
+            "apiVersion": "serving.kserve.io/v1beta1",
+            "kind": "InferenceService",
+            "metadata": {
+                "name": dns_name(model_name),
+                "namespace": self.namespace,
+                "annotations": {"jukebox/model-version": version},
+            },
+            "spec": {
+                "predictor": {
+                    "model": {
+                        "modelFormat": {"name": "onnx"},
+                        "protocolVersion": "v2",
+                        "storageUri": self.storage_uri(model_name, version),
+                    }
+                }
+            },
+        }
+
+
+def dns_name(name: str) -> str:
+    """A Kubernetes object name (RFC 1123 label, at most 63 characters) from a model name."""
+    return "".join(c if c.isalnum() else "-" for c in name.lower())[:63].strip("-")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

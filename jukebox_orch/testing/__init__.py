@@ -1,0 +1,1 @@
+"""The test suite for authors of model projects. Imports nothing: pytest loads `testing.pytest_plugin` everywhere."""

@@ -1,0 +1,155 @@
+"""What `jukebox_orch.testing.suite` examines of features and models; see `jukebox_orch.testing.data_checks`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from jukebox_orch.contract.project import Features, ModelProject, Part
+from jukebox_orch.testing.data_checks import Trained
+
+
+def check_features(project: ModelProject, features: Features) -> None:
+    """Shapes, types and values of everything in `Features`."""
+    assert len(set(features.inputs)) == len(features.inputs), f"inputs repeat: {features.inputs}"
+    assert features.columns or len(features.inputs) == 1, (
+        f"x has shape {features.train.x.shape}, but there are {len(features.inputs)} inputs: name every column, "
+        "or the whole tensor with one name"
+    )
+    classification = project.task.kind == "classification"
+    assert bool(features.labels) == classification, f"labels of a {project.task.kind}: {features.labels}"
+    assert len(set(features.labels)) == len(features.labels), f"labels repeat: {features.labels}"
+    for name, part in features.parts.items():
+        _check_part(f"features.{name}", part, features)
+    if classification:
+        learned = (
+            np.unique(features.train.y) if features.train.y.ndim == 1 else features.train.y.sum(axis=0) > 0
+        )
+        assert np.count_nonzero(learned) + (features.train.y.ndim == 1 and 0 in learned) >= 2, (
+            "the training split has one class only"
+        )
+    scale = np.asarray(features.normalization.scale)
+    assert np.isfinite(scale).all(), "normalization.scale is not finite"
+    assert (scale != 0).all(), "normalization.scale has zeros"
+    np.broadcast_shapes(scale.shape, features.shape)
+
+
+def check_overlap(features: Features) -> None:
+    """No split key in two splits."""
+    keys = {name: set(part.keys.tolist()) for name, part in features.parts.items()}
+    for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
+        shared = sorted(keys[first] & keys[second])
+        assert not shared, f"{first} and {second} share {len(shared)} keys, for example {shared[:3]}"
+
+
+def check_floor(project: ModelProject, features: Features) -> None:
+    """Somebody who knows the answers is above it."""
+    floor, task, test = project.gates().metric_floor, project.task, features.test
+    if floor is None:
+        return
+    known = np.eye(len(features.labels))[test.y] if features.labels and test.y.ndim == 1 else test.y
+    best = task.score(test, known.reshape(len(test), -1))[task.primary]
+    assert task.not_worse(best, floor) and best != floor, (  # noqa: PT018
+        f"gates.metric_floor is {floor:g}, but knowing the answers gives {task.primary} {best:.4g} on the test "
+        f"split, and {'higher' if task.higher_is_better else 'lower'} is better: no model passes"
+    )
+
+
+def check_baselines(project: ModelProject, features: Features) -> None:
+    """Finite predictions of the right shape."""
+    shape = (len(features.test), len(features.labels) or 1)
+    for name, prediction in project.baselines(features).items():
+        assert np.shape(prediction) == shape, (
+            f"baseline {name!r} has shape {np.shape(prediction)}, not {shape}"
+        )
+        assert np.isfinite(prediction).all(), f"baseline {name!r} is not finite"
+        project.task.score(features.test, np.asarray(prediction))
+
+
+def check_augmentation(project: ModelProject, features: Features) -> None:
+    """Same shape and type, and the same result for the same seed."""
+    import tensorflow as tf
+
+    batch = tf.constant(np.asarray(features.train.x[:8]))
+    hyperparameters = project.hyperparameters()
+    first, second = (project.augment(batch, hyperparameters, tf.constant([1, 2])) for _ in range(2))
+    assert (first.shape, first.dtype) == (batch.shape, batch.dtype), (
+        f"augment() makes {first.dtype} {first.shape} of {batch.dtype} {batch.shape}"
+    )
+    assert np.array_equal(first.numpy(), second.numpy()), (
+        "augment() ignores its seed: use tf.random.stateless_… and tf.image.stateless_…"
+    )
+
+
+def check_prediction(project: ModelProject, trained: Trained) -> None:
+    """Probabilities, or finite numbers; a finite loss."""
+    losses = [*trained.history["loss"], *trained.history["val_loss"]]
+    assert np.isfinite(losses).all(), f"the loss is not finite: {losses}"
+    prediction, labels = trained.prediction, trained.features.labels
+    assert prediction.shape == (len(trained.features.test), len(labels) or 1), f"outputs {prediction.shape}"
+    assert np.isfinite(prediction).all(), "the model's output is not finite"
+    if labels:
+        sums = prediction.sum(axis=1)
+        assert (prediction >= 0).all(), "outputs below 0: end build_model() in a softmax"
+        assert np.allclose(sums, 1, atol=1e-3), "outputs do not sum to 1: end build_model() in a softmax"
+    project.task.score(trained.features.test, prediction)
+    project.task.details(trained.features.test, prediction, labels)
+
+
+def check_model_storage(trained: Trained, folder: Path) -> None:
+    """Saved and loaded in safe mode, the model predicts the same."""
+    from jukebox_orch.ml.formats import load_keras
+    from jukebox_orch.ml.training import predict
+
+    path = folder / "model.keras"
+    trained.model.save(path)
+    try:
+        loaded = load_keras(path)
+    except Exception as error:
+        raise AssertionError(f"the saved model cannot be loaded in safe mode: {error}") from error
+    assert np.array_equal(predict(loaded, trained.features.test.x), trained.prediction), (
+        "the saved model predicts something else after loading"
+    )
+
+
+def check_onnx(project: ModelProject, trained: Trained) -> None:
+    """The exported file is valid and equal to Keras on the test split."""
+    from jukebox_orch.ml.onnx_export import export
+
+    report = export(project, trained.model, trained.features, {}, trained.prediction).report
+    assert not report.checker_error, report.checker_error
+    assert report.max_abs_difference <= project.parity_tolerance, (
+        f"ONNX differs from Keras by {report.max_abs_difference:.2g}, allowed is {project.parity_tolerance:g}"
+    )
+    assert report.agreement == 1, f"ONNX and Keras agree on {report.agreement:.2%} of the test split only"
+    assert report.single_row_difference <= project.parity_tolerance, "one row alone gives another answer"
+
+
+def _check_part(name: str, part: Part, features: Features) -> None:
+    n = len(part)
+    assert n, f"{name} is empty"
+    assert part.x.dtype in (np.float32, np.uint8), f"{name}.x is {part.x.dtype}, not float32 or uint8"
+    assert part.x.shape[1:] == features.shape, (
+        f"{name}.x has shape {part.x.shape}, train has {features.shape}"
+    )
+    assert part.x.dtype == features.train.x.dtype, f"{name}.x is {part.x.dtype}, train is not"
+    assert np.isfinite(part.x).all(), f"{name}.x has NaN or infinity"
+    assert part.y.shape in ((n,), (n, len(features.labels))), f"{name}.y has shape {part.y.shape}"
+    assert np.isfinite(part.y).all(), f"{name}.y has NaN or infinity"
+    if features.labels and part.y.ndim == 1:
+        assert np.issubdtype(part.y.dtype, np.integer), f"{name}.y is {part.y.dtype}, not integer classes"
+        inside = (part.y >= 0) & (part.y < len(features.labels))
+        assert inside.all(), f"{name}.y has classes beyond the {len(features.labels)} labels"
+    else:
+        assert part.y.dtype == np.float32, f"{name}.y is {part.y.dtype}, not float32"
+    if features.labels and part.y.ndim == 2:
+        assert np.allclose(part.y.sum(axis=1), 1, atol=1e-4), f"{name}.y: label shares do not sum to 1"
+    assert part.weight.shape == (n,), f"{name}.weight has shape {part.weight.shape}"
+    assert (part.weight > 0).all(), f"{name}.weight has entries that are not above 0"
+    assert part.keys.dtype.kind == "U", f"{name}.keys is {part.keys.dtype}, not strings"
+    assert len(np.unique(part.keys)) == len(part.keys), f"{name}.keys repeat"
+    assert len(part.keys), f"{name}.keys is empty: what was the split made by?"
+    for label, mask in part.slices.items():
+        assert mask.shape == (n,), f"{name}.slices[{label!r}] has shape {mask.shape}"
+        assert mask.dtype == bool, f"{name}.slices[{label!r}] is {mask.dtype}, not bool"

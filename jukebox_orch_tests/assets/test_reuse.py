@@ -1,0 +1,130 @@
+"""Runs take up what is stored: the right value, verified, and only when nothing it depends on has changed."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pytest
+
+from jukebox_orch.storage.artifact_store import ArtifactStore
+from jukebox_orch_tests.support.deployment import SMALL, SteadyGraph, Workplace, failures, made, tamper
+
+
+def test_a_file_changed_between_two_steps_stops_the_run(again: Workplace):
+    path = Path(again.metadata("blobs/features")["path"])
+    tamper(path, "changed")
+    result = again.run(only=["evaluation"])
+    assert not result.success
+    assert made(result) == []
+    assert "the files were changed; refused" in failures(result)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The paths that steps read from the store, as they read them."""
+    paths: list[str] = []
+    original = ArtifactStore.read
+
+    def spy(store: ArtifactStore, metadata: Any, asset_key: dg.AssetKey) -> Any:
+        paths.append(str(metadata["path"].value))
+        return original(store, metadata, asset_key)
+
+    monkeypatch.setattr(ArtifactStore, "read", spy)
+    return paths
+
+
+def test_only_evaluation_uses_the_latest_materializations(again: Workplace, read: list[str]):
+    before = again.metadata("blobs/evaluation")["path"]
+    result = again.run(only=["evaluation"])
+    assert result.success
+    assert made(result) == ["evaluation"]
+    assert again.metadata("blobs/evaluation")["path"] != before
+    assert sorted(read) == sorted(
+        again.metadata(f"blobs/{noun}")["path"] for noun in ("features", "trained_model")
+    )
+
+
+def test_the_same_run_again_reuses_everything_expensive_and_another_version_only_converts(again: Workplace):
+    assert again.run(**SMALL, version="1.0.0").success
+    assert reused(again) == ["features", "trained_model", "onnx_model"]
+    assert again.metadata("blobs/registered_model")["was registered before"]
+    assert again.versions() == [1]
+    assert again.run(**SMALL, version="1.0.1").success
+    assert reused(again) == ["features", "trained_model"]
+    assert again.versions() == [1, 2]
+
+
+def reused(place: Workplace) -> list[str]:
+    nouns = ["features", "trained_model", "onnx_model"]
+    return [noun for noun in nouns if "reused_from_run" in place.metadata(f"blobs/{noun}")]
+
+
+@pytest.mark.parametrize("change", [{"seed": 43}, {"split": {"test_share": 0.25}}], ids=["seed", "split"])
+def test_features_are_made_again_when_their_settings_change(change: dict, again: Workplace):
+    assert again.run("data", **change).success
+    assert "features" not in reused(again)
+    assert again.run("data").success
+    assert "features" in reused(again)
+
+
+@pytest.mark.parametrize("change", [{"seed": 43}, {"hyperparameters": {"epochs": 1}}], ids=["seed", "epochs"])
+def test_a_model_is_trained_again_when_its_settings_change(change: dict, again: Workplace):
+    config = {"hyperparameters": {"epochs": 4}, "seed": 42}
+    for settings_, expected in ((config, True), ({**config, **change}, False)):
+        again.run(only=["trained_model"], ops={"blobs__trained_model": {"config": settings_}})
+        assert ("trained_model" in reused(again)) is expected
+
+
+def test_changed_code_and_changed_data_recompute(again: Workplace, monkeypatch: pytest.MonkeyPatch):
+    from jukebox_orch_tests.support.projects import Blobs
+
+    class MoreBlobs(Blobs):
+        def generate(self) -> pd.DataFrame:
+            return super().generate().assign(depth=lambda t: t["depth"] + 1e-3)
+
+    assert again.run("data", project=MoreBlobs()).success
+    assert "features" not in reused(again)
+    assert again.run("data").success
+    assert "features" in reused(again)
+    monkeypatch.setattr(SteadyGraph, "code_version", "other")
+    assert again.run("data").success
+    assert "features" not in reused(again)
+
+
+def test_a_damaged_artifact_is_computed_again_in_place_of_reused(again: Workplace):
+    tamper(Path(again.metadata("blobs/features")["path"]), "changed")
+    tamper(Path(again.metadata("blobs/trained_model")["path"]), "removed")
+    old = again.version("blobs/trained_model")
+    result = again.run(**SMALL, version="1.0.0")
+    assert result.success
+    for noun in ("features", "trained_model"):
+        assert "reused_from_run" not in again.metadata(f"blobs/{noun}"), noun
+    assert again.version("blobs/trained_model") == old
+
+
+def test_a_run_that_goes_on_after_a_failure_uses_its_own_values_not_the_newest(
+    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, read: list[str]
+):
+    """Run A fails at its gate, run B makes other features; A, re-executed, must go on with A's."""
+    config = {**SMALL, "seed": 1}
+    failed = workplace.run(**{**config, "gates": {"metric_floor": 2.0}})
+    assert not failed.success
+    own = workplace.metadata("blobs/features")["path"]
+    assert workplace.run("data", seed=2).success
+    assert workplace.metadata("blobs/features")["path"] != own
+    for name, value in workplace.environment().items():
+        monkeypatch.setenv(name, value)
+    read.clear()
+    again = dg.ReexecutionOptions(failed.run_id, ["blobs__evaluation*"])
+    location = importlib.reload(importlib.import_module("jukebox_orch_tests.support.code_location"))
+    with dg.execute_job(
+        dg.reconstructable(location.blobs_training),
+        workplace.instance,
+        run_config=config,
+        reexecution_options=again,
+    ) as result:
+        assert result.success
+    assert own in read
+    assert workplace.metadata("blobs/features")["path"] not in read

@@ -1,0 +1,36 @@
+"""Reading small graphs, as several files of tests do."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from kfp_bridge.compiling.compiler import export
+from kfp_bridge.errors import ExportError
+from kfp_bridge.pipeline_graph import PipelineGraph, Source
+from kfp_bridge.reading.graph import read_graph
+
+SOURCE = Source(module="anything")
+DATASET = {"kfp/artifact_type": "Dataset"}
+
+
+def graph_of(*assets: Any, **options: Any) -> PipelineGraph:
+    made = {
+        name: options.pop(name)
+        for name in ("asset_checks", "jobs", "schedules", "sensors", "resources")
+        if name in options
+    }
+    return read_graph(dg.Definitions(assets=list(assets), **made), SOURCE, **options)
+
+
+def refused(graph: PipelineGraph, tmp_path: Path) -> str:
+    with pytest.raises(ExportError) as error:
+        export(graph, "image:1", tmp_path / "pipeline.yaml")
+    assert not (tmp_path / "pipeline.yaml").exists()
+    assert list(tmp_path.iterdir()) == []
+    return str(error.value)
+
+
+def steps(graph: PipelineGraph) -> dict[str, Any]:
+    return {step.name: step for step in graph.steps}

@@ -1,0 +1,84 @@
+"""`run-local` in containers: through kfp.local, whose gaps it makes good."""
+
+from pathlib import Path
+
+import pytest
+
+from jukebox_orch_tests.bridge import graphs as bridge_graphs
+from kfp_bridge.compiling.compiler import export
+from kfp_bridge.errors import BridgeError, RunError
+from kfp_bridge.pipeline_graph import Source
+from kfp_bridge.pipeline_spec import PipelineSpec, load_spec
+from kfp_bridge.reading.graph import read_graph
+from kfp_bridge.records import parse_record
+from kfp_bridge.running.local import has_container_engine, raise_on_lost_failure, run_in_containers
+
+IMAGE = "localhost/jukebox-step:dev"
+HOW = (
+    f"needs {IMAGE} of `make image` in a container engine: Docker, or `podman system service` and DOCKER_HOST"
+)
+
+
+def exported(attribute: str, folder: Path, job: str | None = None) -> PipelineSpec:
+    source = Source(module="jukebox_orch_tests.bridge.graphs", attribute=attribute)
+    graph = read_graph(getattr(bridge_graphs, attribute), source, job=job)
+    export(graph, IMAGE, folder / "pipeline.yaml")
+    return load_spec(folder / "pipeline.yaml")
+
+
+def image_is_there() -> bool:
+    import docker
+
+    if not has_container_engine():
+        return False
+    return any(IMAGE in image.tags for image in docker.from_env().images.list())
+
+
+@pytest.fixture
+def engine() -> None:
+    if not image_is_there():
+        pytest.skip(HOW)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("engine")
+def test_a_graph_runs_in_containers(tmp_path: Path):
+    spec = exported("zoo", tmp_path)
+    run_in_containers(spec, tmp_path / "pipeline.yaml", {"factor": 5}, tmp_path / "run")
+    (value,) = (tmp_path / "run").glob("*/scaled/scaled")
+    assert value.read_text() == "[10]"
+    (record,) = (tmp_path / "run").glob("*/positive/dagster_record")
+    assert len(parse_record(record.read_text(), "record").checks) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("engine")
+def test_a_failed_gate_stops_the_containers(tmp_path: Path):
+    spec = exported("toy", tmp_path, "toy_training")
+    values = {"bad_data": True, "floor": 0.5}
+    with pytest.raises(
+        RunError, match="toy-dataset failed: blocking asset check toy/dataset:not_empty failed"
+    ):
+        run_in_containers(spec, tmp_path / "pipeline.yaml", values, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("*/toy-trained-model"))
+
+
+def test_a_parameter_that_kfp_local_cannot_leave_empty_is_named(tmp_path: Path):
+    spec = exported("toy", tmp_path, "toy_training")
+    with pytest.raises(BridgeError, match="parameter floor of pipeline toy-training is empty"):
+        run_in_containers(spec, tmp_path / "pipeline.yaml", {}, tmp_path / "run")
+
+
+def test_a_container_that_was_gone_before_its_exit_code_was_read_is_no_success(tmp_path: Path):
+    from kfp_bridge.running.local import run_as_processes
+
+    spec = exported("toy", tmp_path, "toy_training")
+    with pytest.raises(RunError):
+        run_as_processes(spec, {"bad_data": True}, tmp_path / "root" / "toy-training-2026")
+    with pytest.raises(
+        RunError, match="toy-dataset failed: blocking asset check toy/dataset:not_empty failed"
+    ):
+        raise_on_lost_failure(spec, tmp_path / "root")
+    (tmp_path / "root" / "toy-training-2026" / "toy-dataset" / "dagster_record").unlink()
+    with pytest.raises(RunError, match="task toy-dataset of pipeline toy-training failed: it left no record"):
+        raise_on_lost_failure(spec, tmp_path / "root")

@@ -1,0 +1,134 @@
+"""Run config and pipeline parameters: types, defaults, names, and which task takes which."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jukebox_orch_tests.bridge import graphs as bridge_graphs
+from jukebox_orch_tests.bridge.graph_reader import DATASET, SOURCE, graph_of, refused, steps
+from kfp_bridge.pipeline_graph import Parameter, PipelineGraph
+from kfp_bridge.reading.graph import read_graph
+from kfp_bridge.reading.run_config import parameter_values, run_config
+
+
+def test_the_fields_of_a_config_mapping_are_the_parameters():
+    parameters = {p.name: p for p in read_graph(bridge_graphs.toy, SOURCE, job="toy_training").parameters}
+    assert parameters["epochs"] == Parameter(
+        "epochs", ("training", "epochs"), "NUMBER_INTEGER", 5, False, "Passes over the training data"
+    )
+    assert parameters["optimizer"].description == "(one of sgd, adam)"
+    assert {name: (p.type, p.default) for name, p in parameters.items()} == {
+        "bad_data": ("BOOLEAN", False),
+        "epochs": ("NUMBER_INTEGER", 5),
+        "extra": ("STRUCT", {}),
+        "floor": ("NUMBER_DOUBLE", None),
+        "layers": ("LIST", [4, 2]),
+        "learning_rate": ("NUMBER_DOUBLE", 0.1),
+        "model_name": ("STRING", "toy"),
+        "optimizer": ("STRING", "sgd"),
+    }
+
+
+def test_without_a_mapping_each_op_has_its_fields_and_the_jobs_config_is_their_default():
+    graph = read_graph(bridge_graphs.toy, SOURCE, job="toy_by_op")
+    parameters = {p.name: p for p in graph.parameters}
+    assert parameters["toy__trained_model_training_epochs"].default == 7
+    assert parameters["toy__dataset_training_epochs"].default == 5
+    assert parameters["toy__dataset_training_epochs"].path == (
+        "ops",
+        "toy__dataset",
+        "config",
+        "training",
+        "epochs",
+    )
+    assert set(steps(graph)["toy__dataset"].parameters) == {
+        n for n in parameters if n.startswith("toy__dataset_")
+    }
+    assert steps(graph)["toy__published"].parameters == ()
+
+
+@pytest.fixture(scope="module")
+def toy_parameters() -> tuple[Parameter, ...]:
+    return read_graph(bridge_graphs.toy, SOURCE, job="toy_training").parameters
+
+
+@given(
+    values=st.fixed_dictionaries(
+        {},
+        optional={
+            "epochs": st.integers(1, 99),
+            "layers": st.lists(st.integers(), max_size=3),
+            "extra": st.dictionaries(st.text(max_size=3), st.text(max_size=3), max_size=2),
+            "model_name": st.text(max_size=5),
+            "bad_data": st.booleans(),
+            "floor": st.floats(allow_nan=False),
+        },
+    )
+)
+def test_run_config_and_parameters_are_each_others_inverse(
+    toy_parameters: tuple[Parameter, ...], values: dict[str, Any]
+):
+    config = run_config({parameter.name: parameter.path for parameter in toy_parameters}, values)
+    assert parameter_values(toy_parameters, config) == values
+
+
+def test_a_run_config_that_sets_no_parameter_is_named(toy_parameters: tuple[Parameter, ...]):
+    with pytest.raises(KeyError, match=r"training\.momentum"):
+        parameter_values(toy_parameters, {"training": {"momentum": 1}})
+
+
+class Settings(dg.Config):
+    rows: int = 3
+    epochs: int = 5
+    rate: float = 0.1
+
+
+def declared(fields: list[str], *, rate_matters: bool = False) -> PipelineGraph:
+    """Data and a model, which declares what it takes of the job's settings."""
+
+    @dg.asset(metadata=DATASET, code_version="1", config_schema={"rows": int})
+    def data():
+        return 1
+
+    metadata = {"kfp/artifact_type": "Model", "kfp/config": fields}
+
+    @dg.asset(metadata=metadata, code_version="1", deps=[data], config_schema={"epochs": int, "rate": float})
+    def model():
+        return 1
+
+    @dg.config_mapping
+    def settings(val: Settings):
+        rate = val.rate if rate_matters else 0.5
+        return {
+            "ops": {
+                "data": {"config": {"rows": val.rows}},
+                "model": {"config": {"epochs": val.epochs, "rate": rate}},
+            }
+        }
+
+    job = dg.define_asset_job("training", selection=[data, model], config=settings)
+    return graph_of(data, model, jobs=[job], job="training")
+
+
+def test_a_cached_task_takes_the_parameters_that_its_asset_declares_and_one_that_always_runs_takes_all():
+    graph = declared(["epochs"])
+    assert {name: step.parameters for name, step in steps(graph).items()} == {
+        "data": ("epochs", "rate", "rows"),
+        "model": ("epochs",),
+    }
+    assert not graph.unmapped
+
+
+def test_a_declaration_that_leaves_out_what_matters_stops_the_export(tmp_path: Path):
+    message = refused(declared(["epochs"], rate_matters=True), tmp_path)
+    assert "task model: kfp/config: its config also depends on rate; declare it" in message
+    assert not declared(["epochs", "rate"], rate_matters=True).unmapped
+
+
+def test_a_declared_field_that_the_job_does_not_have_stops_the_export(tmp_path: Path):
+    message = refused(declared(["epochs", "epoch"]), tmp_path)
+    assert "task model: kfp/config: the job has no config field 'epoch'" in message

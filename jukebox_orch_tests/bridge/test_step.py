@@ -1,0 +1,313 @@
+"""The exported steps as isolated processes: values travel by digest, gates stop, reports say what happened."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from jukebox_orch_tests.bridge import graphs as bridge_graphs
+from kfp_bridge.compiling.compiler import export
+from kfp_bridge.errors import BridgeError, RunError
+from kfp_bridge.pipeline_graph import Source
+from kfp_bridge.pipeline_spec import PipelineSpec, load_spec
+from kfp_bridge.reading.graph import read_graph
+from kfp_bridge.records import parse_record
+from kfp_bridge.running.executor_io import local_path
+from kfp_bridge.running.local import LocalRun, executor_input, parse_value, run_as_processes, task_command
+from kfp_bridge.step import main
+from kfp_bridge.verifying.verify import verify
+
+
+def exported(
+    attribute: str, folder: Path, *, job: str | None = None, select: str | None = None, **options: Any
+) -> PipelineSpec:
+    source = Source(module="jukebox_orch_tests.bridge.graphs", attribute=attribute)
+    graph = read_graph(
+        getattr(bridge_graphs, attribute),
+        source,
+        job=job,
+        select=select,
+        instance=options.pop("instance", None),
+    )
+    export(graph, "image:1", folder / f"{attribute}.yaml", **options)
+    spec = load_spec(folder / f"{attribute}.yaml")
+    assert verify(graph, "image:1", spec) == []
+    return spec
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> PipelineSpec:
+    return exported("toy", tmp_path_factory.mktemp("toy"), job="toy_training")
+
+
+@pytest.fixture(scope="module")
+def toy_run(toy: PipelineSpec, tmp_path_factory: pytest.TempPathFactory) -> LocalRun:
+    return run_as_processes(toy, {"epochs": 3, "layers": [8.0]}, tmp_path_factory.mktemp("run"))
+
+
+def step_arguments(spec: PipelineSpec, task: str, run: LocalRun, parameters: dict[str, Any]) -> list[str]:
+    command = task_command(spec, task, json.dumps(executor_input(spec, task, parameters, run.root)))
+    return command[3:]
+
+
+def test_the_exported_steps_make_what_dagster_makes(toy_run: LocalRun):
+    job = bridge_graphs.toy.resolve_job_def("toy_training")
+    with dg.DagsterInstance.ephemeral() as instance:
+        result = job.execute_in_process(
+            run_config={"training": {"epochs": 3, "layers": [8]}}, instance=instance
+        )
+        expected = {
+            str(
+                event.asset_key and event.asset_key.to_user_string()
+            ): event.step_materialization_data.materialization.metadata["sha256"].value
+            for event in result.get_asset_materialization_events()
+            if "sha256" in event.step_materialization_data.materialization.metadata
+        }
+    made = {
+        "toy/dataset": toy_run.parameter("toy-dataset", "toy_dataset_digest"),
+        "toy/trained_model": toy_run.parameter("toy-trained-model", "toy_trained_model_digest"),
+        "toy/published": toy_run.parameter("toy-published", "toy_published_digest"),
+    }
+    assert made == expected
+
+
+def test_parameters_reach_the_run_config_in_their_types(toy_run: LocalRun):
+    model = json.loads(toy_run.artifact("toy-trained-model", "toy_trained_model").read_text())
+    assert model == {"weights": [3, 6, 9], "layers": [8], "name": "toy"}
+
+
+def test_numbers_become_metrics_and_the_matrix_is_drawn(toy_run: LocalRun):
+    from kfp import dsl
+
+    output = json.loads((toy_run.root / "toy-trained-model" / "executor_output.json").read_text())[
+        "artifacts"
+    ]
+    assert output["dagster_metrics"]["artifacts"][0]["metadata"]["accuracy"] == 0.875
+    assert output["dagster_metrics"]["artifacts"][0]["metadata"]["ok"] == 1
+    reference = dsl.ClassificationMetrics()
+    reference.log_confusion_matrix(["rock", "pop"], [[3, 1], [0, 4]])
+    assert output["dagster_confusion_matrix"]["artifacts"][0]["metadata"] == reference.metadata
+
+
+def test_the_executor_output_is_what_a_launcher_parses_and_has_every_artifact(
+    toy: PipelineSpec, toy_run: LocalRun
+):
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    for output in toy_run.root.glob("*/executor_output.json"):
+        json_format.Parse(output.read_text(), pipeline_spec_pb2.ExecutorOutput())  # type: ignore[attr-defined]
+        declared = toy.component(output.parent.name)["outputDefinitions"]["artifacts"]
+        assert json.loads(output.read_text())["artifacts"].keys() == declared.keys()
+
+
+def test_a_step_does_not_go_on_from_a_gate_that_failed(
+    toy: PipelineSpec, toy_run: LocalRun, capfd: pytest.CaptureFixture[str]
+):
+    """kfp.local may take the container of a failed gate for one that succeeded."""
+    arguments = step_arguments(toy, "toy-trained-model", toy_run, {})
+    record = toy_run.artifact("toy-dataset", "dagster_record")
+    original = record.read_text()
+    content = json.loads(original)
+    next(check for check in content["checks"] if check["check_name"] == "not_empty")["passed"] = False
+    record.write_text(json.dumps(content))
+    try:
+        assert main(arguments) == 1
+    finally:
+        record.write_text(original)
+    said = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "blocking asset check toy/dataset:not_empty failed: rows found; refusing to go on" in said
+
+
+def test_the_report_shows_checks_and_markdown_and_hides_no_markup(toy_run: LocalRun):
+    markdown = toy_run.artifact("toy-dataset", "dagster_report").read_text()
+    assert "| FAILED | toy/dataset:drift | WARN |" in markdown
+    assert "| passed | toy/dataset:not_empty | ERROR, blocking | rows found |" in markdown
+    page = toy_run.artifact("toy-dataset", "dagster_report_html").read_text()
+    assert "<strong>three</strong>" in page
+    assert "&lt;b&gt;x&lt;/b&gt;" in page
+
+
+def test_the_record_keeps_every_metadata_type_and_the_data_version(toy_run: LocalRun):
+    record = parse_record(toy_run.artifact("toy-dataset", "dagster_record").read_text(), "record")
+    event = record.of("toy/dataset").event  # type: ignore[union-attr]
+    assert isinstance(event.metadata["preview"], dg.MarkdownMetadataValue)
+    assert event.tags
+    assert "dagster/data_version" in event.tags
+    assert {check.check_name: check.passed for check in record.checks} == {"not_empty": True, "drift": False}
+
+
+def test_no_step_needs_more_than_its_artifacts(toy: PipelineSpec, toy_run: LocalRun):
+    assert all(not list((toy_run.root / task / "work").iterdir()) for task in toy.tasks)
+
+
+@pytest.fixture(scope="module")
+def failed(toy: PipelineSpec, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    root = tmp_path_factory.mktemp("failed")
+    with pytest.raises(RunError) as error:
+        run_as_processes(toy, {"bad_data": True}, root)
+    return str(error.value), root
+
+
+def test_a_failed_gate_stops_the_pipeline_where_dagster_stops(failed: tuple[str, Path]):
+    message, root = failed
+    assert message.endswith("blocking asset check toy/dataset:not_empty failed: the dataset has no rows")
+    assert [path.name for path in root.iterdir()] == ["toy-dataset"]
+    log = (root / "toy-dataset" / "log").read_text().splitlines()
+    assert log[-1] == "blocking asset check toy/dataset:not_empty failed: the dataset has no rows"
+    job = bridge_graphs.toy.resolve_job_def("toy_training")
+    result = job.execute_in_process(run_config={"bad_data": True}, raise_on_error=False)
+    assert [
+        str(event.asset_key and event.asset_key.to_user_string())
+        for event in result.get_asset_materialization_events()
+    ] == ["toy/dataset"]
+    assert {check.check_name for check in result.get_asset_check_evaluations() if not check.passed} == {
+        "not_empty",
+        "drift",
+    }
+
+
+def test_a_failed_gate_leaves_its_report(failed: tuple[str, Path]):
+    assert "| FAILED | toy/dataset:not_empty" in (failed[1] / "toy-dataset" / "dagster_report").read_text()
+
+
+def test_a_failed_gate_is_not_tried_again(failed: tuple[str, Path]):
+    assert (failed[1] / "toy-dataset" / "log").read_text().count(
+        "not_empty failed: the dataset has no rows"
+    ) == 1
+
+
+def test_a_failing_step_is_tried_as_often_as_its_policy_says(tmp_path: Path):
+    spec = exported("failing", tmp_path)
+    with pytest.raises(RunError, match=r"task broken failed .*: ValueError: no such table: songs"):
+        run_as_processes(spec, {}, tmp_path / "run")
+    log = (tmp_path / "run" / "broken" / "log").read_text().splitlines()
+    assert log.count("ValueError: no such table: songs") >= 3
+    assert log[-1] == "ValueError: no such table: songs"
+    assert sum("RUN_START" in line for line in log) == 3
+
+
+def test_an_altered_artifact_is_refused(
+    toy: PipelineSpec, toy_run: LocalRun, capfd: pytest.CaptureFixture[str]
+):
+    arguments = step_arguments(toy, "toy-published", toy_run, {})
+    artifact = toy_run.artifact("toy-trained-model", "toy_trained_model")
+    original = artifact.read_bytes()
+    artifact.write_bytes(original.replace(b"toy", b"tox"))
+    try:
+        assert main(arguments) == 1
+    finally:
+        artifact.write_bytes(original)
+    assert "refusing to use it" in capfd.readouterr().err.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (
+            lambda e: e["inputs"]["artifacts"].pop("from_toy_trained_model"),
+            "artifact 'from_toy_trained_model' is missing",
+        ),
+        (
+            lambda e: e["inputs"]["artifacts"].pop("from_toy_dataset_record"),
+            "artifact 'from_toy_dataset_record' is missing",
+        ),
+        (lambda e: e["outputs"]["artifacts"].pop("dagster_record"), "output 'dagster_record' is missing"),
+        (lambda e: e.pop("outputs"), "not the JSON of a KFP launcher"),
+        (
+            lambda e: e["inputs"]["artifacts"]["from_toy_dataset"]["artifacts"][0].update(uri="/nowhere"),
+            "is not at /nowhere",
+        ),
+        (
+            lambda e: e["inputs"]["artifacts"]["from_toy_dataset"]["artifacts"][0].update(uri="ftp://x/y"),
+            "its scheme has no place in a container",
+        ),
+    ],
+)
+def test_an_incomplete_executor_input_is_refused(
+    edit: Any, message: str, toy: PipelineSpec, toy_run: LocalRun, capfd: pytest.CaptureFixture[str]
+):
+    arguments = step_arguments(toy, "toy-published", toy_run, {})
+    content = json.loads(arguments[1])
+    edit(content)
+    assert main([arguments[0], json.dumps(content), *arguments[2:]]) == 2
+    assert message in capfd.readouterr().err.strip().splitlines()[-1]
+
+
+def test_text_that_is_no_json_is_refused(capfd: pytest.CaptureFixture[str]):
+    assert main(["--executor-input", "{", "--step", "{}"]) == 2
+    assert "not the JSON of a KFP launcher" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/a/b", "gs://bucket/a", "minio://mlpipeline/v2/x", "/tmp/plain"])
+def test_artifacts_lie_where_kfp_puts_them(uri: str):
+    from kfp import dsl
+
+    assert str(local_path(uri)) == dsl.Artifact(uri=uri).path
+
+
+def test_graphs_multi_assets_and_checks_on_several_assets_run(tmp_path: Path):
+    spec = exported("zoo", tmp_path)
+    assert set(spec.tasks) == {"splits", "halves", "scaled", "positive"}
+    run = run_as_processes(spec, {"factor": 5}, tmp_path / "run")
+    assert json.loads(run.artifact("scaled", "scaled").read_text()) == [10]
+    record = parse_record(run.artifact("positive", "dagster_record").read_text(), "record")
+    assert {(str(check.asset_key.to_user_string()), check.passed) for check in record.checks} == {
+        ("left", True),
+        ("scaled", False),
+    }
+    assert {
+        asset.asset
+        for asset in parse_record(run.artifact("splits", "dagster_record").read_text(), "r").assets
+    } == {
+        "train_split",
+        "test_split",
+    }
+
+
+def test_a_partition_is_a_parameter(tmp_path: Path):
+    spec = exported("partitioned", tmp_path)
+    run = run_as_processes(spec, {"partition_key": "tuesday"}, tmp_path / "run")
+    assert json.loads(run.artifact("daily-upper", "daily_upper").read_text()) == "TUESDAY"
+    record = parse_record(run.artifact("daily-upper", "dagster_record").read_text(), "record")
+    assert record.assets[0].event.partition == "tuesday"
+    with pytest.raises(RunError, match="partition_key 'friday': job 'kfp_pipeline' has no such partition"):
+        run_as_processes(spec, {"partition_key": "friday"}, tmp_path / "friday")
+    with pytest.raises(BridgeError, match="'partition_key' of pipeline kfp-pipeline has no default"):
+        run_as_processes(spec, {}, tmp_path / "none")
+
+
+def test_dagsters_own_file_system_io_manager_works(tmp_path: Path):
+    run = run_as_processes(exported("with_default_files", tmp_path), {}, tmp_path / "run")
+    assert run.artifact("total", "total").stat().st_size > 0
+
+
+def test_an_unselected_upstream_is_imported_from_its_last_materialization(tmp_path: Path):
+    with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path / "instance")) as instance:
+        bridge_graphs.toy.resolve_job_def("toy_training").execute_in_process(instance=instance)
+        spec = exported(
+            "toy", tmp_path, job="toy_training", select='key:"toy/published"', instance=instance, strict=False
+        )
+        run = run_as_processes(spec, {}, tmp_path / "run")
+    assert json.loads(run.artifact("toy-published", "toy_published").read_text()) == {
+        "published": "toy",
+        "weights": [5, 10, 15],
+    }
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("epochs", "expected NAME=VALUE"),
+        ("epoch=3", "parameter 'epoch': pipeline toy-training has bad_data"),
+        ("epochs=many", "is not a NUMBER_INTEGER in JSON"),
+        ("epochs=1.5", "is not a NUMBER_INTEGER"),
+        ("epochs=true", "is not a NUMBER_INTEGER"),
+        ("layers={}", "is not a LIST"),
+    ],
+)
+def test_a_wrong_parameter_is_refused(assignment: str, message: str, toy: PipelineSpec):
+    with pytest.raises(BridgeError, match=message):
+        parse_value(toy, assignment)

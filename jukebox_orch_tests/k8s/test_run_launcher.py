@@ -1,0 +1,118 @@
+"""The run launcher of the cluster under a real daemon, with its settings; the Kubernetes API does not answer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from jukebox_orch_tests import CHECKOUT
+
+BIN = Path(sys.executable).parent
+SETTINGS = CHECKOUT / "k8s/base/dagster.yaml"
+LOCATION = """
+import dagster as dg
+from jukebox_orch_tests import CHECKOUT
+
+@dg.op
+def nothing() -> None: ...
+
+@dg.job
+def plain() -> None:
+    nothing()
+
+defs = dg.Definitions(jobs=[plain])
+"""
+# Port 1 of the machine itself: refused at once.
+KUBECONFIG = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "clusters": [{"name": "none", "cluster": {"server": "http://127.0.0.1:1"}}],
+    "users": [{"name": "none", "user": {}}],
+    "contexts": [{"name": "none", "context": {"cluster": "none", "user": "none"}}],
+    "current-context": "none",
+}
+
+
+class Deployment:
+    """An instance with the cluster's run launcher and run retries, and a running daemon."""
+
+    def __init__(self, folder: Path) -> None:
+        settings = yaml.safe_load(SETTINGS.read_text())
+        launcher = settings["run_launcher"]
+        launcher["config"] |= {"load_incluster_config": False, "kubeconfig_file": str(folder / "kubeconfig")}
+        ours = {"telemetry": {"enabled": False}, "run_launcher": launcher}
+        (folder / "dagster.yaml").write_text(yaml.safe_dump(ours | {"run_retries": settings["run_retries"]}))
+        (folder / "kubeconfig").write_text(yaml.safe_dump(KUBECONFIG))
+        (folder / "location.py").write_text(LOCATION)
+        self.folder = folder
+        self.environment = os.environ | {
+            "DAGSTER_HOME": str(folder),
+            "DAGSTER_CURRENT_IMAGE": "localhost/jukebox-orchestrator:dev",
+            "JUKEBOX_ORCH_NAMESPACE": "jukebox",
+        }
+        self.instance = dg.DagsterInstance.from_config(str(folder))
+
+    def launch(self, asks: dict) -> str:
+        """Queue a run with that `dagster-k8s/config` and return its id."""
+        tags = json.dumps({"dagster-k8s/config": json.dumps(asks)})
+        before = {record.dagster_run.run_id for record in self.instance.get_run_records()}
+        command = [BIN / "dagster", "job", "launch", "-f", "location.py", "-j", "plain", "--tags", tags]
+        subprocess.run(command, cwd=self.folder, env=self.environment, check=True, capture_output=True)
+        (new,) = {r.dagster_run.run_id for r in self.instance.get_run_records()} - before
+        return new
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 120) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            log = (self.folder / "daemon.log").read_text()[-6_000:]
+            assert time.monotonic() < deadline, f"not within {seconds} s; the daemon said:\n{log}"
+            time.sleep(0.5)
+
+    def attempts(self, run_id: str) -> list[dg.DagsterRun]:
+        """The run and those that took its place."""
+        group = self.instance.get_run_group(run_id)
+        assert group is not None
+        return sorted(group[1], key=lambda run: int(run.tags.get("dagster/retry_number", "0")))
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    deployment = Deployment(tmp_path_factory.mktemp("instance"))
+    with (deployment.folder / "daemon.log").open("w") as log:
+        daemon = subprocess.Popen(
+            [BIN / "dagster-daemon", "run", "-f", "location.py"],
+            cwd=deployment.folder,
+            env=deployment.environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield deployment
+    finally:
+        # Asked to stop, it first waits for what it is asking of Kubernetes, which does not answer.
+        os.killpg(daemon.pid, signal.SIGKILL)
+        daemon.wait()
+
+
+def test_a_refused_run_fails_once_and_one_that_kubernetes_did_not_take_is_tried_again(deployment):
+    refused = deployment.launch({"pod_spec_config": {"host_network": True}})
+    allowed = deployment.launch({"container_config": {"resources": {"limits": {"memory": "2Gi"}}}})
+
+    # The daemon comes to the older failure first: had it tried that one again, it would have done so by now.
+    deployment.wait(lambda: len(deployment.attempts(allowed)) > 1)
+    (run,) = deployment.attempts(refused)
+    assert run.status == dg.DagsterRunStatus.FAILURE
+    assert run.tags["dagster/will_retry"] == "false"
+    said = json.dumps(
+        [str(event.dagster_event) for event in deployment.instance.all_logs(refused) if event.dagster_event]
+    )
+    assert "violated the allowed list: pod_spec_config.host_network" in said

@@ -1,0 +1,195 @@
+"""Training: the same in, the same out; a network that does not fit is told so; divergence is seen."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from jukebox_orch.contract.project import Features, InputError, ModelProject, Part
+from jukebox_orch.ml import drift, training
+from jukebox_orch.ml.artifacts import FeatureSet, TrainedModel
+from jukebox_orch.ml.training import predict, train
+from jukebox_orch_tests.support.deployment import Workplace, checks, failures, made
+from jukebox_orch_tests.support.projects import Blobs, Rents, ShareSplit, ShortTraining, TableProject
+
+
+def feature_set(project: ModelProject) -> FeatureSet:
+    data = project.load(project.source())
+    features = project.build_features(data, ShareSplit(), 42)
+    return FeatureSet(features, "digest", drift.profile(project.monitored(data)))
+
+
+def trained(
+    project: ModelProject, seed: int = 1, log: Callable[[str], None] = print, **changed: Any
+) -> TrainedModel:
+    hyperparameters = project.hyperparameters(**{"epochs": 3, **changed})
+    return train(project, feature_set(project), hyperparameters, seed, log)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    one, same, other = trained(Blobs()), trained(Blobs()), trained(Blobs(), seed=2)
+    assert one.training.model_digest == same.training.model_digest
+    assert one.training.history == same.training.history
+    assert one.training.model_digest != other.training.model_digest
+
+
+def test_scores_history_and_settings_are_those_of_the_training():
+    training = trained(Blobs()).training
+    assert len(training.history["loss"]) == len(training.history["val_loss"]) == 3
+    assert training.hyperparameters["epochs"] == 3
+    assert training.seed == 1
+    assert training.dataset_digest == "digest"
+    assert set(training.validation) == set(training.baseline) == set(Blobs.task.metrics)
+    assert training.baseline_name == "majority_class"
+
+
+def test_the_model_takes_raw_values_and_normalises_inside():
+    project = Rents()
+    model = trained(project, epochs=30)
+    x = feature_set(project).features.test.x
+    assert abs(x.mean()) > 10
+    assert predict(model.keras_model, x).std() > 50
+    assert model.keras_model.get_layer("normalization")
+
+
+def test_progress_is_reported_and_always_the_last_epoch():
+    lines: list[str] = []
+    trained(Blobs(), log=lines.append, epochs=4)
+    assert lines[-1].startswith("epoch 4/4: accuracy ")
+    assert "val_loss" in lines[-1]
+
+
+def test_training_stops_early_with_the_best_weights():
+    model = trained(Blobs(), epochs=200, early_stopping_patience=3, learning_rate=0.1)
+    losses = model.training.history["val_loss"]
+    assert len(losses) < 200
+    assert int(np.argmin(losses)) == len(losses) - 4
+
+
+def test_without_patience_every_epoch_is_run():
+    assert len(trained(Blobs(), epochs=6, early_stopping_patience=0).training.history["loss"]) == 6
+
+
+def test_a_refit_trains_anew_on_both_splits_for_the_best_number_of_epochs():
+    settings = {"epochs": 200, "early_stopping_patience": 3, "learning_rate": 0.1}
+    lines: list[str] = []
+    plain, refit = trained(Blobs(), **settings), trained(Blobs(), log=lines.append, refit=True, **settings)
+    best = int(np.argmin(plain.training.history["val_loss"])) + 1
+    history = dict(refit.training.history)
+    again = {name: history.pop(f"refit_{name}") for name in ("loss", "accuracy")}
+    assert history == plain.training.history
+    assert {name: len(values) for name, values in again.items()} == {"loss": best, "accuracy": best}
+    assert lines[-1].startswith(f"refit epoch {best}/{best}: accuracy ")
+    assert "val_loss" not in lines[-1]
+    # What is judged by the validation split is the model that has not seen it.
+    assert refit.training.validation == plain.training.validation
+    assert refit.training.train == plain.training.train
+    assert refit.training.model_digest != plain.training.model_digest
+
+
+def test_a_refit_is_the_training_on_rows_of_both_splits():
+    """Equal to a plain training whose training split holds both."""
+    data = feature_set(Blobs())
+    one, other = data.features.train, data.features.validation
+    x, y, weight = (
+        np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("x", "y", "weight")
+    )
+    both = Part(x, y, weight, one.keys)
+    joined = FeatureSet(replace(data.features, train=both), "digest", {})
+    settings = ShortTraining(epochs=5, early_stopping_patience=0)
+    plain = train(Blobs(), joined, settings, 1, print)
+    refit = train(Blobs(), data, settings.model_copy(update={"refit": True}), 1, print)
+    assert refit.training.history["refit_loss"] == plain.training.history["loss"]
+    assert refit.training.model_digest == plain.training.model_digest
+
+
+def test_a_refit_reads_split_files_that_do_not_fit_into_memory_in_the_same_order(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    one = trained(Blobs(), refit=True)
+    monkeypatch.setattr(training, "_IN_MEMORY_BYTES", 0)
+    assert trained(Blobs(), refit=True).training.model_digest == one.training.model_digest
+
+
+def test_a_diverged_training_is_not_refitted():
+    def optimizer(self: ModelProject, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
+        return keras.optimizers.SGD(1e30)
+
+    diverging: ModelProject = type("Diverging", (Blobs,), {"optimizer": optimizer})()
+    assert "refit_loss" not in trained(diverging, epochs=20, refit=True).training.history
+
+
+class Wrong(Blobs):
+    """A network of other shapes than the features."""
+
+    shapes = ((3,), 3)
+
+    def build_model(self, features: Features, hyperparameters: Any) -> keras.Model:
+        shape, outputs = self.shapes
+        return keras.Sequential([keras.Input(shape), keras.layers.Dense(outputs, activation="softmax")])
+
+
+@pytest.mark.parametrize("shapes", [((4,), 3), ((3,), 2), ((3, 1), 3)], ids=str)
+def test_a_network_that_does_not_fit_is_told_what_fits(shapes: tuple):
+    project = type("Wrong", (Wrong,), {"shapes": shapes})()
+    with pytest.raises(InputError) as error:
+        trained(project)
+    assert "blobs: build_model() returned (None, " in str(error.value)
+    assert str(error.value).endswith("the features need (None, 3) -> (None, 3)")
+
+
+@pytest.mark.parametrize("project", [Blobs, Rents])
+def test_a_diverged_training_ends_at_once_with_scores_that_are_no_numbers(project: type[TableProject]):
+    def optimizer(self: ModelProject, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
+        return keras.optimizers.SGD(1e30)
+
+    diverging: ModelProject = type("Diverging", (project,), {"optimizer": optimizer})()
+    training = trained(diverging, epochs=20).training
+    assert not np.isfinite(training.history["loss"]).all()
+    assert len(training.history["loss"]) < 20
+    assert all(np.isnan(value) for value in training.validation.values())
+
+
+def test_a_diverged_training_fails_its_check_and_nothing_is_registered(workplace: Workplace):
+    class Diverging(Blobs):
+        def optimizer(self, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
+            return keras.optimizers.SGD(1e30)
+
+    result = workplace.run(project=Diverging())
+    assert not result.success
+    assert made(result)[-1] == "trained_model", failures(result)
+    said = checks(result)["trained_model:finite_loss"]
+    assert not said.passed
+    assert "loss of epoch 1 is " in (said.description or "")
+    assert not checks(result)["trained_model:beats_baseline"].passed
+    assert not [e for e in result.all_events if e.is_step_up_for_retry]
+    assert workplace.versions() == []
+    (run,) = workplace.client().search_runs(
+        [e.experiment_id for e in workplace.client().search_experiments(filter_string="name = 'blobs'")]
+    )
+    assert run.info.status == "FAILED"
+
+
+def test_a_model_that_is_no_better_than_the_majority_is_stopped(workplace: Workplace):
+    class Stuck(Blobs):
+        def optimizer(self, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
+            return keras.optimizers.SGD(0.0)
+
+        def build_model(self, features: Features, hyperparameters: Any) -> keras.Model:
+            rarest = np.bincount(features.validation.y).argmin()
+            network = keras.Sequential(
+                [keras.Input(features.shape), keras.layers.Dense(3, activation="softmax")]
+            )
+            network.set_weights([np.zeros((3, 3)), np.eye(3)[rarest] * 9])
+            return network
+
+    result = workplace.run(project=Stuck(), hyperparameters={"epochs": 1})
+    assert not result.success
+    assert made(result)[-1] == "trained_model"
+    check = checks(result)["trained_model:beats_baseline"]
+    assert not check.passed
+    assert set(check.metadata) >= {"value", "threshold"}
+    assert workplace.versions() == []

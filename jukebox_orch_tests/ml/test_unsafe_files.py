@@ -1,0 +1,144 @@
+"""Hostile model files are refused before anything in them is loaded."""
+
+import json
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from onnx import TensorProto, helper
+
+from jukebox_orch.ml.formats import load_keras
+from jukebox_orch.ml.onnx_export import OnnxPredictor, UnsafeFileError, refuse_external_data
+
+
+def keras_file(folder: Path, *layers: Any) -> Path:
+    import keras
+
+    path = folder / "model.keras"
+    keras.Sequential([keras.Input((2,)), *layers]).save(path)
+    return path
+
+
+def test_a_lambda_layer_is_refused_before_keras_sees_it(tmp_path: Path):
+    import keras
+
+    path = keras_file(tmp_path, keras.layers.Lambda(lambda x: x, name="payload"))
+    with pytest.raises(
+        UnsafeFileError, match=r"layer 'payload' is a Lambda layer, which is Python code: refused"
+    ):
+        load_keras(path)
+
+
+def test_a_lambda_layer_inside_another_model_is_refused(tmp_path: Path):
+    import keras
+
+    inner = keras.Sequential([keras.Input((2,)), keras.layers.Lambda(lambda x: x, name="deep")])
+    with pytest.raises(UnsafeFileError, match="'deep'"):
+        load_keras(keras_file(tmp_path, inner))
+
+
+@pytest.mark.parametrize("name", ["model.h5", "model.pkl", "model.hdf5", "saved_model.pb", "model"])
+def test_model_files_of_other_kinds_are_refused(name: str, tmp_path: Path):
+    good = keras_file(tmp_path)
+    path = good.rename(tmp_path / name)
+    with pytest.raises(UnsafeFileError, match=r"only \.keras archives are loaded"):
+        load_keras(path)
+
+
+def test_a_pickle_with_the_right_suffix_is_refused(tmp_path: Path):
+    path = tmp_path / "model.keras"
+    path.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(UnsafeFileError, match=r"only \.keras archives are loaded"):
+        load_keras(path)
+
+
+def test_an_archive_without_a_configuration_is_refused(tmp_path: Path):
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", "{}")
+    with pytest.raises(UnsafeFileError, match=r"has a config\.json, this one has none"):
+        load_keras(path)
+
+
+def test_an_object_of_another_module_is_not_imported(tmp_path: Path):
+    path = keras_file(tmp_path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts["config.json"])
+    config["config"]["layers"].append(
+        {
+            "module": "os",
+            "class_name": "system",
+            "config": {"command": f"touch {tmp_path / 'owned'}"},
+            "registered_name": "system",
+            "build_config": None,
+        }
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**parts, "config.json": json.dumps(config)}.items():
+            archive.writestr(name, content)
+    with pytest.raises((TypeError, ValueError)):
+        load_keras(path)
+    assert not (tmp_path / "owned").exists()
+
+
+def external(tensor: TensorProto) -> TensorProto:
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
+    tensor.ClearField("int64_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../../etc/passwd"
+    return tensor
+
+
+def hostile(where: str) -> bytes:
+    weights = external(helper.make_tensor("weights", TensorProto.FLOAT, [1], [1.0]))
+    sparse = helper.make_sparse_tensor(
+        helper.make_tensor("values", TensorProto.FLOAT, [1], [1.0]),
+        helper.make_tensor("indices", TensorProto.INT64, [1], [0]),
+        [1],
+    )
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 1])
+    constant = helper.make_node("Constant", [], ["weights"], value=weights)
+    add = helper.make_node("Add", ["x", "weights"], ["y"])
+    graph = helper.make_graph([add], "g", [x], [y])
+    functions = []
+    if where == "initializer":
+        graph.initializer.append(weights)
+    elif where == "constant":
+        graph.node.insert(0, constant)
+    elif where == "subgraph":
+        inner = helper.make_graph([constant], "inner", [], [helper.make_tensor_value_info("weights", 1, [1])])
+        flag = helper.make_node("If", ["x"], ["weights"], then_branch=inner, else_branch=inner)
+        graph.node.insert(0, flag)
+    elif where == "sparse initializer":
+        external(sparse.values)
+        graph.sparse_initializer.append(sparse)
+    elif where == "function":
+        functions.append(
+            helper.make_function("own", "F", [], ["weights"], [constant], [helper.make_opsetid("", 18)])
+        )
+    return helper.make_model(graph, functions=functions).SerializeToString()
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant", "subgraph", "sparse initializer", "function"])
+def test_onnx_with_external_data_is_refused_before_loading(where: str):
+    content = hostile(where)
+    with pytest.raises(
+        UnsafeFileError, match=r"stored outside the ONNX file, in '\.\./\.\./etc/passwd': refused"
+    ):
+        refuse_external_data(content)
+    with pytest.raises(UnsafeFileError):
+        OnnxPredictor(content)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"not onnx", pickle.dumps({"a": 1})], ids=["empty", "text", "pickle"]
+)
+def test_bytes_that_are_no_onnx_model_are_refused(content: bytes):
+    with pytest.raises(ValueError, match=r"ONNX|onnxruntime"):
+        OnnxPredictor(content)

@@ -1,0 +1,399 @@
+"""Damaged, hostile and unsuitable image sources are refused with the file and the reason."""
+
+import io
+import os
+import re
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from jukebox_orch.contract.project import InputError, Validation
+from jukebox_orch.projects.image_processor import ImageProcessor, ImageSource
+from jukebox_orch_tests.support.image_files import (
+    CLASSES,
+    cifar_members,
+    cifar_records,
+    random_images,
+    tar_member,
+    write_folder,
+    write_tar,
+)
+
+Members = list[tuple[tarfile.TarInfo, bytes]]
+
+
+def refused(location: Path, message: str, convert: bool = False) -> None:
+    """`load` names the file and says why."""
+    with pytest.raises(InputError) as raised:
+        ImageProcessor().load(ImageSource(location=str(location), convert=convert))
+    assert str(location) in str(raised.value)
+    assert re.search(message, str(raised.value)), raised.value
+
+
+def verdict(location: Path) -> Validation:
+    project = ImageProcessor()
+    return project.validate(project.load(ImageSource(location=str(location))))
+
+
+def with_member(name: str, data: bytes = b"x", **attributes: object) -> Members:
+    return [*cifar_members(10), tar_member(name, data, **attributes)]
+
+
+HOSTILE_MEMBERS: dict[str, tuple[Callable[[], Members], str]] = {
+    "path traversal": (lambda: with_member("../../etc/data_batch_9.bin"), "points outside of the archive"),
+    "absolute path": (lambda: with_member("/etc/data_batch_9.bin"), "points outside of the archive"),
+    "symbolic link": (
+        lambda: with_member("c/data_batch_9.bin", b"", type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+        "is a link",
+    ),
+    "hard link": (
+        lambda: with_member("c/data_batch_9.bin", b"", type=tarfile.LNKTYPE, linkname="../x"),
+        "is a link",
+    ),
+    "device": (lambda: with_member("c/data_batch_9.bin", b"", type=tarfile.CHRTYPE), "device"),
+    "FIFO": (lambda: with_member("c/data_batch_9.bin", b"", type=tarfile.FIFOTYPE), "device"),
+    "nested archive": (lambda: with_member("c/inner.tar.gz"), "'c/inner.tar.gz' is not part of CIFAR-10"),
+    "member twice": (lambda: [*cifar_members(10), *cifar_members(10)], "occurs twice"),
+    "python version": (
+        lambda: [tar_member("cifar-10-batches-py/data_batch_1", b"\x80\x02}q\x01")],
+        "pickle: reading it would run code.*cifar-10-binary.tar.gz",
+    ),
+    "python version, metadata": (lambda: [tar_member("cifar-10-batches-py/batches.meta", b"x")], "pickle"),
+    "cut batch": (
+        lambda: [*cifar_members(10), tar_member("c/data_batch_6.bin", b"\0" * 3000)],
+        "data_batch_6.bin: has 3000 bytes, not a multiple of 3073",
+    ),
+    "empty batch": (lambda: with_member("c/data_batch_6.bin", b""), "has 0 bytes"),
+    "no class names": (lambda: [m for m in cifar_members(10) if "meta" not in m[0].name], "meta.txt"),
+    "class names are no text": (
+        lambda: [tar_member("batches.meta.txt", b"\xff\xfe"), *cifar_members(10)[2:]],
+        "damaged",
+    ),
+    "test batch only": (
+        lambda: [m for m in cifar_members(10) if "data_batch" not in m[0].name],
+        "no data_batch_N.bin",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE_MEMBERS)
+def test_archive_members(case: str, tmp_path: Path) -> None:
+    members, message = HOSTILE_MEMBERS[case]
+    refused(write_tar(tmp_path / "cifar.tar.gz", members()), message)
+    assert [path.name for path in tmp_path.rglob("*")] == ["cifar.tar.gz"]
+
+
+def test_truncated_archive(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "cifar.tar.gz", cifar_members(10))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refused(path, "damaged or truncated")
+
+
+def test_archive_cut_between_two_members(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "cifar.tar", cifar_members(10))
+    with tarfile.open(path) as tar:
+        end = tar.getmember("cifar-10-batches-bin/data_batch_4.bin").offset
+    path.write_bytes(path.read_bytes()[:end])
+    refused(path, "no end mark")
+
+
+def test_flipped_bytes_in_an_archive(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "cifar.tar.gz", cifar_members(10))
+    content = bytearray(path.read_bytes())
+    for i in range(len(content) // 2, len(content) // 2 + 50):
+        content[i] ^= 0xFF
+    path.write_bytes(content)
+    refused(path, "damaged or truncated")
+
+
+def test_not_an_archive(tmp_path: Path) -> None:
+    path = tmp_path / "cifar.tar.gz"
+    path.write_bytes(b"<html>404 not found</html>" * 100)
+    refused(path, "damaged or truncated")
+
+
+def test_empty_archive_file(tmp_path: Path) -> None:
+    path = tmp_path / "cifar.tar.gz"
+    path.write_bytes(b"")
+    refused(path, "damaged or truncated")
+
+
+@pytest.mark.parametrize("where", ["member", "extended header"])
+def test_decompression_bomb(where: str, tmp_path: Path) -> None:
+    """600 MiB of zeros in 600 KiB: stopped at the limit."""
+    path = tmp_path / "cifar.tar.gz"
+    info = tarfile.TarInfo("c/data_batch_1.bin")
+    info.size = 600 << 20
+    if where == "extended header":
+        info.type = tarfile.XHDTYPE
+    compressor = zlib.compressobj(9, wbits=31)
+    with path.open("wb") as file:
+        file.write(compressor.compress(info.tobuf(tarfile.USTAR_FORMAT)))
+        for _ in range(600):
+            file.write(compressor.compress(bytes(1 << 20)))
+        file.write(compressor.flush())
+    refused(path, "unpacks to more than 512 MiB")
+
+
+def npz_bytes(**members: bytes) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(f"{name}.npy", data)
+    return stream.getvalue()
+
+
+def npy(array: np.ndarray, keep: int | None = None) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()[:keep]
+
+
+IMAGES, LABELS = random_images(8), np.arange(8) % 2
+BAD_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
+    "not a zip": (lambda: b"hello", "not a NumPy archive"),
+    "zero bytes": (lambda: b"", "not a NumPy archive"),
+    "truncated": (lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS))[:5000], "not a NumPy archive"),
+    "other member": (lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS), x=b"1"), "'x.npy' is none of"),
+    "path traversal": (lambda: npz_bytes(**{"../images": npy(IMAGES)}), r"'\.\./images\.npy' is none of"),
+    "no labels": (lambda: npz_bytes(images=npy(IMAGES)), "array 'labels' is missing"),
+    "pickled labels": (
+        lambda: npz_bytes(images=npy(IMAGES), labels=npy(np.array([{}] * 8, object))),
+        r"array 'labels' holds Python objects \(pickle\)",
+    ),
+    "pickled images": (
+        lambda: npz_bytes(images=npy(np.array([None] * 8, object)), labels=npy(LABELS)),
+        "array 'images' holds Python objects",
+    ),
+    "float images": (
+        lambda: npz_bytes(images=npy(IMAGES / 255), labels=npy(LABELS)),
+        r"float64 \(8, 32, 32, 3\); needed is uint8",
+    ),
+    "grey images": (
+        lambda: npz_bytes(images=npy(IMAGES[..., 0]), labels=npy(LABELS)),
+        r"uint8 \(8, 32, 32\); needed",
+    ),
+    "column order": (
+        lambda: npz_bytes(images=npy(np.asfortranarray(IMAGES)), labels=npy(LABELS)),
+        "column order",
+    ),
+    "fewer labels than images": (
+        lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS[:7])),
+        r"'labels' is int64 \(7,\); needed is .* shape \(8,\)",
+    ),
+    "fractional labels": (
+        lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS / 2)),
+        "'labels' is float64",
+    ),
+    "shorter than its header": (
+        lambda: npz_bytes(images=npy(IMAGES, keep=9000), labels=npy(LABELS)),
+        "'images' is shorter than its header",
+    ),
+    "no header": (lambda: npz_bytes(images=b"abc", labels=npy(LABELS)), "'images' is damaged"),
+    "huge label": (
+        lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS * 2**40)),
+        "label 1099511627776 without array 'classes'",
+    ),
+    "bomb": (lambda: npz_bytes(images=bytes(300 << 20), labels=npy(LABELS)), "a decompression bomb"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_NPZ)
+def test_numpy_archives(case: str, tmp_path: Path) -> None:
+    content, message = BAD_NPZ[case]
+    path = tmp_path / "images.npz"
+    path.write_bytes(content())
+    refused(path, message)
+
+
+def test_flipped_byte_in_a_numpy_archive(tmp_path: Path) -> None:
+    path = tmp_path / "images.npz"
+    np.savez(path, images=IMAGES, labels=LABELS)
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 0xFF
+    path.write_bytes(content)
+    refused(path, "'images' is damaged: Bad CRC")
+
+
+def save(path: Path, image: Image.Image) -> None:
+    image.save(path)
+
+
+def png_with_size(path: Path, width: int, height: int) -> None:
+    """A PNG whose header promises more pixels than it has bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))))
+
+
+def truncated_png(path: Path) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(IMAGES[0]).save(stream, "PNG")
+    path.write_bytes(stream.getvalue()[:1500])
+
+
+BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "wrong size": (lambda p: save(p, Image.new("RGB", (33, 32))), "is 33 x 32 pixels, not 32 x 32"),
+    "grey": (lambda p: save(p, Image.new("L", (32, 32))), "has mode L, not RGB"),
+    "palette": (lambda p: save(p, Image.new("P", (32, 32))), "has mode P, not RGB"),
+    "transparent": (lambda p: save(p, Image.new("RGBA", (32, 32))), "has mode RGBA, not RGB"),
+    "16 bits": (lambda p: save(p, Image.new("I;16", (32, 32))), "has mode I;16"),
+    "zero bytes": (lambda p: p.write_bytes(b""), "has zero bytes"),
+    "not an image": (lambda p: p.write_bytes(b"hello world"), "not a PNG, JPEG, BMP, WEBP image"),
+    "postscript": (lambda p: p.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n"), "not a PNG"),
+    "truncated": (truncated_png, "damaged or truncated"),
+    "oversized": (lambda p: png_with_size(p, 9000, 9000), "9000 x 9000 pixels"),
+    "pixel bomb": (lambda p: png_with_size(p, 60_000, 60_000), "decompression bomb"),
+    "link": (lambda p: p.symlink_to(p.with_name("0000.png")), "is a link"),
+    "FIFO": (os.mkfifo, "is not a regular file"),
+    "folder": (lambda p: p.mkdir(), "is a folder inside a class folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_PICTURES)
+def test_image_files(case: str, tmp_path: Path) -> None:
+    make, message = BAD_PICTURES[case]
+    make(write_folder(tmp_path) / "cat" / "bad.png")
+    refused(tmp_path, rf"cat/bad\.png: .*({message})")
+
+
+@pytest.mark.parametrize("case", ["not an image", "truncated", "16 bits", "oversized", "zero bytes"])
+def test_conversion_does_not_hide_bad_files(case: str, tmp_path: Path) -> None:
+    make, message = BAD_PICTURES[case]
+    make(write_folder(tmp_path) / "cat" / "bad.png")
+    refused(tmp_path, message, convert=True)
+
+
+def test_all_bad_files_are_named_at_once_and_the_rest_counted(tmp_path: Path) -> None:
+    write_folder(tmp_path, per_class=10)
+    for i in range(8):
+        (tmp_path / "dog" / f"{i:04}.png").write_bytes(b"no image")
+    refused(tmp_path, r"(?s)dog/0000\.png.*dog/0004\.png.*and 3 more")
+
+
+def test_empty_class_folder(tmp_path: Path) -> None:
+    (write_folder(tmp_path) / "bird").mkdir()
+    refused(tmp_path, "bird: class folder without an image")
+
+
+def test_image_beside_the_class_folders(tmp_path: Path) -> None:
+    save(write_folder(tmp_path) / "stray.png", Image.new("RGB", (32, 32)))
+    refused(tmp_path, r"stray\.png: is none of \.npz, \.tar")
+
+
+def test_archive_beside_class_folders(tmp_path: Path) -> None:
+    np.savez(write_folder(tmp_path) / "a.npz", images=IMAGES, labels=LABELS)
+    refused(tmp_path, "has archives and class folders")
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    refused(tmp_path, "the folder is empty")
+
+
+def test_missing_location(tmp_path: Path) -> None:
+    refused(tmp_path / "nowhere", "not found; check the path")
+
+
+def test_unknown_kind_of_file(tmp_path: Path) -> None:
+    (tmp_path / "images.pkl").write_bytes(b"\x80\x04.")
+    refused(tmp_path / "images.pkl", r"is none of \.npz, \.tar")
+
+
+def test_fifo_as_location_does_not_hang(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npz")
+    refused(tmp_path / "a.npz", "not a regular file")
+
+
+class TestValidation:
+    def test_labels_beyond_the_classes(self, tmp_path: Path) -> None:
+        members = cifar_members(10)
+        bad = cifar_records(random_images(3, 99), np.array([1, 10, 200]))
+        path = write_tar(tmp_path / "cifar.tar.gz", [*members, tar_member("c/data_batch_6.bin", bad)])
+        (finding,) = verdict(path).findings
+        assert (finding.rule, finding.fatal, finding.count) == ("labels", True, 2)
+        assert f"{path}: data_batch_6.bin: image 1 has label 10; there are 10 classes" in finding.message
+
+    def test_missing_labels(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
+        project = ImageProcessor()
+        dataset = project.load(ImageSource(location=str(tmp_path / "a.npz")))
+        table = pd.DataFrame(dataset["samples"])
+        dataset["samples"] = table.assign(label=table["label"].astype(float).where(table["row"] != 3))
+        (finding,) = project.validate(dataset).findings
+        assert finding.fatal
+        assert "image 3 has label nan" in finding.message
+
+    def test_negative_labels(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS - 1, classes=["a", "b"])
+        (finding,) = verdict(tmp_path / "a.npz").findings
+        assert finding.fatal
+        assert "image 0 has label -1" in finding.message
+
+    def test_one_class_only(self, tmp_path: Path) -> None:
+        (finding,) = verdict(write_folder(tmp_path, classes=("cat",))).findings
+        assert (finding.rule, finding.fatal) == ("classes", True)
+        assert "cat/0000.png" in finding.message
+        assert "only one class, 'cat'" in finding.message
+
+    def test_classes_without_images(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.npz"
+        np.savez(path, images=IMAGES, labels=LABELS, classes=["a", "b", "c"])
+        (finding,) = verdict(path).findings
+        assert finding.fatal
+        assert f"{path}: too few different usable images (need 3) of 'c' (0)" in finding.message
+
+    def test_copies_of_one_image_do_not_make_a_class(self, tmp_path: Path) -> None:
+        images = IMAGES.copy()
+        images[LABELS == 1] = images[1]
+        np.savez(tmp_path / "a.npz", images=images, labels=LABELS)
+        assert "'1' (1)" in verdict(tmp_path / "a.npz").findings[0].message
+
+    def test_blank_images_are_quarantined(self, tmp_path: Path) -> None:
+        images = random_images(40)
+        images[:3] = [7, 8, 9]
+        np.savez(tmp_path / "a.npz", images=images, labels=np.arange(40) % 2)
+        result = verdict(tmp_path / "a.npz")
+        assert result.invalid_rows == 3
+        assert [(f.rule, f.fatal, f.count) for f in result.findings] == [
+            ("blank", False, 3),
+            ("contradictions", False, 3),
+        ]
+
+    def test_one_image_with_two_labels_is_quarantined(self, tmp_path: Path) -> None:
+        images = random_images(40)
+        images[5] = images[2]
+        np.savez(tmp_path / "a.npz", images=images, labels=np.arange(40) % 2)
+        result = verdict(tmp_path / "a.npz")
+        assert (result.rows, result.invalid_rows) == (40, 2)
+        (finding,) = result.findings
+        assert (finding.rule, finding.fatal) == ("contradictions", False)
+        assert [example["row"] for example in finding.examples] == [2, 5]
+
+    @pytest.mark.parametrize(
+        "images", [None, np.zeros((4, 32, 32, 3)), np.zeros((0, 32, 32, 3), np.uint8), IMAGES[:4, :16]]
+    )
+    def test_arrays_of_another_form(self, images: np.ndarray | None, tmp_path: Path) -> None:
+        project = ImageProcessor()
+        dataset = project.load(ImageSource(location=str(write_folder(tmp_path))))
+        dataset.pop("images")
+        if images is not None:
+            dataset["images"] = images
+        (finding,) = project.validate(dataset).findings
+        assert (finding.rule, finding.fatal) == ("images", True)
+
+    def test_good_data_has_no_findings(self, tmp_path: Path) -> None:
+        path = write_tar(tmp_path / "cifar.tar.gz", cifar_members())
+        result = verdict(path)
+        assert (result.rows, result.invalid_rows, list(result.findings)) == (300, 0, [])
+        assert len(CLASSES) == 10

@@ -1,0 +1,107 @@
+"""image_processor as runs: from a CIFAR-10 archive to a registered model, and nothing from bad sources."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jukebox_orch.projects.image_processor import ImageProcessor
+from jukebox_orch_tests.support.deployment import Workplace, failures, made
+from jukebox_orch_tests.support.image_files import (
+    CLASSES,
+    cifar_members,
+    cifar_records,
+    random_images,
+    tar_member,
+    write_folder,
+    write_tar,
+)
+
+
+def colored_cifar(path: Path) -> Path:
+    """A CIFAR-10 archive whose classes have a brightness of their own; some images are of the next class."""
+    random = np.random.default_rng(5)
+    members = [m for m in cifar_members() if ".bin" not in m[0].name]
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        labels = np.arange(100) % len(CLASSES)
+        shown = np.where(random.random(100) < 0.1, (labels + 1) % len(CLASSES), labels)
+        noise = random.integers(0, 10, (100, 32, 32, 3), dtype=np.uint8)
+        images = noise + (25 * shown[:, None, None, None]).astype(np.uint8)
+        members.append(tar_member(f"cifar-10-batches-bin/{name}", cifar_records(images, labels)))
+    return write_tar(path, members)
+
+
+def test_a_cifar_archive_becomes_a_registered_model_with_a_report_of_its_mistakes(workplace: Workplace):
+    archive = colored_cifar(workplace.folder / "cifar-10-binary.tar.gz")
+    result = workplace.run(
+        project=ImageProcessor(),
+        source={"location": str(archive)},
+        hyperparameters={"epochs": 8, "learning_rate": 0.003},
+        gates={"metric_floor": 0.3},
+    )
+    assert result.success, failures(result)
+    report = workplace.value("image_processor/evaluation")
+    assert report.test.rows == 100  # the published test batch
+    assert [row["label"] for row in report.details["per_class"]] == CLASSES
+    matrix = np.array(report.details["confusion_matrix"]["matrix"])
+    assert matrix.sum(axis=1).tolist() == [10] * 10
+    assert np.trace(matrix) / 100 == pytest.approx(report.test.metrics["accuracy"])
+    shown = workplace.metadata("image_processor/evaluation")
+    for picture in ("mistakes", "confusion matrix plot"):
+        assert str(shown[picture]).startswith(f"![{picture}](data:image/png;base64,")
+    assert report.baselines[0].metrics["accuracy"] == pytest.approx(0.1)
+    assert workplace.aliases("image_processor") == {"challenger": "1", "champion": "1", "staging": "1"}
+
+
+def hostile_archive(folder: Path) -> Path:
+    return write_tar(folder / "cifar.tar.gz", [*cifar_members(10), tar_member("../data_batch_9.bin", b"x")])
+
+
+def truncated_archive(folder: Path) -> Path:
+    path = write_tar(folder / "cifar.tar.gz", cifar_members(10))
+    path.write_bytes(path.read_bytes()[:9000])
+    return path
+
+
+def label_beyond_the_classes(folder: Path) -> Path:
+    records = cifar_records(random_images(3, 99), np.array([1, 10, 200]))
+    return write_tar(folder / "cifar.tar.gz", [*cifar_members(10), tar_member("data_batch_6.bin", records)])
+
+
+def empty_image(folder: Path) -> Path:
+    (write_folder(folder / "images") / "cat" / "0000.png").write_bytes(b"")
+    return folder / "images"
+
+
+def one_class(folder: Path) -> Path:
+    return write_folder(folder / "images", classes=("cat",))
+
+
+@pytest.mark.parametrize(
+    ("source", "message", "last"),
+    [
+        (hostile_archive, "points outside of the archive: refused", []),
+        (truncated_archive, "the archive is damaged or truncated", []),
+        (empty_image, "cat/0000.png: has zero bytes", []),
+        (
+            label_beyond_the_classes,
+            "data_batch_6.bin: image 1 has label 10; there are 10 classes",
+            ["dataset"],
+        ),
+        (one_class, "only one class, 'cat'", ["dataset"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_nothing_is_trained_or_registered_from(
+    source: Callable[[Path], Path], message: str, last: list[str], workplace: Workplace
+):
+    location = source(workplace.folder)
+    result = workplace.run(project=ImageProcessor(), source={"location": str(location)})
+    assert not result.success
+    told = failures(result) + "".join(e.description or "" for e in result.get_asset_check_evaluations())
+    assert message in told
+    assert location.name in told
+    assert not {"trained_model", "registered_model"} & set(made(result))
+    assert made(result)[:1] == last
+    assert workplace.versions("image_processor") == []

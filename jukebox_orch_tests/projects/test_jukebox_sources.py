@@ -1,0 +1,185 @@
+"""Reading songs and rankings: every published form is read right, from every kind of place."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from jukebox_orch.contract.project import SourceFile
+from jukebox_orch.projects.jukebox import sample
+from jukebox_orch.projects.jukebox.schema import FEATURES, RANKING_COLUMNS
+from jukebox_orch_tests import CHECKOUT
+from jukebox_orch_tests.support.jukebox_files import (
+    assert_same,
+    combined,
+    csv_folder,
+    frame,
+    load,
+    parquet_folder,
+    tables,
+)
+
+REAL = CHECKOUT / ".." / "shared" / "data"
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[pd.DataFrame, pd.DataFrame]:
+    return tables()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame]) -> Path:
+    return parquet_folder(tmp_path, *made)
+
+
+def test_no_location_means_the_embedded_sample_the_same_every_time() -> None:
+    assert_same(load(), load())
+    assert "Synthetic" in frame(load(), "songs")["name"].iloc[0]
+
+
+def test_the_sample_in_files_is_the_sample(folder: Path) -> None:
+    dataset = sample.generate()
+    for table in dataset:
+        frame(dataset, table).to_parquet(
+            folder / f"song_{'properties' if table == 'songs' else table}.parquet"
+        )
+    assert_same(load(folder), dataset)
+
+
+def test_values_are_read_as_they_are(folder: Path, made: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+    songs, rankings = made
+    dataset = load(folder)
+    assert_frame_equal(frame(dataset, "songs"), songs)
+    read = frame(dataset, "rankings").astype({"spotify_id": "str", "country": "str"})
+    kept = rankings[list(RANKING_COLUMNS)].astype({"spotify_id": "str", "country": "str"})
+    assert_frame_equal(read, kept)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".csv.zip"])
+def test_csv_gives_the_same_dataset_as_parquet(
+    folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    made: tuple[pd.DataFrame, pd.DataFrame],
+    suffix: str,
+) -> None:
+    other = csv_folder(tmp_path_factory.mktemp("csv"), *made, suffix=suffix)
+    assert_same(load(other), load(folder))
+
+
+def test_dates_may_be_day_month_year_and_differ_between_files(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, made: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    songs, rankings = made
+    other = tmp_path_factory.mktemp("dates")
+    songs.to_csv(other / "song_properties.csv", index=False)
+    dates = rankings["snapshot_date"]
+    half = len(rankings) // 2
+    rankings.assign(snapshot_date=dates.dt.strftime("%Y-%m-%d 00:00:00"))[:half].to_csv(
+        other / "song_rankings_1.csv", index=False
+    )
+    rankings.assign(snapshot_date=dates.dt.strftime("%d/%m/%Y"))[half:].to_csv(
+        other / "song_rankings_2.csv", index=False
+    )
+    assert_same(load(other), load(folder))
+
+
+@pytest.mark.parametrize("dtype", ["date32[day][pyarrow]", "datetime64[s, UTC]", "str"])
+def test_parquet_may_hold_dates_of_any_type(
+    folder: Path, made: tuple[pd.DataFrame, pd.DataFrame], dtype: str
+) -> None:
+    expected = load(folder)
+    rankings = made[1].copy()
+    if "UTC" in dtype:
+        rankings["snapshot_date"] = rankings["snapshot_date"].dt.tz_localize("UTC")
+    rankings.astype({"snapshot_date": dtype}).to_parquet(folder / "song_rankings.parquet")
+    assert_same(load(folder), expected)
+
+
+def test_one_file_in_the_published_layout_holds_both_tables(
+    tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    table = combined(made)
+    table.to_csv(tmp_path / "universal_top_spotify_songs.csv", index=False)
+    dataset = load(tmp_path / "universal_top_spotify_songs.csv")
+    assert len(frame(dataset, "rankings")) == len(table)
+    assert len(frame(dataset, "songs")) == table["spotify_id"].nunique()
+    assert list(frame(dataset, "songs").columns) == ["spotify_id", "name", "artists", *FEATURES]
+
+
+@pytest.mark.parametrize("form", ["lines", "fields"])
+def test_a_surplus_layer_of_quotes_is_taken_off(
+    tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame], form: str
+) -> None:
+    table = combined(made)
+    table["name"] = table["name"].str.replace("\n", " ")
+    plain = tmp_path / "plain.csv"
+    table.to_csv(plain, index=False)
+    wrapped = tmp_path / "wrapped.csv"
+    if form == "lines":  # "id,""name"",…"
+        quoted = ['"' + line.replace('"', '""') + '"' for line in plain.read_text().splitlines()]
+        wrapped.write_text("\n".join(quoted) + "\n")
+    else:  # """id""","""name""",…
+        text = table.astype("str").where(table.notna(), "")
+        text = text.apply(lambda column: '"' + column.str.replace('"', '""') + '"')
+        text.columns = [f'"{name}"' for name in text]
+        text.to_csv(wrapped, index=False)
+    assert wrapped.read_text() != plain.read_text()
+    assert_same(load(wrapped), load(plain))
+
+
+def test_namibia_is_a_country_and_empty_is_not(
+    tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame]
+) -> None:
+    songs, rankings = made
+    rankings = rankings.astype({"country": object})
+    rankings.loc[0, "country"] = "NA"
+    dataset = load(csv_folder(tmp_path, songs, rankings))
+    assert frame(dataset, "rankings")["country"].iloc[0] == "NA"
+    assert frame(dataset, "rankings")["country"].isna().sum() == rankings["country"].isna().sum()
+
+
+def test_any_fsspec_url_is_a_source(folder: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    for file in folder.iterdir():
+        memory.pipe(f"/jukebox-test/{file.name}", file.read_bytes())
+    assert_same(load("memory://jukebox-test"), load(folder))
+
+
+def test_listed_files_are_read_exactly_and_verified(folder: Path) -> None:
+    expected = load(folder)
+    files = [
+        SourceFile(url=str(file), sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+        for file in sorted(folder.iterdir())
+    ]
+    (folder / "song_rankings_later.parquet").write_bytes(b"not listed")
+    assert_same(load("ignored/when/files/are/listed", *files), expected)
+
+
+def test_sources_are_only_read(folder: Path) -> None:
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+    folder.chmod(0o500)
+    load(folder)
+    folder.chmod(0o700)
+    assert before == {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+
+
+def test_the_real_data_is_read() -> None:
+    if not REAL.is_dir():
+        pytest.skip(f"no real data at {REAL}")
+    dataset = load(REAL)
+    assert len(frame(dataset, "songs")) == 14_245
+    assert len(frame(dataset, "rankings")) == 16_349
+    assert frame(dataset, "rankings")["country"].isna().sum() == 250
+    assert frame(dataset, "rankings")["snapshot_date"].nunique() == 5
+
+
+def test_the_project_imports_no_heavy_framework() -> None:
+    heavy = "'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib', 'mlflow', 'onnx', 'dagster'"
+    code = f"import sys, jukebox_orch.projects.jukebox; print({{{heavy}}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

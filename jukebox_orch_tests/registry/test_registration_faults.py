@@ -1,0 +1,248 @@
+"""Registration through crashes, lost replies and at the same time: an alias is only on a complete version."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from uuid import uuid4
+
+import dagster as dg
+import filelock
+import httpx
+import pytest
+from mlflow.entities import ViewType
+
+from jukebox_orch.registry import registration as subject
+from jukebox_orch.registry.mlflow_resource import MlflowTracking
+from jukebox_orch.registry.registration import (
+    RegistrationError,
+    add_version,
+    champion_history,
+    promote,
+    verify,
+)
+from jukebox_orch_tests.support.deployment import SMALL, Workplace, failures
+from jukebox_orch_tests.support.registration_crash import (
+    POINTS,
+    add,
+    another,
+    model_of,
+    register,
+    registration,
+)
+from jukebox_orch_tests.support.servers import free_port, serve
+
+
+@pytest.fixture(scope="module")
+def crashed(finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Workplace, dict[str, int]]]:
+    """Registrations that were killed, one model per point."""
+    place = finished[0].copy(tmp_path_factory.mktemp("crashed") / "place")
+    result = subprocess.run(
+        [sys.executable, "-m", "jukebox_orch_tests.support.registration_crash", str(place.folder)],
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+        env=place.environment(),
+    )
+    assert result.returncode == 0, result.stderr[-3_000:]
+    yield place, json.loads(result.stdout.splitlines()[-1])
+    place.instance.dispose()
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_crash_leaves_no_alias_on_a_half_version_and_the_next_attempt_adopts_it(point: str, crashed):
+    place, ended = crashed
+    assert ended[point] == -signal.SIGKILL
+    model, mlflow, store = model_of(point), place.mlflow(), place.store()
+    before = place.versions(model)
+    for number in set(place.aliases(model).values()):
+        verify(mlflow, store, model, number)
+    onnx_model = place.value("blobs/onnx_model")
+    run_id = place.value("blobs/registered_model").mlflow_run_id
+    added = register(mlflow, store, onnx_model, run_id, model)
+    assert added.adopted is bool(before)
+    assert place.versions(model) == [1]
+    assert place.aliases(model) == {"challenger": "1", "champion": "1", "staging": "1"}
+    verify(mlflow, store, model, "1")
+    entry = Path(store.entry(model, "1").path)
+    assert {p.name for p in entry.iterdir()} == {"model.onnx", "example.json", "README.md"}
+
+
+def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path: Path):
+    program = (
+        "import os, signal; from jukebox_orch.registry.mlflow_resource import MlflowTracking as M\n"
+        "lock = M(tracking_uri='sqlite:///x').lock('lock-test'); lock.acquire()\n"
+        "print('held', flush=True); signal.pause()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        lock = MlflowTracking(tracking_uri="sqlite:///y", artifact_root="").lock("lock-test")
+        with pytest.raises(filelock.Timeout):
+            lock.acquire(timeout=0.2)
+        MlflowTracking(tracking_uri="sqlite:///y", artifact_root="").lock("other").acquire(
+            timeout=0.2
+        ).lock.release()
+    finally:
+        holder.kill()
+        holder.wait(10)
+    with lock.acquire(timeout=10):
+        assert lock.is_locked
+
+
+def test_registrations_at_the_same_time_all_end_complete_and_the_champion_is_one_of_them(again: Workplace):
+    errors: list[BaseException] = []
+    mlflow, store = again.mlflow(), again.store()
+    mlflow.client()
+    run_id = again.value("blobs/registered_model").mlflow_run_id
+    base = again.value("blobs/onnx_model")
+    inside, most = [], []
+
+    def work(mark: str) -> None:
+        try:
+            with mlflow.lock("blobs"):
+                inside.append(mark)
+                most.append(len(inside))
+                made = registration(mlflow, another(base, mark), run_id, "blobs", label=mark)
+                added = add_version(mlflow, store, made)
+                promote(mlflow, "blobs", added.number, alias="production", by=mark, why="test")
+                inside.remove(mark)
+        except BaseException as error:  # noqa: BLE001 - shown by the test
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(f"m{i}",)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert errors == []
+    assert max(most) == 1
+    assert again.versions() == [1, 2, 3, 4]
+    for number in ("1", "2", "3", "4"):
+        verify(mlflow, store, "blobs", number)
+    history = champion_history(mlflow, "blobs")
+    assert [e["version"] for e in history] == ["1", "2", "3", "4"]
+    assert again.aliases()["champion"] == "4"
+
+
+def test_a_registry_that_is_down_fails_the_run_after_retries_and_leaves_nothing(
+    again: Workplace, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    again.mlflow_uri = f"http://user:s3cret-canary@127.0.0.1:{free_port()}"
+    result = again.run(only=["registered_model"])
+    assert not result.success
+    assert len([e for e in result.all_events if e.event_type_value == "STEP_RESTARTED"]) == 2
+    log = "\n".join(str(e) for e in again.instance.all_logs(result.run_id))
+    assert "Connection refused" in log
+    assert "s3cret-canary" not in log
+    assert [p.name for p in Path(again.models, "blobs").iterdir()] == ["1"]
+
+
+def test_a_version_whose_copy_in_mlflow_is_wrong_gets_no_alias(
+    again: Workplace, monkeypatch: pytest.MonkeyPatch
+):
+    original = subject._download
+    monkeypatch.setattr(subject, "_download", lambda *a: original(*a) + b"\0")
+    with pytest.raises(RegistrationError, match="version 2: the file in MLflow is not the registered one"):
+        add(again, "broken")
+    assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
+
+
+def test_the_same_number_in_the_store_with_another_model_is_refused(again: Workplace):
+    entry = Path(again.store().entry("blobs", "2").path)
+    entry.mkdir()
+    (entry / "model.onnx").write_bytes(b"another model")
+    with pytest.raises(RuntimeError, match="was registered: refused"):
+        add(again, "second")
+    assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
+    assert (entry / "model.onnx").read_bytes() == b"another model"
+
+
+@pytest.fixture(scope="module")
+def served(finished, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    """A whole run against a real MLflow server."""
+    place = Workplace(tmp_path_factory.mktemp("served"), mlflow=mlflow_server)
+    result = place.run(**SMALL, version="1.0.0", prod_flag=True)
+    assert result.success, failures(result)
+    yield place
+    place.instance.dispose()
+
+
+def test_a_real_server_holds_the_version_the_run_and_the_file(served: Workplace):
+    assert served.aliases() == {"challenger": "1", "champion": "1", "production": "1"}
+    (version,) = served.client().search_model_versions("name = 'blobs'")
+    assert version.tags["onnx_sha256"] == served.metadata("blobs/onnx_model")["onnx_sha256"]
+    run = served.client().get_run(str(version.run_id))
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test_accuracy"] > 0.5
+    verify(served.mlflow(), served.store(), "blobs", "1")
+    link = str(served.metadata("blobs/registered_model")["mlflow run"])
+    assert link.startswith(served.mlflow_uri)
+    assert str(version.run_id) in link
+
+
+def test_a_reply_that_is_lost_after_the_commit_adds_no_second_version(served: Workplace):
+    lost: list[str] = []
+    with losing_proxy(served.mlflow_uri, "/model-versions/create", lost) as url:
+        place = Workplace(served.folder, mlflow=url, models=served.models)
+        place.artifacts = served.artifacts
+        number = add(place, "lost reply", model="lost")
+        place.instance.dispose()
+    assert len(lost) == 1
+    assert number == "1"
+    assert served.versions("lost") == [1]
+    verify(served.mlflow(), served.store(), "lost", "1")
+    assert served.aliases("lost")["champion"] == "1"
+
+
+def test_a_reply_that_is_lost_after_a_run_was_created_leaves_one_run(served: Workplace):
+    lost: list[str] = []
+    run = dg.DagsterRun("blobs_training", run_id=str(uuid4()))
+    with losing_proxy(served.mlflow_uri, "/runs/create", lost) as url:
+        mlflow = MlflowTracking(tracking_uri=url)
+        made = mlflow.run_id(run, "lost reply", {})
+    assert len(lost) == 1
+    client = served.client()
+    experiment = client.get_experiment_by_name("lost reply")
+    assert experiment is not None
+    assert [r.info.run_id for r in client.search_runs([experiment.experiment_id])] == [made]
+    both = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
+    assert len(both) == 2, "the server was not asked twice: the test shows nothing"
+    assert served.mlflow().run_id(run, "lost reply", {}) == made
+
+
+def losing_proxy(target: str, path: str, lost: list[str]):
+    """Forward everything; the answer to the first request of that path is dropped after the server did the work."""
+
+    class Proxy(BaseHTTPRequestHandler):
+        def forward(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            skip = ("host", "content-length", "connection", "accept-encoding")
+            headers = {k: v for k, v in self.headers.items() if k.lower() not in skip}
+            answer = httpx.request(
+                self.command, target + self.path, content=body, headers=headers, timeout=60
+            )
+            if path in self.path and not lost:
+                lost.append(self.path)
+                self.close_connection = True
+                self.connection.close()
+                return
+            self.send_response(answer.status_code)
+            self.send_header("Content-Type", answer.headers.get("content-type", "application/json"))
+            self.send_header("Content-Length", str(len(answer.content)))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = forward  # noqa: N815
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep the test output clean."""
+
+    return serve(Proxy)

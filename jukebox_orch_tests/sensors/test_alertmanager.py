@@ -1,0 +1,97 @@
+"""Reading alerts, from a real Alertmanager and from a server that misbehaves."""
+
+import time
+
+import pytest
+
+from jukebox_orch.sensors.decisions import SourceUnavailableError
+from jukebox_orch.sensors.model_alerts.alertmanager import active_alerts
+from jukebox_orch_tests.support.servers import (
+    Misbehaviour,
+    alertmanager,
+    free_port,
+    self_signed_certificate,
+    wait_until,
+)
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory):
+    with alertmanager(tmp_path_factory.mktemp("alertmanager")) as running:
+        yield running
+
+
+def test_only_matching_firing_alerts_come_back(prometheus):
+    prometheus.fire({"model": "jukebox"}, {"model": "other"}, {"model": "jukebox", "severity": "info"})
+    prometheus.fire({"model": "jukebox", "gone": "yes"}, ends_at=time.time() - 1, starts_at=time.time() - 60)
+    found = active_alerts(prometheus.url, ['model="jukebox"', 'severity!="info"'])
+    assert [alert.labels for alert in found] == [{"alertname": "ModelDrift", "model": "jukebox"}]
+    assert found[0].state == "active"
+    assert abs(found[0].starts_at - time.time()) < 60
+
+
+def test_the_start_stays_the_same_while_it_fires(prometheus):
+    prometheus.fire({"model": "steady"})
+    before = active_alerts(prometheus.url, ['model="steady"'])
+    prometheus.fire({"model": "steady"}, starts_at=before[0].starts_at, ends_at=time.time() + 9_999)
+    assert active_alerts(prometheus.url, ['model="steady"'])[0].event_id == before[0].event_id
+
+
+def test_silenced_and_inhibited_alerts_do_not_come_back(prometheus):
+    prometheus.silence("model", "silenced")
+    prometheus.fire({"model": "silenced"}, {"model": "inhibited", "role": "mutable"})
+    prometheus.fire({"model": "inhibited", "role": "mute"})
+    wait_until(
+        lambda: not active_alerts(prometheus.url, ['model="silenced"']),
+        10,
+        "still not silenced",
+    )
+    assert [a.labels["role"] for a in active_alerts(prometheus.url, ['model="inhibited"'])] == ["mute"]
+
+
+def test_a_forged_label_is_data(prometheus):
+    value = '{{ .Env }}"}]$(id)\u202e\n'
+    prometheus.fire({"model": "forged", "version": value})
+    assert active_alerts(prometheus.url, ['model="forged"'])[0].labels["version"] == value
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (500, b"overloaded", "answered 500: overloaded"),
+        (200, b"<html>", "gave no list of alerts"),
+        (200, b'[{"fingerprint": "f1"', "gave no list of alerts"),
+        (200, b"[" * 100_000, "gave no list of alerts"),
+        (200, b'{"data": []}', "gave no list of alerts: : Input should be a valid list"),
+        (200, b'[{"fingerprint": "$(id)"}]', "0.fingerprint: String should match"),
+        (200, b"\xff\xfe", "gave no list of alerts"),
+        (302, b"", "answered 302"),
+    ],
+)
+def test_an_answer_that_is_no_list_of_alerts_is_a_reason(status, body, reason):
+    behaviour = Misbehaviour()
+    behaviour.status, behaviour.body = status, body
+    with behaviour.serve() as url, pytest.raises(SourceUnavailableError) as error:
+        active_alerts(url, ['model="m"'])
+    assert reason in str(error.value)
+
+
+def test_down_slow_endless_and_distrusted_servers_are_reasons(tmp_path, monkeypatch):
+    with pytest.raises(SourceUnavailableError, match="cannot be reached"):
+        active_alerts(f"http://127.0.0.1:{free_port()}", ['model="m"'])
+    behaviour = Misbehaviour()
+    behaviour.body, behaviour.delay = b"[]", 5
+    with (
+        behaviour.serve() as url,
+        pytest.raises(SourceUnavailableError, match="did not answer within 1 s"),
+    ):
+        active_alerts(url, ['model="m"'], seconds=1)
+    monkeypatch.setattr("jukebox_orch.sensors.model_alerts.alertmanager.MAX_BYTES", 1_000)
+    behaviour.body, behaviour.delay = b"[" + b" " * 9_000, 0
+    with behaviour.serve() as url, pytest.raises(SourceUnavailableError, match="more than 1,000 bytes"):
+        active_alerts(url, ['model="m"'])
+    with (
+        behaviour.serve(self_signed_certificate(tmp_path)) as url,
+        pytest.raises(SourceUnavailableError, match="CERTIFICATE_VERIFY_FAILED"),
+    ):
+        active_alerts(url, ['model="m"'])

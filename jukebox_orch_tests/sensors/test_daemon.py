@@ -1,0 +1,148 @@
+"""The sensors in a real daemon with a real instance: one run per event, whatever dies."""
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from jukebox_orch.projects.jukebox import sample
+from jukebox_orch_tests.support.daemon import Deployment
+from jukebox_orch_tests.support.git_server import Repository, git_http_server
+from jukebox_orch_tests.support.servers import alertmanager, s3_server
+
+NEW_DATA = {"patterns": ["*.csv"], "quiet_seconds": 0, "interval_seconds": 1}
+
+
+def drop(folder: Path, name: str, content: str) -> str:
+    """Write as a careful producer does, under another name first, and return the digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{name}.partial"
+    partial.write_text(content)
+    partial.rename(folder / name)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def files_of(run) -> list[str]:
+    return [file["sha256"] for file in run.run_config["source"]["files"]]
+
+
+@pytest.mark.timeout(300)
+def test_files_tags_and_alerts_each_start_one_run_and_a_restart_starts_none_again(tmp_path):
+    repository = Repository(tmp_path / "git")
+    repository.tag("v1.0.0")
+    landing = tmp_path / "landing"
+    landing.mkdir()
+    deployment = Deployment(tmp_path)
+    with git_http_server(tmp_path / "git") as git_url, alertmanager(tmp_path) as prometheus:
+        deployment.configure(
+            new_data={"location": str(landing), **NEW_DATA},
+            git_tags={
+                "repository": f"{git_url}/models.git",
+                "require_matching_code": True,
+                "interval_seconds": 1,
+            },
+            model_alerts={
+                "url": prometheus.url,
+                "matchers": ['model="toy"'],
+                "cooldown_seconds": 0,
+                "interval_seconds": 1,
+            },
+        )
+        (tmp_path / "commit").write_text("0" * 40)
+        prometheus.fire(
+            {"model": "toy", "severity": "critical"}, {"model": "other"}
+        )  # while no daemon is there
+        with deployment.daemon():
+            deployment.wait(
+                lambda: "1 tag recorded without one" in "".join(deployment.skip_reasons("toy_git_tags"))
+            )
+            digest = drop(landing, "day1.csv", "1")
+            (landing / "link.csv").symlink_to(landing / "day1.csv")
+            commit = repository.tag("v1.1.0", annotated=True)
+            deployment.wait(lambda: deployment.finished(2))
+            held = f"v1.1.0 ({commit[:12]}) seen, this deployment is v1.0.5"
+            deployment.wait(lambda: held in deployment.skip_reasons("toy_git_tags")[0])
+            (tmp_path / "commit").write_text(commit)
+            deployment.wait(lambda: deployment.finished(3))
+        drop(landing, "copy-of-day1.csv", "1")
+        with deployment.daemon():
+            began = time.time()
+            names = ("toy_new_data", "toy_git_tags", "toy_model_alerts")
+            deployment.wait(
+                lambda: all(
+                    sum(tick.timestamp > began for tick in deployment.ticks(name)) > 1 for name in names
+                )
+            )
+    runs = deployment.runs()
+    assert {run.status.value for run in runs} == {"SUCCESS"}
+    by_event = {run.tags["jukebox/event"]: run for run in runs}
+    assert len(runs) == len(by_event) == 3
+    assert files_of(by_event["new_data"]) == [digest]
+    assert by_event["git_tag"].tags["git/commit"] == commit
+    assert by_event["git_tag"].run_config == {"version": "1.1.0"}
+    assert by_event["model_alert"].tags["jukebox/alert_severity"] == "critical"
+    ticks = deployment.ticks("toy_new_data")
+    assert all(tick.status.value in ("SUCCESS", "SKIPPED") for tick in ticks)
+    assert "refused (symbolic link): 'link.csv'" in deployment.skip_reasons("toy_new_data")[0]
+
+
+@pytest.mark.timeout(300)
+def test_objects_dropped_into_a_bucket_start_one_run_that_reads_them(tmp_path):
+    (tmp_path / "s3" / "landing").mkdir(parents=True)
+    with s3_server(tmp_path / "s3") as environment:
+        deployment = Deployment(tmp_path, **environment)
+        deployment.configure(new_data={"location": "s3://landing/days", **NEW_DATA})
+        digests = [drop(tmp_path / "s3" / "landing" / "days", f"{i}.csv", str(i)) for i in range(3)]
+        with deployment.daemon():
+            deployment.wait(lambda: deployment.finished(1))
+    (run,) = deployment.runs()
+    assert run.status.value == "SUCCESS"
+    assert sorted(files_of(run)) == sorted(digests)
+
+
+@pytest.mark.timeout(300)
+def test_a_corrupted_cursor_is_reported_and_rebuilt_without_a_second_run(tmp_path):
+    deployment = Deployment(tmp_path)
+    landing = tmp_path / "landing"
+    deployment.configure(new_data={"location": str(landing), **NEW_DATA})
+    first = drop(landing, "day1.csv", "1")
+    with deployment.daemon():
+        deployment.wait(lambda: deployment.finished(1))
+        deployment.wait(lambda: deployment.ticks("toy_new_data")[0].status.value == "SKIPPED")
+    instance = deployment.instance
+    (state,) = [s for s in instance.all_instigator_state() if s.instigator_name == "toy_new_data"]
+    data = cast("Any", state.instigator_data)
+    instance.update_instigator_state(state.with_data(data._replace(cursor=data.cursor[:-30])))
+    with deployment.daemon():
+        deployment.wait(lambda: any("it is not JSON" in r for r in deployment.skip_reasons("toy_new_data")))
+        second = drop(landing, "day2.csv", "2")
+        deployment.wait(lambda: deployment.finished(2))
+    assert [files_of(run) for run in deployment.runs()] == [[first], [second]]
+
+
+@pytest.mark.timeout(500)
+def test_dropped_data_ends_in_a_registered_model_that_names_its_event(tmp_path):
+    """The whole product: the jukebox project's sensor, job and registry, as deployed on one machine."""
+    triggers = tmp_path / "triggers.yaml"
+    deployment = Deployment(tmp_path, "jukebox_orch.definitions", JUKEBOX_ORCH_TRIGGERS=str(triggers))
+    settings = {"location": str(tmp_path / "landing"), **NEW_DATA, "patterns": ["*.parquet"]}
+    triggers.write_text(yaml.safe_dump({"jukebox": {"new_data": settings}}))
+    partial = tmp_path / "partial"
+    partial.mkdir()
+    for name, table in sample.generate().items():
+        pd.DataFrame(table).to_parquet(partial / f"{name}.parquet")
+    partial.rename(tmp_path / "landing")
+    with deployment.daemon():
+        deployment.wait(lambda: deployment.finished(1), seconds=400)
+    (run,) = deployment.runs()
+    assert run.status.value == "SUCCESS", deployment.log()
+    assert run.job_name == "jukebox_training"
+    client = MlflowClient(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")
+    version = client.get_model_version_by_alias("jukebox", "champion")
+    for tag in ("jukebox/event", "jukebox/event_id", "jukebox/file_digests"):
+        assert version.tags[tag] == run.tags[tag]

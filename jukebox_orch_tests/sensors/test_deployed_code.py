@@ -1,0 +1,60 @@
+"""A tag trains with its own code: what the deployment knows of its code, and when it lets a tag wait."""
+
+import dagster as dg
+import pytest
+
+from jukebox_orch import deployment
+from jukebox_orch.deployed_code import Code
+from jukebox_orch.sensors import Triggers
+from jukebox_orch_tests.support.git_server import Repository, git
+
+
+@pytest.mark.parametrize(("executor", "starts"), [("k8s", False), ("in_process", True)])
+def test_in_kubernetes_a_tag_waits_for_the_deployment_of_its_code(tmp_path, monkeypatch, executor, starts):
+    repository = Repository(tmp_path / "git")
+    old = repository.tag("v1.2.1")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("JUKEBOX_ORCH_EXECUTOR", executor)
+    monkeypatch.setenv("JUKEBOX_ORCH_VERSION", "1.2.1")
+    triggers = Triggers.model_validate({"git_tags": {"repository": repository.url}})
+    cursor = None
+
+    def tick(commit: str) -> dg.SensorResult:
+        nonlocal cursor
+        monkeypatch.setenv("JUKEBOX_ORCH_GIT_COMMIT", commit)
+        (sensor,) = [s for s in deployment.sensors("p", triggers) if s.name == "p_git_tags"]
+        with dg.DagsterInstance.ephemeral() as instance:
+            result = sensor(dg.build_sensor_context(instance=instance, cursor=cursor))
+        assert isinstance(result, dg.SensorResult)
+        cursor = result.cursor
+        return result
+
+    tick(old)
+    new = repository.tag("v1.3.0")
+    result = tick(old)
+    if starts:
+        (request,) = result.run_requests or []
+        assert request.tags["git/code_matches_tag"] == "no"
+        return
+    assert result.skip_reason
+    assert f"v1.3.0 ({new[:12]}) seen, this deployment is v1.2.1 ({old[:12]}): waiting for the roll-out" in (
+        result.skip_reason.skip_message or ""
+    )
+    (request,) = tick(new).run_requests or []
+    assert request.tags["git/code_matches_tag"] == "yes"
+    assert request.tags["git/commit"] == request.tags["git/deployed_commit"] == new
+
+
+def test_a_deployment_knows_its_code_from_the_build_or_from_its_checkout(tmp_path, monkeypatch):
+    assert Code(git_commit="c0ffee1", version="1.0.0").commit() == "c0ffee1"
+    assert Code(git_commit="c0ffee1", version="1.0.0").tag() == "1.0.0"
+    checkout = tmp_path / "checkout"
+    (checkout / "package").mkdir(parents=True)
+    monkeypatch.setattr("jukebox_orch.deployed_code.__file__", str(checkout / "package" / "code.py"))
+    assert Code().commit() is None
+    git("init", "-q", cwd=checkout)
+    git("commit", "-q", "--allow-empty", "-m", "first", cwd=checkout)
+    assert Code().commit() == git("rev-parse", "HEAD", cwd=checkout)
+    assert Code().tag() is None
+    git("tag", "v1.0.0", cwd=checkout)
+    assert Code().tag() == "v1.0.0"

@@ -1,0 +1,210 @@
+"""The decision which tags start a run: once per (name, commit), in version order, with the tag's own code."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jukebox_orch.sensors.decisions import Decision, StartedEvent
+from jukebox_orch.sensors.git_tags.decision import DeployedCode, GitTagsState, decide, rebuilt
+
+A, B, C = "a" * 40, "b" * 40, "c" * 40
+UNKNOWN = DeployedCode(None, None)
+
+
+def tick(
+    listing: dict[str, str],
+    known: dict[str, str] | None = None,
+    *,
+    pattern: str = "v*",
+    deployed: DeployedCode = UNKNOWN,
+    must_match: bool = False,
+    max_runs: int = 10,
+) -> Decision[GitTagsState]:
+    return decide(
+        listing,
+        GitTagsState(known or {}),
+        pattern=pattern,
+        deployed=deployed,
+        require_matching_code=must_match,
+        max_runs=max_runs,
+    )
+
+
+def tags_of(decision: Decision[GitTagsState]) -> list[str]:
+    return [request.tags["git/tag"] for request in decision.requests]
+
+
+def test_a_new_tag_starts_a_run_with_its_version_tag_and_commit():
+    decision = tick({"v1.2.0": A, "v1.3.0": B}, {"v1.2.0": A})
+    (request,) = decision.requests
+    assert request.run_key == f"git_tag:v1.3.0:{B}"
+    assert request.run_config == {"version": "1.3.0"}
+    assert request.tags["git/tag"] == "v1.3.0"
+    assert request.tags["git/commit"] == B
+    assert request.tags["jukebox/event"] == "git_tag"
+    assert request.tags["jukebox/event_id"] == f"v1.3.0@{B[:12]}"
+    assert tick({"v1.2.0": A, "v1.3.0": B}, dict(decision.state.tags)).requests == []
+
+
+def test_tags_start_in_version_order_not_in_alphabetical_order():
+    listing = {f"v{v}": A for v in ("1.10.0", "1.9.0", "2.0.0-rc.1", "2.0.0", "1.2.0")}
+    assert tags_of(tick(listing)) == ["v1.2.0", "v1.9.0", "v1.10.0", "v2.0.0-rc.1", "v2.0.0"]
+
+
+def test_a_moved_tag_is_a_new_event_with_a_warning():
+    decision = tick({"v1.0.0": B}, {"v1.0.0": A})
+    assert decision.requests[0].run_key == f"git_tag:v1.0.0:{B}"
+    assert decision.requests[0].tags["git/moved_from"] == A
+    assert "'v1.0.0' moved from aaaaaaaaaaaa to bbbbbbbbbbbb" in decision.reason(0)
+
+
+def test_a_deleted_tag_is_nothing_and_is_nothing_again_when_it_comes_back():
+    deleted = tick({}, {"v1.0.0": A})
+    assert deleted.requests == []
+    assert tick({"v1.0.0": A}, dict(deleted.state.tags)).requests == []
+
+
+def test_a_pattern_of_a_project_sees_only_that_projects_tags():
+    listing = {"jukebox/v1.0.0": A, "digits/v2.0.0": B, "v3.0.0": C}
+    decision = tick(listing, pattern="jukebox/v*")
+    assert tags_of(decision) == ["jukebox/v1.0.0"]
+    assert decision.requests[0].run_config == {"version": "1.0.0"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "v-x;$(id)",
+        "v1.0.0;$(id)",
+        "v--upload-pack=x",
+        "vendor",
+        "v1.0.0\n",
+        "v{{ 1 }}",
+        "v" + "1" * 99,
+        "v\udcff",
+    ],
+)
+def test_a_tag_that_is_no_version_starts_nothing_and_is_named(name: str):
+    decision = tick({name: A, "v1.0.0": B})
+    assert tags_of(decision) == ["v1.0.0"]
+    assert "refused (no version after 'v')" in decision.reason(0)
+    assert decision.reason(0).isprintable()
+
+
+def test_at_most_the_limit_starts_in_one_tick_and_none_is_lost():
+    listing = {f"v1.{i}.0": A for i in range(7)}
+    known: dict[str, str] = {}
+    started: list[str] = []
+    for _ in range(4):
+        decision = tick(listing, known, max_runs=3)
+        started += tags_of(decision)
+        known = dict(decision.state.tags)
+        if len(started) == 3:
+            assert "4 tags left for the next tick" in decision.reason(0)
+    assert started == [f"v1.{i}.0" for i in range(7)]
+
+
+def test_a_tag_waits_for_the_roll_out_of_its_code():
+    old, new = DeployedCode(A, "1.2.1"), DeployedCode(B, "1.3.0")
+    held = tick({"v1.2.1": A, "v1.3.0": B}, {"v1.2.1": A}, deployed=old, must_match=True)
+    assert held.requests == []
+    assert (
+        "v1.3.0 (bbbbbbbbbbbb) seen, this deployment is v1.2.1 (aaaaaaaaaaaa): waiting for the roll-out"
+        in held.reason(0)
+    )
+    released = tick({"v1.2.1": A, "v1.3.0": B}, dict(held.state.tags), deployed=new, must_match=True)
+    assert tags_of(released) == ["v1.3.0"]
+    assert released.requests[0].tags["git/code_matches_tag"] == "yes"
+
+
+def test_the_commit_decides_whether_code_matches_and_the_version_only_where_no_commit_is_known():
+    listing = {"v1.3.0": B}
+    assert tick(listing, deployed=DeployedCode(A, "1.3.0"), must_match=True).requests == []
+    assert tags_of(tick(listing, deployed=DeployedCode(B[:8], "9.9"), must_match=True)) == ["v1.3.0"]
+    assert tags_of(tick(listing, deployed=DeployedCode(None, "v1.3.0"), must_match=True)) == ["v1.3.0"]
+    assert tick(listing, deployed=DeployedCode("b", None), must_match=True).requests == []
+    assert tick(listing, deployed=UNKNOWN, must_match=True).requests == []
+
+
+def test_a_mismatch_is_recorded_on_the_run_where_it_is_allowed():
+    (request,) = tick({"v1.3.0": B}, deployed=DeployedCode(A, "1.2.1")).requests
+    assert request.tags["git/code_matches_tag"] == "no"
+    assert request.tags["git/deployed_commit"] == A
+    assert request.tags["git/deployed_version"] == "1.2.1"
+
+
+def started(*pairs: tuple[str, str]) -> list[StartedEvent]:
+    return [StartedEvent(name, {"git/tag": name, "git/commit": commit}, {}, 0) for name, commit in pairs]
+
+
+def first_look(listing, history=(), deployed=UNKNOWN, must_match=False):
+    return rebuilt(
+        listing,
+        started(*history),
+        pattern="v*",
+        deployed=deployed,
+        require_matching_code=must_match,
+    )
+
+
+def test_on_the_first_look_the_tags_that_are_there_start_nothing():
+    state, note = first_look({"v1.0.0": A, "v1.1.0": B})
+    assert state.tags == {"v1.0.0": A, "v1.1.0": B}
+    assert note == "first look or lost cursor: 0 tags already had a run, 2 tags recorded without one"
+
+
+def test_on_the_first_look_with_matching_code_the_deployed_tag_and_higher_ones_are_still_to_do():
+    state, _ = first_look(
+        {"v1.0.0": A, "v1.1.0": B, "v1.2.0": C}, deployed=DeployedCode(B, "1.1.0"), must_match=True
+    )
+    assert state.tags == {"v1.0.0": A}
+
+
+def test_a_lost_cursor_starts_no_run_again_and_loses_no_higher_version_and_no_move():
+    listing = {"v1.0.0": A, "v1.1.0": C, "v1.2.0": B}
+    state, note = first_look(listing, history=[("v1.1.0", B)])
+    assert state.tags == {"v1.0.0": A, "v1.1.0": B}
+    assert "1 tag already had a run, 1 tag recorded without one" in note
+    assert tags_of(tick(listing, dict(state.tags))) == ["v1.1.0", "v1.2.0"]
+
+
+COMMITS = st.sampled_from([A, B, C])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("tag"), st.sampled_from(["v1.0.0", "v1.1.0", "v2.0.0-rc.1", "v2.0.0"]), COMMITS),
+        st.tuples(st.just("delete"), st.sampled_from(["v1.0.0", "v2.0.0"]), st.just("")),
+        st.tuples(st.just("deploy"), st.just(""), COMMITS),
+        st.tuples(st.sampled_from(["tick", "crash"]), st.just(""), st.just("")),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(STEPS, st.booleans(), st.integers(1, 3))
+def test_whatever_happens_a_tag_at_a_commit_has_at_most_one_run_between_moves_and_only_with_its_code(
+    steps, must_match, max_runs
+):
+    listing: dict[str, str] = {}
+    known: dict[str, str] = {}
+    code = DeployedCode(A, None)
+    last_run: dict[str, str] = {}
+    for step, name, commit in [*steps, *[("tick", "", "")] * 4]:
+        if step == "tag":
+            listing[name] = commit
+        elif step == "delete":
+            listing.pop(name, None)
+        elif step == "deploy":
+            code = DeployedCode(commit, None)
+        else:
+            decision = tick(listing, known, deployed=code, must_match=must_match, max_runs=max_runs)
+            assert len(decision.requests) <= max_runs
+            if step == "tick":
+                known = dict(decision.state.tags)
+                for request in decision.requests:
+                    tag, at = request.tags["git/tag"], request.tags["git/commit"]
+                    assert last_run.get(tag) != at
+                    assert not must_match or at == code.commit
+                    last_run[tag] = at
+    for name, commit in listing.items():
+        assert last_run.get(name) == commit or (must_match and commit != code.commit)

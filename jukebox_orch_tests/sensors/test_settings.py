@@ -1,0 +1,136 @@
+"""The triggers file: what it accepts, and what it says about what it refuses."""
+
+import json
+
+import pytest
+
+from jukebox_orch.sensors.settings import Triggers, load_triggers
+
+GOOD = """
+jukebox:
+  new_data:
+    location: s3://landing/jukebox
+    patterns: ["*.parquet"]
+    complete_when: success_marker
+  git_tags:
+    repository: git@github.com:acme/models.git
+    pattern: jukebox/v*
+  model_alerts:
+    url: http://alertmanager:9093/
+    matchers: ['model="jukebox"', 'severity=~"warning|critical"']
+"""
+
+
+def refusal(tmp_path, text: str, **arguments) -> str:
+    path = tmp_path / "triggers.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="triggers file") as error:
+        load_triggers(path, **arguments)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def test_a_complete_file_is_read(tmp_path):
+    path = tmp_path / "triggers.yaml"
+    path.write_text(GOOD)
+    triggers = load_triggers(path, projects=["jukebox"])["jukebox"]
+    assert triggers.new_data
+    assert triggers.new_data.patterns == ["*.parquet"]
+    assert triggers.model_alerts
+    assert triggers.model_alerts.url == "http://alertmanager:9093"
+
+
+def test_an_empty_file_configures_nothing(tmp_path):
+    path = tmp_path / "triggers.yaml"
+    path.write_text("# nothing yet\n")
+    assert load_triggers(path) == {}
+
+
+def test_what_is_wrong_is_named_with_field_and_value(tmp_path):
+    text = GOOD.replace("complete_when: success_marker", "complete_when: sometimes")
+    text = text.replace("pattern: jukebox/v*", "patern: v*")
+    message = refusal(tmp_path, text)
+    assert "jukebox.new_data.complete_when: Input should be 'quiet'" in message
+    assert "got 'sometimes'" in message
+    assert "jukebox.git_tags.patern: Extra inputs are not permitted (got 'v*')" in message
+
+
+def test_an_unknown_project_is_named_with_the_installed_ones(tmp_path):
+    assert "jukebox: no such project; installed: digits" in refusal(tmp_path, GOOD, projects=["digits"])
+
+
+@pytest.mark.parametrize("text", ["- a\n", "a: [", "jukebox: 3\n"])
+def test_a_file_of_another_shape_is_refused(tmp_path, text):
+    refusal(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere.yaml: cannot be read \(No such file"):
+        load_triggers(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "ext::sh -c id",
+        "ext::sh",
+        "--upload-pack=/bin/sh",
+        "-x;$(id)",
+        "ftp://host/r.git",
+        "/absolute/path",
+        "relative/path",
+        "https://user:secret@host/r.git",
+        "https://token@host/r.git",
+        "ssh://-oProxyCommand=id/r.git",
+        "ssh://host/r.git\nx",
+        "fd::17",
+        "",
+    ],
+)
+def test_a_hostile_repository_is_refused_and_its_password_not_repeated(tmp_path, repository):
+    message = refusal(tmp_path, f"jukebox: {{git_tags: {{repository: {json.dumps(repository)}}}}}")
+    assert "jukebox.git_tags.repository" in message
+    assert "secret" not in message
+    assert "token@" not in message
+
+
+@pytest.mark.parametrize(
+    "repository",
+    [
+        "https://host/r.git",
+        "ssh://git@host:22/r.git",
+        "git@host:acme/r.git",
+        "file:///srv/r.git",
+        "http://host/r",
+    ],
+)
+def test_an_ordinary_repository_is_accepted(repository):
+    assert Triggers.model_validate({"git_tags": {"repository": repository}}).git_tags
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "relative/folder",
+        "https://user:secret@host/f.csv",
+        "https://host/f.csv?sig=secret",
+        "simplecache::s3://b/k",
+    ],
+)
+def test_a_location_that_is_unclear_or_holds_a_secret_is_refused(tmp_path, location):
+    message = refusal(tmp_path, f"jukebox: {{new_data: {{location: {location!r}}}}}")
+    assert "jukebox.new_data.location" in message
+    assert "secret" not in message.replace("is a secret", "")
+
+
+@pytest.mark.parametrize(
+    "matcher", ["model", 'model="a" or 1', 'model="a\\nb"\n', "=", '{model="a"}', 'model="a",x="b"']
+)
+def test_a_matcher_that_is_not_one_matcher_is_refused(matcher):
+    with pytest.raises(ValueError, match="must look like"):
+        Triggers.model_validate({"model_alerts": {"url": "http://a:9093", "matchers": [matcher]}})
+
+
+def test_alerts_without_a_matcher_are_refused():
+    with pytest.raises(ValueError, match="at least 1 item"):
+        Triggers.model_validate({"model_alerts": {"url": "http://a:9093", "matchers": []}})

@@ -1,0 +1,288 @@
+"""The artifact store: every value comes back as it was, whole and unchanged, or not at all."""
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from upath import UPath
+
+from jukebox_orch.contract.project import Features, Normalization, Part
+from jukebox_orch.ml.artifacts import FeatureSet
+from jukebox_orch.ml.formats import FORMATS, format_of
+from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
+from jukebox_orch.storage.publishing import combined_digest, file_digest, publish
+from jukebox_orch_tests.support.deployment import tamper
+
+KEY = dg.AssetKey(["blobs", "dataset"])
+TABLE = pd.DataFrame(
+    {
+        "text": ["ä", None, "c"],
+        "number": [1.5, float("nan"), -0.0],
+        "whole": [1, 2, 3],
+        "flag": [True, False, True],
+        "day": pd.Series(["2023-12-18", None, "2023-12-19"], dtype="datetime64[us]"),
+        "country": pd.Categorical(["AE", None, "AE"]),
+    }
+)
+
+
+def stored(store: ArtifactStore, value: Any, run_id: str = "run") -> dict[str, dg.MetadataValue]:
+    """Store a value as a step does and return its materialization's metadata."""
+    context = dg.build_output_context(asset_key=KEY, run_id=run_id)
+    store.handle_output(context, value)
+    return {
+        name: v if isinstance(v, dg.MetadataValue) else _metadata(v)
+        for name, v in context.consume_logged_metadata().items()
+    }
+
+
+def _metadata(value: Any) -> dg.MetadataValue:
+    return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.text(str(value))
+
+
+def features() -> FeatureSet:
+    random = np.random.default_rng(0)
+
+    def part(n: int, name: str) -> Part:
+        x = random.normal(size=(n, 2)).astype(np.float32)
+        y = random.dirichlet(np.ones(3), n).astype(np.float32)
+        weight = np.ones(n, np.float32)
+        return Part(x, y, weight, np.array([f"{name}-ü", "long key " * 9]), {"new songs > 3": x[:, 0] > 0})
+
+    train = part(5, "a")
+    normalization = Normalization.standard(train.x)
+    return FeatureSet(
+        Features(train, part(3, "b"), part(2, "c"), ("x", "y"), ("a", "b", "c"), normalization),
+        "d1",
+        {"x": {"shares": [1.0]}},
+    )
+
+
+def test_a_dataset_comes_back_with_its_values_types_and_digest(tmp_path: Path):
+    store = ArtifactStore(root=str(tmp_path))
+    images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    value = {
+        "songs": TABLE,
+        "images": images,
+        "nothing": np.zeros((0, 3), np.float32),
+        "none": TABLE[["number"]][:0],
+    }
+    back = store.read(stored(store, value), KEY)
+    pd.testing.assert_frame_equal(back["songs"], TABLE)
+    pd.testing.assert_frame_equal(back["none"], TABLE[["number"]][:0])
+    np.testing.assert_array_equal(back["images"], images)
+    assert back["images"].dtype == np.uint8
+    assert back["nothing"].shape == (0, 3)
+    assert format_of(back).digest(back) == format_of(value).digest(value)
+
+
+def test_features_come_back_with_their_digest(tmp_path: Path):
+    store = ArtifactStore(root=str(tmp_path))
+    value = features()
+    back = store.read(stored(store, value), KEY)
+    assert back.digest == value.digest
+    assert list(back.features.test.slices) == ["new songs > 3"]
+    assert back.features.train.keys.tolist() == value.features.train.keys.tolist()
+    assert back.features.shape == (2,)
+
+
+def test_large_arrays_are_mapped_from_their_file(tmp_path: Path):
+    store = ArtifactStore(root=str(tmp_path))
+    back = store.read(stored(store, {"images": np.ones((1 << 20, 2), np.uint8)}), KEY)
+    assert isinstance(back["images"], np.memmap)
+    with pytest.raises(ValueError, match="read-only"):
+        back["images"][0] = 0
+
+
+def test_the_values_of_a_run_come_back(finished):
+    place, _ = finished
+    for noun in ("dataset", "validated_data", "features", "trained_model", "evaluation", "onnx_model"):
+        value = place.value(f"blobs/{noun}")
+        version = place.version(f"blobs/{noun}")
+        assert format_of(value).digest(value) == version, noun
+    network = place.value("blobs/trained_model").keras_model
+    assert network.input_shape == (None, 3)
+
+
+def test_the_version_of_a_report_changes_with_any_of_its_numbers(finished):
+    report = finished[0].value("blobs/evaluation")
+
+    def version(factor: float) -> str:
+        metrics = {name: value * factor for name, value in report.test.metrics.items()}
+        scores = report.test.model_copy(update={"metrics": metrics})
+        changed = report.model_copy(update={"test": scores})
+        return format_of(changed).digest(changed)
+
+    assert version(1) == finished[0].version("blobs/evaluation")
+    assert version(1) != version(1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [object(), [], {}, {"a": 1}, "text", b"bytes", pickle.dumps(1)],
+    ids=lambda value: type(value).__name__,
+)
+def test_values_of_other_types_are_not_stored(value: Any):
+    with pytest.raises(TypeError, match=f"no artifact format for {type(value).__name__}"):
+        format_of(value)
+
+
+def test_arrays_of_objects_are_never_pickled(tmp_path: Path):
+    store = ArtifactStore(root=str(tmp_path))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        stored(store, {"odd": np.array([{"a": 1}], dtype=object)})
+    assert not (tmp_path / "blobs").exists()
+    assert list((tmp_path / ".incoming").iterdir()) == []
+
+
+def test_a_pickled_array_in_the_store_is_not_loaded(tmp_path: Path):
+    store = ArtifactStore(root=str(tmp_path))
+    metadata = stored(store, {"odd": np.ones(3)})
+    file = Path(str(metadata["path"].value)) / "odd.npy"
+    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    metadata["sha256"] = dg.MetadataValue.text(file_digest(file))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        store.read(metadata, KEY)
+
+
+names = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\0:", exclude_categories=("Cs", "Cc")),
+    min_size=1,
+    max_size=20,
+).filter(lambda name: name.strip(". ") and name == name.strip())
+
+
+@given(root=names, run=names)
+@settings(deadline=None, max_examples=60)
+def test_any_folder_name_can_be_the_root(root: str, run: str):
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / root
+        store = ArtifactStore(root=str(folder))
+        metadata = stored(store, {"numbers": np.arange(3)}, run_id=run)
+        assert Path(str(metadata["path"].value)) == folder / "blobs" / "dataset" / run
+        assert store.read(metadata, KEY)["numbers"].tolist() == [0, 1, 2]
+        assert sorted(p.name for p in Path(parent).iterdir()) == [root]
+
+
+@given(st.dictionaries(names, st.binary(max_size=50), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=60)
+def test_published_files_are_what_was_written_and_their_digest_is_of_all_of_them(files: dict[str, bytes]):
+    with tempfile.TemporaryDirectory() as parent:
+        target = UPath(parent) / "a" / "b"
+
+        def write(folder: Path) -> None:
+            for name, content in files.items():
+                (folder / name).write_bytes(content)
+
+        published = publish(write, target, UPath(parent))
+        assert {p.name: p.read_bytes() for p in Path(target.path).iterdir()} == files
+        assert {name: file.bytes for name, file in published.items()} == {n: len(c) for n, c in files.items()}
+        digest = combined_digest({name: file.sha256 for name, file in published.items()})
+        changed = {n: file_digest(Path(target.path) / n) for n in files}
+        assert combined_digest(changed) == digest
+        changed[next(iter(files))] = "0" * 64
+        assert combined_digest(changed) != digest
+
+
+def test_a_published_folder_is_never_written_again(tmp_path: Path):
+    target = UPath(tmp_path) / "x"
+
+    def write(folder: Path, text: str) -> None:
+        (folder / "a").write_text(text)
+
+    publish(lambda folder: write(folder, "first"), target, UPath(tmp_path))
+    with pytest.raises(FileExistsError, match="exists already"):
+        publish(lambda folder: write(folder, "second"), target, UPath(tmp_path))
+    assert (tmp_path / "x" / "a").read_text() == "first"
+
+
+@pytest.mark.parametrize("how", ["changed", "truncated", "removed", "renamed", "added", "a folder added"])
+def test_an_artifact_that_was_tampered_with_is_refused(how: str, tmp_path: Path):
+    store = ArtifactStore(root=str(tmp_path))
+    metadata = stored(store, {"songs": TABLE, "more": np.ones(3)})
+    tamper(Path(str(metadata["path"].value)), how)
+    with pytest.raises(ArtifactError, match=r"blobs/dataset: .* the files were changed; refused"):
+        store.read(metadata, KEY)
+
+
+def test_an_artifact_that_is_gone_is_named(tmp_path: Path):
+    store = ArtifactStore(root=str(tmp_path))
+    metadata = stored(store, {"songs": TABLE})
+    Path(str(metadata["path"].value)).rename(tmp_path / "away")
+    with pytest.raises(ArtifactError, match=r"blobs/dataset: .* is gone; materialize the asset again"):
+        store.read(metadata, KEY)
+
+
+def test_a_materialization_of_another_store_is_refused():
+    with pytest.raises(ArtifactError, match="has no 'path': not written by this store"):
+        ArtifactStore(root="/nowhere").read({}, KEY)
+
+
+def test_a_retried_step_leaves_what_its_first_attempt_published(tmp_path: Path):
+    store = ArtifactStore(root=str(tmp_path))
+    first, second = stored(store, {"n": np.zeros(2)}), stored(store, {"n": np.ones(2)})
+    assert first["path"].value != second["path"].value
+    assert store.read(first, KEY)["n"].tolist() == [0, 0]
+    assert store.read(second, KEY)["n"].tolist() == [1, 1]
+
+
+def test_a_process_killed_in_the_middle_of_a_write_leaves_nothing_visible(tmp_path: Path):
+    program = f"""
+import os, signal
+from pathlib import Path
+from upath import UPath
+from jukebox_orch.storage.publishing import publish
+
+def write(folder):
+    (folder / "a.npy").write_bytes(b"x" * 1000)
+    with (folder / "b.npy").open("wb") as file:
+        file.write(b"half")
+        file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+publish(write, UPath({str(tmp_path)!r}) / "blobs" / "dataset" / "run", UPath({str(tmp_path)!r}))
+"""
+    killed = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert [p.name for p in tmp_path.iterdir()] == [".incoming"]
+    store = ArtifactStore(root=str(tmp_path))
+    assert store.read(stored(store, {"n": np.ones(2)}, "run"), KEY)["n"].tolist() == [1, 1]
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path):
+    for name, age in (("old", 2 * 86_400), ("new", 3_600)):
+        (tmp_path / ".incoming" / name).mkdir(parents=True)
+        moment = (tmp_path / ".incoming").stat().st_mtime - age
+        os.utime(tmp_path / ".incoming" / name, (moment, moment))
+    stored(ArtifactStore(root=str(tmp_path)), {"n": np.ones(2)})
+    assert [p.name for p in (tmp_path / ".incoming").iterdir()] == ["new"]
+
+
+def test_a_write_that_fails_leaves_nothing(tmp_path: Path):
+    def write(folder: Path) -> None:
+        (folder / "a").write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        publish(write, UPath(tmp_path) / "x", UPath(tmp_path))
+    assert list((tmp_path / ".incoming").iterdir()) == []
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_formats_are_exactly_these():
+    assert set(FORMATS) == {
+        "dataset", "features", "keras", "onnx", "ValidationReport", "EvaluationReport", "RegisteredModel"
+    }  # fmt: skip
+    assert replace(features(), dataset_digest="other").digest == features().digest

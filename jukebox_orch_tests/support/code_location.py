@@ -1,0 +1,45 @@
+"""A code location with the graphs of the test projects, bound as a deployment is: by the environment.
+
+A test can let the process die: DIE_IN is a function, "package.module:function", whose first call kills the
+process by SIGKILL; DIE_ONCE is a file that is written then, so that the next process lives.
+"""
+
+import importlib
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from jukebox_orch import deployment
+from jukebox_orch.assets import build_training_graph
+from jukebox_orch_tests.support.projects import Blobs, Rents
+
+
+def _die_in(place: str, once: Path) -> None:
+    module, name = place.split(":")
+
+    def die(*arguments: Any, **named: Any) -> Any:
+        if once.exists():
+            return original(*arguments, **named)
+        once.touch()
+        return os.kill(os.getpid(), signal.SIGKILL)
+
+    owner = importlib.import_module(module)
+    original = getattr(owner, name)
+    setattr(owner, name, die)
+
+
+if "DIE_IN" in os.environ:
+    _die_in(os.environ["DIE_IN"], Path(os.environ["DIE_ONCE"]))
+
+defs = dg.Definitions.merge(
+    build_training_graph(Blobs()),
+    build_training_graph(Rents()),
+    dg.Definitions(resources=deployment.resources(), executor=deployment.executor()),
+)
+
+
+def blobs_training() -> dg.JobDefinition:
+    return defs.resolve_job_def("blobs_training")

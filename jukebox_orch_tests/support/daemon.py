@@ -1,0 +1,179 @@
+"""Starts the real `dagster-daemon run`, which can be told to die at a point of a sensor's tick.
+
+Run as a program it is `dagster-daemon` that kills itself, by SIGKILL, at the point named in the file ARMED, once: the
+public methods of `DagsterInstance` and `DefaultRunLauncher` that the daemon calls then are wrapped, in its own process
+only.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import yaml
+
+POINTS = (
+    "before requests",
+    "run ids reserved",
+    "run created",
+    "run submitted",
+    "run launched",
+    "cursor not saved",
+    "cursor saved",
+)
+DAGSTER_YAML = "telemetry: {enabled: false}\nsensors: {use_threads: true, num_workers: 3}\n"
+
+
+class Deployment:
+    """A Dagster instance in a folder, with a code location whose settings are files in the same folder."""
+
+    def __init__(
+        self, folder: Path, module: str = "jukebox_orch_tests.support.daemon_location", **environment: str
+    ):
+        self.folder = folder
+        self._module = module
+        (folder / "home").mkdir(parents=True, exist_ok=True)
+        (folder / "home" / "dagster.yaml").write_text(DAGSTER_YAML)
+        self.environment = {
+            **os.environ,
+            "DAGSTER_HOME": str(folder / "home"),
+            "SENSOR_TEST_FOLDER": str(folder),
+            **environment,
+        }
+        # Creates the databases before daemon and test do so at once.
+        self.instance = dg.DagsterInstance.from_config(str(folder / "home"))
+        self.instance.get_runs_count()
+        self.instance.all_instigator_state()
+        self.instance.get_latest_materialization_event(dg.AssetKey("none"))
+
+    def configure(self, **triggers: Any) -> None:
+        (self.folder / "triggers.yaml").write_text(yaml.safe_dump({"toy": triggers}))
+
+    def die_at(self, point: str) -> None:
+        """Let the running daemon, a mortal one, kill itself when it comes to that point."""
+        (self.folder / "armed").write_text(point)
+
+    @contextmanager
+    def daemon(self, mortal: bool = False) -> Iterator[subprocess.Popen]:
+        """Run the daemon; at the end it and everything it started is gone."""
+        program = (
+            [sys.executable, "-m", __name__] if mortal else [Path(sys.executable).parent / "dagster-daemon"]
+        )
+        with (self.folder / "daemon.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*map(str, program), "run", "-m", self._module],
+                env={**self.environment, "ARMED": str(self.folder / "armed")},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            _kill_group(process.pid)
+
+    def runs(self) -> list[dg.DagsterRun]:
+        """Return all runs, oldest first."""
+        return [record.dagster_run for record in self.instance.get_run_records(ascending=True)]
+
+    def finished(self, count: int) -> bool:
+        """Tell whether that many runs are there and all are over."""
+        runs = self.runs()
+        return len(runs) >= count and all(run.is_finished for run in runs)
+
+    def skip_reasons(self, sensor: str) -> list[str]:
+        """Return the skip reasons of a sensor's ticks, newest first."""
+        return [tick.skip_reason or "" for tick in self.ticks(sensor)]
+
+    def ticks(self, sensor: str) -> list[Any]:
+        """Return the latest ticks of a sensor, newest first."""
+        states = [s for s in self.instance.all_instigator_state() if s.instigator_name == sensor]
+        return [
+            tick
+            for state in states
+            for tick in self.instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=50)
+        ]
+
+    def log(self) -> str:
+        return (self.folder / "daemon.log").read_text(errors="replace")[-8_000:]
+
+    def wait(self, condition: Callable[[], bool], seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds} s; the daemon said:\n{self.log()}")
+            time.sleep(0.3)
+
+
+def _kill_group(group: int) -> None:
+    """End the code server and the runs, which outlive a killed daemon."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _make_mortal(armed: Path) -> None:
+    def at(point: str, applies: Callable[..., bool] = lambda *_: True) -> Callable[..., None]:
+        def die(*arguments: Any) -> None:
+            if armed.exists() and armed.read_text() == point and applies(*arguments):
+                armed.unlink()
+                print(f"dies at: {point}", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        return die
+
+    def nothing(*arguments: Any) -> None:
+        """Pass this side of the call."""
+
+    def wrap(
+        owner: type, name: str, before: Callable[..., None] = nothing, after: Callable[..., None] = nothing
+    ) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(self: Any, *arguments: Any, **named: Any) -> Any:
+            before(self, *arguments)
+            result = original(self, *arguments, **named)
+            after(self, *arguments)
+            return result
+
+        setattr(owner, name, wrapped)
+
+    def reserves(instance: Any, tick: Any) -> bool:
+        return bool(tick.reserved_run_ids_with_requests) and not tick.run_ids
+
+    def has_started_runs(instance: Any, state: Any) -> bool:
+        ticks = instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
+        return bool(ticks and ticks[0].run_ids)
+
+    instance = dg.DagsterInstance
+    wrap(instance, "update_tick", at("before requests", reserves), at("run ids reserved", reserves))
+    wrap(instance, "create_run", after=at("run created"))
+    wrap(instance, "submit_run", after=at("run submitted"))
+    wrap(dg.DefaultRunLauncher, "launch_run", after=at("run launched"))
+    wrap(
+        instance,
+        "update_instigator_state",
+        at("cursor not saved", has_started_runs),
+        at("cursor saved", has_started_runs),
+    )
+
+
+if __name__ == "__main__":
+    _make_mortal(Path(os.environ["ARMED"]))
+    (daemon,) = entry_points(group="console_scripts", name="dagster-daemon")
+    sys.argv[0] = "dagster-daemon"
+    daemon.load()()

@@ -1,0 +1,57 @@
+"""Writes songs and rankings as users have them, and reads them as the project does."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from jukebox_orch.contract.project import Dataset, InputError, Source, SourceFile
+from jukebox_orch.projects.jukebox import Jukebox, sample
+
+
+def load(location: object = "", *files: SourceFile) -> Dataset:
+    return Jukebox().load(Source(location=str(location), files=list(files)))
+
+
+def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a few songs, one with an awkward name, and their rankings over three days."""
+    dataset = sample.generate(days=3, chart=5)
+    songs, rankings = frame(dataset, "songs"), frame(dataset, "rankings")
+    songs.loc[10, "name"] = 'A "quoted", long\nname'
+    return songs, rankings.assign(popularity=7)
+
+
+def parquet_folder(folder: Path, songs: pd.DataFrame, rankings: pd.DataFrame) -> Path:
+    songs.to_parquet(folder / "song_properties.parquet")
+    rankings.to_parquet(folder / "song_rankings.parquet")
+    return folder
+
+
+def csv_folder(folder: Path, songs: pd.DataFrame, rankings: pd.DataFrame, suffix: str = ".csv") -> Path:
+    songs.to_csv(folder / f"song_properties{suffix}", index=False)
+    rankings.to_csv(folder / f"song_rankings{suffix}", index=False)
+    return folder
+
+
+def combined(made: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
+    songs, rankings = made
+    text = rankings.astype({"spotify_id": "str"}).assign(daily_movement=0, album_name="x, y")
+    return text.merge(songs, on="spotify_id")
+
+
+def assert_same(ours: Dataset, theirs: Dataset) -> None:
+    for table in ("songs", "rankings"):
+        assert_frame_equal(frame(ours, table), frame(theirs, table))
+
+
+def frame(dataset: Dataset, table: str) -> pd.DataFrame:
+    found = dataset[table]
+    assert isinstance(found, pd.DataFrame)
+    return found
+
+
+def refusal(location: object = "", *files: SourceFile) -> str:
+    with pytest.raises(InputError) as caught:
+        load(location, *files)
+    return str(caught.value)

@@ -1,0 +1,139 @@
+"""Registers a model in one child process per point, and kills the child at that point.
+
+As a program: `python -m jukebox_orch_tests.support.registration_crash <folder of a Workplace>`. One model per point.
+"""
+
+import functools
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import onnx
+from mlflow import MlflowClient
+
+from jukebox_orch.ml.artifacts import OnnxModel
+from jukebox_orch.ml.onnx_export import OnnxPredictor
+from jukebox_orch.registry import registration as subject
+from jukebox_orch.registry import tracking
+from jukebox_orch.registry.mlflow_resource import MlflowTracking
+from jukebox_orch.registry.registration import Registration, add_version, promote
+from jukebox_orch.storage import model_store, publishing
+from jukebox_orch.storage.model_store import ModelStore
+from jukebox_orch_tests.support.deployment import Workplace
+
+# Name -> owner and method, and whether the process dies before or after the call.
+POINTS = {
+    "before the model is created": (MlflowClient, "create_registered_model", "before"),
+    "after the model is created": (MlflowClient, "create_registered_model", "after"),
+    "before the version is created": (MlflowClient, "create_model_version", "before"),
+    "after the version is created": (MlflowClient, "create_model_version", "after"),
+    "in the middle of the store's entry": (publishing, "file_digest", "before"),
+    "after the store's entry": (model_store, "publish", "after"),
+    "after the verification": (subject, "verify", "after"),
+    "after the verified tag": (MlflowClient, "set_model_version_tag", "after"),
+    "after the challenger": (MlflowClient, "set_registered_model_alias", "after"),
+    "after the history": (MlflowClient, "set_registered_model_tag", "after"),
+    "before the champion": (MlflowClient, "set_registered_model_alias", "before second"),
+    "after the champion": (MlflowClient, "set_registered_model_alias", "after second"),
+}
+
+
+def model_of(point: str) -> str:
+    return "crash-" + point.replace(" ", "-").replace("'", "")
+
+
+def register(
+    mlflow: MlflowTracking, store: ModelStore, onnx: OnnxModel, run_id: str, name: str
+) -> subject.AddedVersion:
+    """Do what the asset `registered_model` does for a first version."""
+    added = add_version(mlflow, store, registration(mlflow, onnx, run_id, name))
+    promote(mlflow, name, added.number, alias="staging", by="test", why="first version")
+    return added
+
+
+def registration(
+    mlflow: MlflowTracking, onnx: OnnxModel, run_id: str, name: str, **tags: str
+) -> Registration:
+    predictor = OnnxPredictor(onnx.content)
+    inputs = {i: [[1.0], [2.0]] for i in predictor.inputs}
+    feed = {i: np.asarray(value, np.float32) for i, value in inputs.items()}
+    output = next(iter(onnx.report.outputs))
+    example = {
+        "inputs": inputs,
+        "outputs": {output: np.asarray(predictor.session.run(None, feed)[0]).tolist()},
+    }
+
+    def files(number: str) -> Mapping[str, bytes]:
+        return {"example.json": json.dumps(example).encode(), "README.md": f"version {number}".encode()}
+
+    return Registration(
+        model_name=name,
+        onnx=onnx,
+        mlflow_run_id=run_id,
+        log_model=lambda: tracking.log_onnx(mlflow, run_id, onnx, feed),
+        files=files,
+        tags={"features_digest": "f", "version_label": "1", **tags},
+        description="A model.",
+    )
+
+
+def another(model: OnnxModel, mark: str) -> OnnxModel:
+    """Return a model that predicts the same and is another file."""
+    proto = onnx.load_model_from_string(model.content)
+    onnx.helper.set_model_props(proto, {**model.report.metadata, "mark": mark})
+    content = proto.SerializeToString()
+    return OnnxModel(content, model.report.model_copy(update={"sha256": sha256(content).hexdigest()}))
+
+
+def add(
+    place: Workplace, mark: str, model: str = "blobs", champion: bool = True, base: OnnxModel | None = None
+) -> str:
+    """Register another version of the newest model, or of `base`, as a run does; return its number."""
+    mlflow = place.mlflow()
+    run_id = place.value("blobs/registered_model").mlflow_run_id
+    made = another(base or place.value("blobs/onnx_model"), mark)
+    added = add_version(mlflow, place.store(), registration(mlflow, made, run_id, model, project="blobs"))
+    if champion:
+        promote(mlflow, model, added.number, alias="production", by=f"run {mark}", why="better")
+    return added.number
+
+
+def _die(owner: object, name: str, when: str) -> None:
+    original, calls = getattr(owner, name), []
+    number = 2 if when.endswith("second") else 1
+
+    @functools.wraps(original)
+    def dying(*arguments, **named):
+        calls.append(name)
+        if when.startswith("before") and len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*arguments, **named)
+        if when.startswith("after") and len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, dying)
+
+
+def main(folder: Path) -> None:
+    place = Workplace(folder)
+    onnx, run_id = place.value("blobs/onnx_model"), place.value("blobs/registered_model").mlflow_run_id
+    place.instance.dispose()
+    ended = {}
+    for point, (owner, name, when) in POINTS.items():
+        child = os.fork()
+        if child == 0:
+            _die(owner, name, when)
+            register(place.mlflow(), place.store(), onnx, run_id, model_of(point))
+            os._exit(0)
+        ended[point] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps(ended))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

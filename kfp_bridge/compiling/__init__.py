@@ -1,0 +1,1 @@
+"""Writes a `PipelineGraph` as a KFP pipeline."""

@@ -1,0 +1,1 @@
+"""Reads a Dagster job into a `PipelineGraph`."""

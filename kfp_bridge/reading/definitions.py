@@ -1,0 +1,169 @@
+"""Loading Definitions from a module or file, and the part of a job that one step runs."""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Set as AbstractSet
+from pathlib import Path
+from types import ModuleType
+
+import dagster as dg
+
+from kfp_bridge.errors import BridgeError
+from kfp_bridge.pipeline_graph import Source
+
+PIPELINE_JOB = "kfp_pipeline"
+"""Name of the job that is made when assets are selected without naming a job."""
+
+
+def load_definitions(source: Source) -> dg.Definitions:
+    """Import the module or file and return its Definitions.
+
+    Raises:
+        BridgeError: it cannot be imported, has no Definitions, or has several and no attribute is named.
+    """
+    module = _import(source)
+    if source.attribute is not None:
+        found = getattr(module, source.attribute, None)
+        if found is None:
+            raise BridgeError(
+                f"{source}: has no attribute {source.attribute!r}; name the Definitions with -a"
+            )
+        return _as_definitions(found, str(source))
+    candidates = {name: value for name, value in vars(module).items() if isinstance(value, dg.Definitions)}
+    if not candidates:
+        candidates = {n: v for n, v in vars(module).items() if _is_lazy_definitions(v)}
+    if len({id(value) for value in candidates.values()}) != 1:
+        found = ", ".join(sorted(candidates)) or "none"
+        raise BridgeError(f"{source}: expected one dagster.Definitions, found {found}; name one with -a")
+    return _as_definitions(next(iter(candidates.values())), str(source))
+
+
+def resolve_job(defs: dg.Definitions, job: str | None, select: str | None) -> dg.JobDefinition:
+    """The job, or the part of it that `select` (Dagster's asset selection syntax) names.
+
+    Raises:
+        BridgeError: unknown job, a job of ops, a selection that cannot be parsed or selects nothing.
+    """
+    try:
+        if job is None:
+            made = dg.define_asset_job(PIPELINE_JOB, selection=select or dg.AssetSelection.all())
+            resolved = dg.Definitions.merge(defs, dg.Definitions(jobs=[made])).resolve_job_def(PIPELINE_JOB)
+        else:
+            resolved = defs.resolve_job_def(job)
+    except dg.DagsterError as error:
+        raise BridgeError(
+            f"job {job or PIPELINE_JOB!r}, selection {select or '*'!r}: {_reason(error)}"
+        ) from error
+    if job is not None and not resolved.is_asset_job:
+        raise BridgeError(f"job {job!r} is a job of ops; only asset jobs are exported")
+    if job is not None and select is not None:
+        resolved = _select(resolved, select)
+    if not list(job_assets(resolved).executable_asset_keys):
+        raise BridgeError(f"selection {select!r} selects no asset that can be materialized")
+    return resolved
+
+
+def job_assets(job: dg.JobDefinition):
+    """The job's asset graph and which of its assets the job runs.
+
+    `JobDefinition.asset_layer` carries no @public mark, but what is marked gives the specs of assets only: not
+    which checks block, what an op computes together, nor the IO managers and retry policies. Read here alone.
+    """
+    return job.asset_layer
+
+
+def job_subset(
+    job: dg.JobDefinition, assets: AbstractSet[dg.AssetKey], checks: AbstractSet[dg.AssetCheckKey]
+) -> dg.JobDefinition:
+    """The job reduced to exactly these assets and checks, with the run config form of the whole job.
+
+    `JobDefinition.get_subset` carries no @public mark, but `execute_in_process(asset_selection=)` and
+    `execute_job(asset_selection=)` cannot name checks: they would also run every standalone check.
+    """
+    return job.get_subset(asset_selection=assets, asset_check_selection=checks)
+
+
+def check_keys(job: dg.JobDefinition) -> set[dg.AssetCheckKey]:
+    """Keys of all checks that the job runs."""
+    return {
+        key
+        for made in job_assets(job).asset_graph.assets_defs
+        if made.is_executable
+        for key in made.check_keys
+    }
+
+
+def partition_tags(
+    job: dg.JobDefinition, partition: str | None, instance: dg.DagsterInstance
+) -> dict[str, str]:
+    """Run tags that select one partition, added to a dynamic partitions definition where it is one.
+
+    Raises:
+        BridgeError: the partition does not exist.
+    """
+    if partition is None or job.partitions_def is None:
+        return {}
+    if isinstance(job.partitions_def, dg.DynamicPartitionsDefinition) and job.partitions_def.name:
+        instance.add_dynamic_partitions(job.partitions_def.name, [partition])
+    if partition not in job.partitions_def.get_partition_keys(dynamic_partitions_store=instance):
+        raise BridgeError(f"partition_key {partition!r}: job {job.name!r} has no such partition")
+    return dict(job.get_tags_for_partition_key(partition, selected_asset_keys=None))
+
+
+def _select(job: dg.JobDefinition, select: str) -> dg.JobDefinition:
+    graph = job_assets(job).asset_graph
+    try:
+        selected = dg.AssetSelection.from_string(select).resolve(graph)
+    except dg.DagsterError as error:
+        raise BridgeError(f"selection {select!r} in job {job.name!r}: {error}") from error
+    assets = selected & set(job_assets(job).executable_asset_keys)
+    if not assets:
+        raise BridgeError(f"selection {select!r} selects no asset of job {job.name!r}")
+    return job_subset(job, assets, {key for key in check_keys(job) if key.asset_key in assets})
+
+
+def _reason(error: BaseException) -> str:
+    """The error with what caused it: Dagster wraps the reason for an unresolvable job."""
+    return f"{error}: {_reason(error.__cause__)}" if error.__cause__ is not None else str(error)
+
+
+def _import(source: Source) -> ModuleType:
+    try:
+        if source.module is not None:
+            # `python -m kfp_bridge.step` and `kfp-bridge` both find a module of the working folder, as Dagster does.
+            if str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))
+            return importlib.import_module(source.module)
+        path = Path(source.file or "")
+        if not path.is_file():
+            raise BridgeError(f"{source}: no such file")
+        name = f"kfp_bridge_loaded_{path.stem}"
+        if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
+            return sys.modules[name]
+        spec = importlib.util.spec_from_file_location(name, path.resolve())
+        if spec is None or spec.loader is None:
+            raise BridgeError(f"{source}: not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    except BridgeError:
+        raise
+    except Exception as error:
+        raise BridgeError(f"cannot load {source}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _is_lazy_definitions(value: object) -> bool:
+    # What @dagster.definitions returns has no public type.
+    return type(value).__name__ == "LazyDefinitions"
+
+
+def _as_definitions(value: object, place: str) -> dg.Definitions:
+    if isinstance(value, dg.Definitions):
+        return value
+    if callable(value):
+        made = value()
+        if isinstance(made, dg.Definitions):
+            return made
+    raise BridgeError(f"{place}: is a {type(value).__name__}, expected dagster.Definitions")

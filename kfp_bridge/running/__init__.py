@@ -1,0 +1,1 @@
+"""Runs the tasks of an exported pipeline, in a container or on this machine."""

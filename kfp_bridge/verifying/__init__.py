@@ -1,0 +1,1 @@
+"""Compares an exported YAML with Dagster's graph."""
