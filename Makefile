@@ -80,7 +80,7 @@ k8s-render: ## the manifests that kapp-controller takes
 	kubectl kustomize k8s/overlays/production > k8s/gitops/rendered/production.yaml
 
 lock: ## resolve requirements.lock again from pyproject.toml
-	$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --all-extras --upgrade pyproject.toml -o requirements.lock
+	$(BIN)/python -m uv pip compile -q --universal --python-version 3.11 --no-header --no-emit-index-url --all-extras --group dev --upgrade pyproject.toml -o requirements.lock
 
 clean: ## remove runs, artifacts and models of this checkout
 	rm -rf .dagster

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 
-from jukebox_orch.ml import drift
-from jukebox_orch.ml.artifacts import FeatureSet
 from jukebox_orch.ml.evaluation import evaluate
+from jukebox_orch.ml.features import make_features
 from jukebox_orch.ml.formats import format_of
-from jukebox_orch.ml.onnx_export import OnnxPredictor, export
-from jukebox_orch.ml.training import predict, train
+from jukebox_orch.ml.onnx_export import export
+from jukebox_orch.ml.onnx_predictor import OnnxPredictor
+from jukebox_orch.ml.training import train
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit
 from jukebox_orch.registry import tracking
-from jukebox_orch.registry.mlflow_resource import MlflowTracking
-from jukebox_orch.registry.registration import Registration, add_version, promote
+from jukebox_orch.registry.mlflow_resource import MlflowResource
+from jukebox_orch.registry.promotion import promote
+from jukebox_orch.registry.registration import RegistrationRequest, add_version
 from jukebox_orch.storage.model_store import ModelStore
 
 
@@ -35,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     project = Jukebox()
     hyperparameters = project.hyperparameters(**json.loads(options.settings))
-    mlflow = MlflowTracking(
+    mlflow = MlflowResource(
         tracking_uri=f"sqlite:///{options.home}/mlflow.db", artifact_root=str(options.home / "mlflow")
     )
     store = ModelStore(root=str(options.home / "models"))
@@ -45,17 +46,12 @@ def main() -> None:
     dataset = project.load(project.source(location=options.data))
     digest = format_of(dataset).digest(dataset)
     project.validate(dataset)
-    features = FeatureSet(
-        project.build_features(dataset, JukeboxSplit(), 42),
-        digest,
-        drift.profile(project.monitored(dataset)),
-    )
+    features = make_features(project, dataset, digest, JukeboxSplit(), 42)
     model = train(project, features, hyperparameters, 42, lambda line: None)
     tracking.log_training(mlflow, run_id, model, hyperparameters.model_dump(), {})
     report, _ = evaluate(project, model, features, None, project.gates())
     tracking.log_evaluation(mlflow, run_id, report.test.metrics, {}, {})
-    keras_test = predict(model.keras_model, features.features.test.x)
-    onnx = export(project, model.keras_model, features.features, {}, keras_test)
+    onnx = export(project, model, features.features)
     predictor = OnnxPredictor(onnx.content)
     x = np.asarray(features.features.test.x[:2])
     feed = predictor.feed(x)
@@ -66,7 +62,7 @@ def main() -> None:
     added = add_version(
         mlflow,
         store,
-        Registration(
+        RegistrationRequest(
             "direct",
             onnx,
             run_id,

@@ -27,10 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from jukebox_orch import deployment
-from jukebox_orch.contract.project import Source
+from jukebox_orch.contract import Source
+from jukebox_orch.ml.artifacts import LoadedVersion
 from jukebox_orch.ml.evaluation import score_champion
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit
-from jukebox_orch.registry.registration import RegisteredVersion, current_champion
+from jukebox_orch.registry.versions import current_champion
 
 PROJECT, MODEL = "jukebox", "jukebox"
 SEED = 42
@@ -90,7 +91,7 @@ def replay(data: Path, home: Path, first_days: int) -> list[Day]:
     played: list[Day] = []
     with dg.DagsterInstance.from_config(str(home)) as instance, _daemon(home):
         instance.get_runs_count()
-        once: RegisteredVersion | None = None
+        once: LoadedVersion | None = None
         for last in range(first_days - 1, len(calendar)):
             served = current_champion(mlflow, store, MODEL) if once else None
             arriving = [calendar[last]] if played else calendar[: last + 1]
@@ -190,7 +191,7 @@ def _test_accuracy(instance: dg.DagsterInstance, run_id: str) -> float:
     raise RuntimeError(f"run {run_id} evaluated no model: look at it in the UI of this DAGSTER_HOME")
 
 
-def _accuracy(version: RegisteredVersion, landing: Path) -> float:
+def _accuracy(version: LoadedVersion, landing: Path) -> float:
     """Score a registered model on the last day that has landed."""
     project = Jukebox()
     files = [{"url": str(path)} for path in sorted(landing.rglob("*.parquet"))]

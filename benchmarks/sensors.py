@@ -31,11 +31,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import RUNS
-from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors
-from jukebox_orch.sensors.cursor import Memory
+from jukebox_orch.deployed_code import DeployedCode
+from jukebox_orch.sensors import Triggers, build_sensors
+from jukebox_orch.sensors.cursor import CursorCodec
 from jukebox_orch.sensors.new_data.decision import NewDataState
 from jukebox_orch.sensors.new_data.locations import open_location
-from jukebox_orch.sensors.new_data.scan import look
+from jukebox_orch.sensors.new_data.scan import scan
 from jukebox_orch_tests.support.git_server import Repository
 from jukebox_orch_tests.support.servers import alertmanager, s3_server
 
@@ -153,13 +154,13 @@ def _s3(folder: Path, objects: int) -> Measured:
             location, state = open_location("s3://landing"), NewDataState()
             files: dict[str, list[Any]] = {}
             while len(files) < objects:
-                listing = look(location, state)
+                listing = scan(location, state)
                 for entry in listing.entries:
                     content = (folder / "s3" / "landing" / entry.path).read_bytes()
                     files[entry.path] = [entry.size, entry.token, hashlib.sha256(content).hexdigest()]
                 state = replace(state, sweep=listing.sweep)
             body = {"files": files, "waiting": {}, "gone": [], "markers": {}}
-            return Memory("new_data", "s3://landing", _memory(folder)).encode({"sweep": ""}, body)
+            return CursorCodec("new_data", "s3://landing", _memory(folder)).encode({"sweep": ""}, body)
 
         client = botocore.session.get_session().create_client("s3")
 

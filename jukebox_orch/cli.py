@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 

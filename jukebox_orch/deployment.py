@@ -22,6 +22,7 @@
 """
 
 import os
+import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,10 +30,10 @@ from typing import Any
 
 import dagster as dg
 
-from jukebox_orch.contract.project import InputError
-from jukebox_orch.deployed_code import Code
-from jukebox_orch.registry.mlflow_resource import MlflowTracking
-from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors, load_triggers
+from jukebox_orch.contract import InputError
+from jukebox_orch.deployed_code import DeployedCode
+from jukebox_orch.registry.mlflow_resource import MlflowResource
+from jukebox_orch.sensors import Triggers, build_sensors, load_triggers
 from jukebox_orch.storage.artifact_store import ArtifactStore
 from jukebox_orch.storage.model_store import ModelStore
 
@@ -49,14 +50,15 @@ def resources() -> dict[str, Any]:
             cluster_domain=_setting("CLUSTER_DOMAIN", "cluster.local"),
             namespace=_setting("NAMESPACE", "default"),
         ),
-        "mlflow": MlflowTracking(
+        "mlflow": MlflowResource(
             # By reference: the address may hold a password, and a job's snapshot shows its resources' values.
             tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI")
             if tracking_uri
             else f"sqlite:///{home / 'mlflow.db'}",
             artifact_root="" if tracking_uri else str(home / "mlflow"),
         ),
-        "code": _code(),
+        # Read when a run needs it: git is a process, and loading the definitions starts none.
+        "code": dg.ResourceDefinition(lambda _context: deployed_code()),
     }
 
 
@@ -102,20 +104,33 @@ def triggers(projects: Collection[str] | None = None) -> dict[str, Triggers]:
 
 def sensors(project: str, configured: Triggers | None) -> list[dg.SensorDefinition]:
     """The sensors of a project's training job; those that are configured run by themselves."""
-    code = _code()
     return build_sensors(
         project,
         f"{project}_training",
         configured or Triggers(),
-        deployed=lambda: DeployedCode(code.commit(), code.tag()),
+        deployed=deployed_code,
         state_root=_setting("SENSOR_STATE", str(_home() / "sensors")),
         # A pod runs the code of its image: a tag waits until that is the tag's.
         require_matching_code=_setting("EXECUTOR", "in_process") == "k8s",
     )
 
 
-def _code() -> Code:
-    return Code(git_commit=_setting("GIT_COMMIT", ""), version=_setting("VERSION", ""))
+def deployed_code() -> DeployedCode:
+    """What was recorded when the deployment was built, else what the checkout of this package says now."""
+    return DeployedCode(
+        commit=_setting("GIT_COMMIT", "") or _git("rev-parse", "HEAD"),
+        version=_setting("VERSION", "") or _git("describe", "--tags", "--exact-match", "HEAD"),
+    )
+
+
+def _git(*arguments: str) -> str | None:
+    """What git says about the checkout that holds this package; None without a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
 def _home() -> Path:

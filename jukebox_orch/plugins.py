@@ -8,8 +8,7 @@ from importlib import metadata
 
 from pydantic import BaseModel
 
-from jukebox_orch.contract.project import Gates, Hyperparameters, ModelProject, Settings, Source
-from jukebox_orch.contract.tasks import Task
+from jukebox_orch.contract import Gates, Hyperparameters, ModelProject, Settings, Source, Task
 
 GROUP = "jukebox_orch.projects"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")

@@ -7,7 +7,7 @@ import dagster as dg
 from rich.console import Console
 from rich.markup import escape
 
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 
 _SHOWN = ("model", "aliases", "model store", "onnx_sha256", "mlflow run")
 

@@ -12,7 +12,7 @@ import dagster as dg
 import httpx
 import pytest
 
-from jukebox_orch.ml.training import set_tensorflow
+from jukebox_orch.ml.keras_runtime import set_tensorflow
 from jukebox_orch_tests.support.deployment import SMALL, Workplace
 from jukebox_orch_tests.support.servers import free_port, s3_server, wait_until
 
@@ -64,10 +64,10 @@ def again(finished: tuple[Workplace, dg.ExecuteInProcessResult], tmp_path: Path)
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: its migrations take seconds."""
-    from jukebox_orch.registry.mlflow_resource import MlflowTracking
+    from jukebox_orch.registry.mlflow_resource import MlflowResource
 
     database = tmp_path_factory.mktemp("migrated") / "mlflow.db"
-    MlflowTracking(tracking_uri=f"sqlite:///{database}", artifact_root="").client()
+    MlflowResource(tracking_uri=f"sqlite:///{database}", artifact_root="").client()
     return database
 
 

@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 
 from jukebox_orch import deployment
-from jukebox_orch.assets.jobs import NOUNS
+from jukebox_orch.assets import NODES
 from jukebox_orch.components import training_pipeline
 from jukebox_orch.sensors import Triggers
 from jukebox_orch.storage.artifact_store import ArtifactStore
@@ -23,6 +23,7 @@ from jukebox_orch_tests.support.installed import install
 
 COMPONENT = "jukebox_orch.components.TrainingPipeline"
 REGIONS = ("emea", "apac")
+NAMES = [node.name for node in NODES]
 FILES = {
     "pyproject.toml": """
 [tool.dg]
@@ -127,7 +128,7 @@ def values(folder: Path) -> dict[str, dict[str, Any]]:
     store = ArtifactStore(root=str(home / "artifacts"))
     found: dict[str, dict[str, Any]] = {region: {} for region in REGIONS}
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        for region, noun in itertools.product(REGIONS, NOUNS):
+        for region, noun in itertools.product(REGIONS, NAMES):
             key = dg.AssetKey([region, f"{region}_blobs", noun])
             event = instance.get_latest_materialization_event(key)
             assert event is not None
@@ -138,7 +139,7 @@ def values(folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_both_instances_stand_beside_the_users_own_assets(defs: dg.Definitions) -> None:
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    assert keys == {"newsletter", *(f"{r}/{r}_blobs/{noun}" for r in REGIONS for noun in NOUNS)}
+    assert keys == {"newsletter", *(f"{r}/{r}_blobs/{noun}" for r in REGIONS for noun in NAMES)}
 
 
 def test_jobs_sensors_and_pools_of_the_instances_are_different(defs: dg.Definitions) -> None:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -200,47 +199,3 @@ def test_sensors_do_not_run_until_somebody_asks(defs: dg.Definitions):
     sensors = list(defs.sensors or [])
     assert sensors
     assert all(sensor.default_status == dg.DefaultSensorStatus.STOPPED for sensor in sensors)
-
-
-def test_every_module_that_decides_what_an_artifact_holds_is_in_its_code_version(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    """A change that is not in the code version would reuse what the old code made."""
-    from jukebox_orch.assets.training_graph import Graph
-    from jukebox_orch.projects.jukebox import Jukebox
-
-    read, original = set(), Path.read_bytes
-
-    def spy(path: Path) -> bytes:
-        read.add(path)
-        return original(path)
-
-    monkeypatch.setattr(Path, "read_bytes", spy)
-    assert Graph(Jukebox()).code_version
-    package = Path(sys.modules["jukebox_orch"].__file__ or "").parent
-    elsewhere = {"figures.py", "tracking.py", "model_card.py", "registration.py", "resources/__init__.py"}
-    elsewhere |= {f"resources/{name}.py" for name in ("artifacts", "code", "mlflow_tracking", "model_store")}
-    elsewhere |= {"resources/publishing.py", "__init__.py", "projects/__init__.py"}
-    needed = closure(package, {package / "projects/jukebox/project.py", *(package / "assets").glob("*.py")})
-    assert needed - {package / name for name in elsewhere} <= read
-
-
-def closure(package: Path, start: set[Path]) -> set[Path]:
-    """Return the modules of the package that these import, directly or through others."""
-    import ast
-
-    found, todo = set(), list(start)
-    while todo:
-        path = todo.pop()
-        if path in found:
-            continue
-        found.add(path)
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = []
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                if name.split(".")[0] == "jukebox_orch":
-                    base = package.joinpath(*name.split(".")[1:])
-                    todo += [p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()]
-    return found

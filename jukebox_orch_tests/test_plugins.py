@@ -13,7 +13,7 @@ import pytest
 from pydantic import Field
 
 from jukebox_orch.assets import build_training_graph
-from jukebox_orch.contract.project import Hyperparameters, ModelProject, Settings
+from jukebox_orch.contract import Hyperparameters, ModelProject, Settings
 from jukebox_orch.plugins import GROUP, ProjectError, check_project, discover
 from jukebox_orch_tests import CHECKOUT
 from jukebox_orch_tests.support.projects import Blobs, Rents
@@ -205,8 +205,8 @@ def test_projects_whose_settings_have_the_same_names_live_side_by_side():
         by = (Literal[choices], Field(default=choices[0], description="How"))
         return type("Split", (Settings,), {"__annotations__": {"by": by[0]}, "by": by[1]})
 
-    one = type("One", (Blobs,), {"name": "one", "split": split("day", "song")})
-    two = type("Two", (Rents,), {"name": "two", "split": split("customer")})
+    one = type("One", (Blobs,), {"__module__": __name__, "name": "one", "split": split("day", "song")})
+    two = type("Two", (Rents,), {"__module__": __name__, "name": "two", "split": split("customer")})
     definitions = dg.Definitions.merge(
         build_training_graph(one()),
         build_training_graph(two()),

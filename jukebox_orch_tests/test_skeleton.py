@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from jukebox_orch.cli import app
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 from jukebox_orch.skeleton import write_project
 from jukebox_orch_tests.support.installed import install
 

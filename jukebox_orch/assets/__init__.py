@@ -5,18 +5,32 @@ from typing import Any
 
 import dagster as dg
 
-from jukebox_orch.assets.dataset import dataset_asset
-from jukebox_orch.assets.evaluation import evaluation_asset
-from jukebox_orch.assets.features import features_asset
+from jukebox_orch.assets import (
+    dataset,
+    evaluation,
+    features,
+    onnx_model,
+    registered_model,
+    trained_model,
+    validated_data,
+)
 from jukebox_orch.assets.jobs import graph_jobs
-from jukebox_orch.assets.onnx_model import onnx_model_asset
-from jukebox_orch.assets.registered_model import registered_model_asset
-from jukebox_orch.assets.trained_model import trained_model_asset
-from jukebox_orch.assets.training_graph import Graph, instance_name
-from jukebox_orch.assets.validated_data import validated_data_asset
-from jukebox_orch.contract.project import ModelProject
+from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph, instance_name
+from jukebox_orch.contract import ModelProject
 
-__all__ = ["Graph", "broken_project", "build_training_graph", "instance_name"]
+__all__ = ["NODES", "AssetNode", "TrainingGraph", "broken_project", "build_training_graph", "instance_name"]
+
+_ASSETS = (
+    (dataset.NODE, dataset.dataset_asset),
+    (validated_data.NODE, validated_data.validated_data_asset),
+    (features.NODE, features.features_asset),
+    (trained_model.NODE, trained_model.trained_model_asset),
+    (evaluation.NODE, evaluation.evaluation_asset),
+    (onnx_model.NODE, onnx_model.onnx_model_asset),
+    (registered_model.NODE, registered_model.registered_model_asset),
+)
+NODES = tuple(node for node, _ in _ASSETS)
+"""The assets of every training graph, in its order: the only list of them."""
 
 
 def build_training_graph(
@@ -37,24 +51,13 @@ def build_training_graph(
     Raises:
         InputError: a default is unknown or out of bounds.
     """
-    graph = Graph(project, name, key_prefix, defaults or {})
-    assets = [
-        build(graph)
-        for build in (
-            dataset_asset,
-            validated_data_asset,
-            features_asset,
-            trained_model_asset,
-            evaluation_asset,
-            onnx_model_asset,
-            registered_model_asset,
-        )
-    ]
-    return dg.Definitions.merge(dg.Definitions(assets=assets), graph_jobs(graph))
+    graph = TrainingGraph(project, name, key_prefix, defaults or {})
+    assets = [define(graph) for _, define in _ASSETS]
+    return dg.Definitions.merge(dg.Definitions(assets=assets), graph_jobs(graph, NODES))
 
 
 def broken_project(name: str, problem: str) -> dg.Definitions:
-    """A plugin that was left out, as an asset that nobody can overlook: the problem is its description."""
+    """Placeholder asset for a plugin that failed to load; its description is the problem."""
     dg.get_dagster_logger().warning(f"left out: {problem}")
     return dg.Definitions(
         assets=[

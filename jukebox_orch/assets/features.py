@@ -1,118 +1,57 @@
-"""`features`: numeric splits and the constants that normalise them. Runs beside validation."""
+"""`features`: numeric splits and the constants that normalise them. Runs in parallel with validation."""
 
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from jukebox_orch.assets.metadata import image, verdict
-from jukebox_orch.assets.training_graph import Check, Graph
-from jukebox_orch.contract.project import Dataset, Features
-from jukebox_orch.ml.artifacts import FeatureSet
+from jukebox_orch.assets.checks import Check, Outcome, check_results
+from jukebox_orch.assets.metadata import image
+from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
+from jukebox_orch.contract import Dataset, Features, ModelProject
+from jukebox_orch.ml.artifacts import StoredFeatures
 from jukebox_orch.storage.artifact_store import ArtifactStore
 
 if TYPE_CHECKING:
     import numpy as np
 
-NOUN = "features"
+NODE = AssetNode(
+    name="features",
+    description="Train, validation and test splits as numbers, with the constants that normalise them.",
+    kinds=frozenset({"numpy"}),
+    artifact_type="Dataset",
+    inputs=("dataset",),
+    settings=("split", "seed"),
+    reuse=True,
+)
 _NORMALIZATION_TOLERANCE = 1e-3
 _RAREST_SHARE = 1e-3
 
 
-def features_asset(graph: Graph) -> dg.AssetsDefinition:
-    """Define the asset and its checks."""
-
-    @graph.asset(
-        NOUN,
-        kinds={"numpy"},
-        artifact_type="Dataset",
-        description="Train, validation and test splits as numbers, with the constants that normalise them.",
-        upstream=["dataset"],
-        checks=[
-            Check("finite", "No missing or infinite number in any split."),
-            Check("normalised", "The constants bring the training split to its range."),
-            Check("fitted_on_train", "The constants are those of the training split alone."),
-            Check("no_overlap", "No two splits share a split key."),
-            Check("class_balance", "Every class is frequent enough in every split.", blocking=False),
-        ],
-    )
-    def features(
-        context: dg.AssetExecutionContext, dataset: Dataset, artifact_store: dg.ResourceParam[ArtifactStore]
-    ):
-        from jukebox_orch.assets import figures
-        from jukebox_orch.ml import drift
-        from jukebox_orch.ml.formats import format_of
-
-        settings = graph.settings(NOUN, context)
-        digest = format_of(dataset).digest(dataset)
-        fingerprint = graph.fingerprint(NOUN, {"dataset": digest}, split=settings.split, seed=settings.seed)
-        stored = artifact_store.recall(context.instance, graph.key(NOUN), fingerprint)
-        if stored is None:
-            made = FeatureSet(
-                graph.project.build_features(dataset, settings.split, settings.seed),
-                digest,
-                drift.profile(graph.project.monitored(dataset)),
-            )
-        else:
-            made = stored.value
-        shares = graph.project.task.balance(made.features)
-        return dg.MaterializeResult(
-            value=stored or made,
-            data_version=dg.DataVersion(made.digest),
-            metadata={
-                "fingerprint": fingerprint,
-                **{f"{name} entries": len(part) for name, part in made.features.parts.items()},
-                **{
-                    f"{name} rows": round(float(part.weight.sum()))
-                    for name, part in made.features.parts.items()
-                },
-                "inputs": ", ".join(made.features.inputs),
-                "labels": len(made.features.labels),
-                "split keys": dg.MetadataValue.json(
-                    {name: part.keys[:10].tolist() for name, part in made.features.parts.items()}
-                ),
-                "feature distributions": image(
-                    figures.png(figures.feature_distributions(made.features)),
-                    "feature distributions of the training split",
-                ),
-                "class balance": image(figures.png(figures.balance(shares)), "target per split"),
-            },
-            check_results=[*feature_gates(made.features), _class_balance(graph, made.features)],
-        )
-
-    return features
-
-
-def feature_gates(features: Features) -> list[dg.AssetCheckResult]:
-    """The verdicts of the blocking checks."""
-    return [_finite(features), _normalised(features), _fitted_on_train(features), _no_overlap(features)]
-
-
-def _finite(features: Features) -> dg.AssetCheckResult:
+def _finite(project: ModelProject, features: Features) -> Outcome:
     import numpy as np
 
-    bad = {
+    counts = {
         f"{name}.{field}": int((~np.isfinite(array)).sum())
-        for name, part in features.parts.items()
-        for field, array in (("x", part.x), ("y", part.y), ("weight", part.weight))
+        for name, split in features.splits.items()
+        for field, array in (("x", split.x), ("y", split.y), ("weight", split.weight))
         if np.issubdtype(array.dtype, np.floating)
     }
-    bad = {name: count for name, count in bad.items() if count}
+    bad = {name: count for name, count in counts.items() if count}
     text = f"missing or infinite: {bad}" if bad else "every number is finite"
-    return verdict("finite", not bad, sum(bad.values()), 0, text)
+    return Outcome(not bad, sum(bad.values()), 0, text)
 
 
-def _normalised(features: Features) -> dg.AssetCheckResult:
+def _normalised(project: ModelProject, features: Features) -> Outcome:
     import numpy as np
 
     x = features.normalization.apply(_head(features.train.x, features))
     if features.normalization.kind == "unit":
         off = float(max(0.0, -x.min(), x.max() - 1))
-        return verdict("normalised", off == 0, off, 0.0, f"values reach {off:.3g} beyond 0..1")
+        return Outcome(off == 0, off, 0.0, f"values reach {off:.3g} beyond 0..1")
     mean, deviation = np.abs(x.mean(axis=0, dtype=np.float64)), x.std(axis=0, dtype=np.float64)
     constant = deviation < _NORMALIZATION_TOLERANCE
     off = float(np.maximum(mean, np.where(constant, 0, np.abs(deviation - 1))).max())
-    return verdict(
-        "normalised",
+    return Outcome(
         off <= _NORMALIZATION_TOLERANCE,
         off,
         _NORMALIZATION_TOLERANCE,
@@ -121,9 +60,9 @@ def _normalised(features: Features) -> dg.AssetCheckResult:
     )
 
 
-def _fitted_on_train(features: Features) -> dg.AssetCheckResult:
+def _fitted_on_train(project: ModelProject, features: Features) -> Outcome:
     if features.normalization.kind == "unit":
-        return verdict("fitted_on_train", True, 0.0, 0.0, "the range is fixed, nothing was fitted")
+        return Outcome(True, 0.0, 0.0, "the range is fixed, nothing was fitted")
     fitted = type(features.normalization).standard(features.train.x)
     distance = float(
         max(
@@ -132,30 +71,87 @@ def _fitted_on_train(features: Features) -> dg.AssetCheckResult:
         )
     )
     text = f"constants differ from the training split's own by {distance:.2g} of its deviation"
-    return verdict("fitted_on_train", distance <= 1e-6, distance, 1e-6, text)
+    return Outcome(distance <= 1e-6, distance, 1e-6, text)
 
 
-def _no_overlap(features: Features) -> dg.AssetCheckResult:
+def _no_overlap(project: ModelProject, features: Features) -> Outcome:
     import numpy as np
 
-    train, validation, test = (part.keys for part in features.parts.values())
+    train, validation, test = (split.keys for split in features.splits.values())
     shared = np.unique(
         np.concatenate(
             [np.intersect1d(a, b) for a, b in ((train, validation), (train, test), (validation, test))]
         )
     )
     text = f"shared: {', '.join(map(str, shared[:5]))}" if len(shared) else "no key is in two splits"
-    return verdict("no_overlap", not len(shared), len(shared), 0, text)
+    return Outcome(not len(shared), len(shared), 0, text)
 
 
-def _class_balance(graph: Graph, features: Features) -> dg.AssetCheckResult:
-    shares = graph.project.task.balance(features)
+def _class_balance(project: ModelProject, features: Features) -> Outcome:
+    shares = project.task.balance(features)
     rarest = float(shares.to_numpy().min())
     rare = [str(name) for name in shares.index[(shares < _RAREST_SHARE).any(axis=1)]]
     text = f"below {_RAREST_SHARE:.1%} in some split: {', '.join(rare[:10])}" if rare else "no class is rare"
-    return verdict("class_balance", not rare, rarest, _RAREST_SHARE, text, warn=True)
+    return Outcome(not rare, rarest, _RAREST_SHARE, text)
+
+
+CHECKS = (
+    Check("finite", "No missing or infinite number in any split.", _finite),
+    Check("normalised", "The constants bring the training split to its range.", _normalised),
+    Check("fitted_on_train", "The constants are those of the training split alone.", _fitted_on_train),
+    Check("no_overlap", "No two splits share a split key.", _no_overlap),
+    Check("class_balance", "Every class is frequent enough in every split.", _class_balance, blocking=False),
+)
+
+
+def features_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
+    """Define the asset and its checks."""
+
+    @graph.asset(NODE, CHECKS)
+    def features(
+        context: dg.AssetExecutionContext, dataset: Dataset, artifact_store: dg.ResourceParam[ArtifactStore]
+    ):
+        from jukebox_orch.assets import figures
+        from jukebox_orch.ml.features import make_features
+        from jukebox_orch.ml.formats import format_of
+
+        settings = graph.settings(NODE, context)
+        digest = format_of(dataset).digest(dataset)
+        fingerprint = graph.fingerprint(NODE, {"dataset": digest}, settings)
+        reused = artifact_store.find_reusable(context.instance, graph.key(NODE.name), fingerprint)
+        made: StoredFeatures = (
+            reused.value
+            if reused
+            else make_features(graph.project, dataset, digest, settings.split, settings.seed)
+        )
+        splits = made.features.splits
+        return dg.MaterializeResult(
+            value=reused or made,
+            data_version=dg.DataVersion(made.digest),
+            metadata={
+                "fingerprint": fingerprint,
+                **{f"{name} entries": len(split) for name, split in splits.items()},
+                **{f"{name} rows": round(float(split.weight.sum())) for name, split in splits.items()},
+                "inputs": ", ".join(made.features.inputs),
+                "labels": len(made.features.labels),
+                "split keys": dg.MetadataValue.json(
+                    {name: split.keys[:10].tolist() for name, split in splits.items()}
+                ),
+                "feature distributions": image(
+                    figures.png(figures.feature_distributions(made.features)),
+                    "feature distributions of the training split",
+                ),
+                "class balance": image(
+                    figures.png(figures.balance(graph.project.task.balance(made.features))),
+                    "target per split",
+                ),
+            },
+            check_results=check_results(graph.project, CHECKS, made.features),
+        )
+
+    return features
 
 
 def _head(x: "np.ndarray", features: Features) -> "np.ndarray":
-    """Fixed ranges are judged on a sample; fitted constants need every row."""
+    """A fixed range is checked on a sample; fitted constants need every row."""
     return x[:10_000] if features.normalization.kind == "unit" else x

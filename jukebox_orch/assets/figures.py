@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from jukebox_orch.contract.project import Features
+    from jukebox_orch.contract import Features
 
 _BLUE, _ORANGE, _GREY = "#3b6fb6", "#e08a3c", "#9aa3ad"
 _MANY = 40

@@ -1,4 +1,4 @@
-"""The jobs of a graph: the whole way, parts of it, and the way back."""
+"""Defines a project's jobs: training, data only, evaluate and register, rollback."""
 
 import getpass
 import os
@@ -9,25 +9,18 @@ import dagster as dg
 from pydantic import Field
 
 from jukebox_orch.assets.run_config import MODEL_NAME, config_schema, job_config, parse
-from jukebox_orch.assets.training_graph import RETRY_POLICY, Graph
-from jukebox_orch.registry.mlflow_resource import MlflowTracking
+from jukebox_orch.assets.training_graph import RETRY_POLICY, AssetNode, TrainingGraph
+from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.storage.model_store import ModelStore
 
-NOUNS = (
-    "dataset",
-    "validated_data",
-    "features",
-    "trained_model",
-    "evaluation",
-    "onnx_model",
-    "registered_model",
-)
+# Job -> its first and last asset, in the order of the graph, and its description.
 _JOBS = {
-    "training": (NOUNS, "From the source to the registered model."),
-    "data": (NOUNS[:3], "Read, validate and preprocess the data; trains nothing."),
+    "training": ("dataset", "registered_model", "From the source to the registered model."),
+    "data": ("dataset", "features", "Read, validate and preprocess the data; trains nothing."),
     "evaluate_and_register": (
-        ("evaluation", "onnx_model", "registered_model"),
-        "Judge, convert and register the model that was trained last.",
+        "evaluation",
+        "registered_model",
+        "Evaluate, convert and register the model that was trained last.",
     ),
 }
 
@@ -45,38 +38,46 @@ class RollbackConfig(dg.Config):
     )
 
 
-def graph_jobs(graph: Graph) -> dg.Definitions:
-    """All jobs of the graph. Asset jobs select their checks too: a check left out blocks nothing."""
-    asset_jobs = [_asset_job(graph, suffix, nouns, text) for suffix, (nouns, text) in _JOBS.items()]
-    return dg.Definitions(jobs=[*asset_jobs, _rollback_job(graph)])
+def graph_jobs(graph: TrainingGraph, nodes: Sequence[AssetNode]) -> dg.Definitions:
+    """All jobs of the graph, whose assets are `nodes` in the order of the graph."""
+    names = [node.name for node in nodes]
+    jobs = [
+        _asset_job(graph, f"{graph.name}_{suffix}", nodes[names.index(first) : names.index(last) + 1], text)
+        for suffix, (first, last, text) in _JOBS.items()
+    ]
+    return dg.Definitions(jobs=[*jobs, _rollback_job(graph)])
 
 
-def _asset_job(graph: Graph, suffix: str, nouns: Sequence[str], text: str):
-    name = f"{graph.name}_{suffix}"
-    selection = dg.AssetSelection.assets(*(graph.key(noun) for noun in nouns))
+def _asset_job(graph: TrainingGraph, name: str, nodes: Sequence[AssetNode], description: str):
+    """Asset jobs select their checks too: a check that is left out blocks nothing."""
+    keys = [graph.key(node.name) for node in nodes]
     return dg.define_asset_job(
         name,
-        selection=selection | dg.AssetSelection.checks_for_assets(*(graph.key(noun) for noun in nouns)),
+        selection=dg.AssetSelection.assets(*keys) | dg.AssetSelection.checks_for_assets(*keys),
         config=job_config(
-            graph.settings_type, graph.form, {noun: graph.op_name(noun) for noun in nouns}, name
+            graph.settings_type,
+            graph.config_fields,
+            {graph.op_name(node.name): node.settings for node in nodes},
+            name,
         ),
-        description=text,
+        description=description,
         tags={"jukebox/project": graph.name},
     )
 
 
-def _rollback_job(graph: Graph) -> dg.JobDefinition:
+def _rollback_job(graph: TrainingGraph) -> dg.JobDefinition:
     """Needs no asset: it moves the alias of a registered model."""
     name = f"{graph.name}_rollback"
 
-    @dg.op(name=f"{graph.name}_move_champion", retry_policy=RETRY_POLICY, pool=f"{graph.name}_registration")
+    @dg.op(name=f"{graph.name}_move_champion", retry_policy=RETRY_POLICY, pool=graph.registration_pool)
     def move_champion(
         context: dg.OpExecutionContext,
         config: RollbackConfig,
-        mlflow: MlflowTracking,
+        mlflow: MlflowResource,
         model_store: ModelStore,
     ) -> None:
-        from jukebox_orch.registry.registration import RegistrationError, rollback
+        from jukebox_orch.registry.promotion import rollback
+        from jukebox_orch.registry.versions import RegistrationError
 
         by = f"{config.requested_by or _user()}, dagster run {context.run_id}"
         try:
@@ -84,7 +85,7 @@ def _rollback_job(graph: Graph) -> dg.JobDefinition:
                 before, now = rollback(
                     mlflow, model_store, config.model_name, config.version, by=by, why=config.reason
                 )
-        except RegistrationError as error:  # trying again does not mend a version
+        except RegistrationError as error:  # a retry does not repair a version
             raise dg.Failure(description=str(error), allow_retries=False) from error
         context.log.info(f"champion of {config.model_name}: version {before} -> {now} ({config.reason})")
         context.log_event(
@@ -99,14 +100,14 @@ def _rollback_job(graph: Graph) -> dg.JobDefinition:
     schema["model_name"] = dg.Field(str, default, description=schema["model_name"].description)
 
     @dg.config_mapping(config_schema=schema)
-    def one_form(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    def flat_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
         parsed = parse(RollbackConfig, config, f"run config of {name}").model_dump()
         return {"ops": {move_champion.name: {"config": parsed}}}
 
     @dg.job(
         name=name,
         description="Move the champion back to the previous or a named version, after verifying it.",
-        config=one_form,
+        config=flat_config,
         tags={"jukebox/project": graph.name},
     )
     def rollback_job() -> None:

@@ -1,132 +1,123 @@
-"""`onnx_model`: the same model as one ONNX file, proved to say what Keras says. Runs beside evaluation."""
+"""`onnx_model`: the trained model as one ONNX file, compared with Keras. Runs in parallel with `evaluation`."""
 
 import dagster as dg
 
-from jukebox_orch.assets.metadata import records, verdict
-from jukebox_orch.assets.training_graph import Check, Graph
-from jukebox_orch.contract.project import InputError
-from jukebox_orch.ml.artifacts import OPSET, FeatureSet, OnnxReport, TrainedModel
+from jukebox_orch.assets import trained_model as training_module
+from jukebox_orch.assets.checks import Check, Outcome, check_results
+from jukebox_orch.assets.metadata import table
+from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
+from jukebox_orch.contract import ModelProject
+from jukebox_orch.ml.artifacts import OPSET, OnnxModel, OnnxReport, StoredFeatures, TrainedModel
 from jukebox_orch.storage.artifact_store import ArtifactStore
 
-NOUN = "onnx_model"
+NODE = AssetNode(
+    name="onnx_model",
+    description="Single-file ONNX model that takes raw features; labels, features and lineage in its metadata.",
+    kinds=frozenset({"onnx", "tensorflow"}),
+    artifact_type="Model",
+    inputs=("trained_model", "features"),
+    settings=("version",),
+    reuse=True,
+)
 _LARGE = 100 * 2**20
 
 
-def onnx_model_asset(graph: Graph) -> dg.AssetsDefinition:
-    """Define the asset and its checks."""
-    tolerance = graph.project.parity_tolerance
+def _same_as_keras(project: ModelProject, report: OnnxReport) -> Outcome:
+    difference, tolerance = report.max_abs_difference, project.parity_tolerance
+    text = f"largest difference over {report.test_rows:,} test entries: {difference:.2g}"
+    return Outcome(difference <= tolerance, difference, tolerance, text)
 
-    @graph.asset(
-        NOUN,
-        kinds={"onnx", "tensorflow"},
-        artifact_type="Model",
-        description="Single-file ONNX model that takes raw features; labels, features and lineage in its metadata.",
-        upstream=["trained_model", "features"],
-        checks=[
-            Check(
-                "same_as_keras",
-                f"Outputs differ by at most {tolerance:g} from Keras on the whole test split.",
-            ),
-            Check("same_decisions", "Every row of the test split gets the same decision as from Keras."),
-            Check("valid", "The ONNX checker accepts the file."),
-            Check(
-                "dynamic_batch", "Inputs and outputs take any number of rows; one row gives the same answer."
-            ),
-            Check("self_contained", "No weights are stored outside the file."),
-            Check("size", f"The file is smaller than {_LARGE // 2**20} MiB.", blocking=False),
-            Check("opset", f"The operator set is {OPSET}.", blocking=False),
-        ],
-    )
+
+def _same_decisions(project: ModelProject, report: OnnxReport) -> Outcome:
+    return Outcome(report.agreement == 1, report.agreement, 1.0, f"{report.agreement:.2%} of entries agree")
+
+
+def _valid(project: ModelProject, report: OnnxReport) -> Outcome:
+    error = report.checker_error
+    return Outcome(not error, error or "valid", "valid", "onnx.checker, full")
+
+
+def _dynamic_batch(project: ModelProject, report: OnnxReport) -> Outcome:
+    sizes = {name: shape[1] for name, shape in (report.inputs | report.outputs).items()}
+    fixed = {name: size for name, size in sizes.items() if isinstance(size, int)}
+    single, tolerance = report.single_row_difference, project.parity_tolerance
+    text = f"fixed: {fixed}" if fixed else f"one row alone differs by {single:.2g}"
+    return Outcome(not fixed and single <= tolerance, single, tolerance, text)
+
+
+def _self_contained(project: ModelProject, report: OnnxReport) -> Outcome:
+    return Outcome(not report.external_data, report.external_data, False, "no external data")
+
+
+def _size(project: ModelProject, report: OnnxReport) -> Outcome:
+    return Outcome(report.bytes < _LARGE, report.bytes, _LARGE, f"{report.bytes / 2**20:.2f} MiB")
+
+
+def _opset(project: ModelProject, report: OnnxReport) -> Outcome:
+    return Outcome(report.opset == OPSET, report.opset, OPSET, f"IR version {report.ir_version}")
+
+
+CHECKS = (
+    Check(
+        "same_as_keras",
+        "Outputs differ from Keras by at most the project's parity_tolerance on the whole test split.",
+        _same_as_keras,
+    ),
+    Check(
+        "same_decisions", "Every row of the test split gets the same decision as from Keras.", _same_decisions
+    ),
+    Check("valid", "The ONNX checker accepts the file.", _valid),
+    Check(
+        "dynamic_batch",
+        "Inputs and outputs take any number of rows; one row gives the same answer.",
+        _dynamic_batch,
+    ),
+    Check("self_contained", "No weights are stored outside the file.", _self_contained),
+    Check("size", f"The file is smaller than {_LARGE // 2**20} MiB.", _size, blocking=False),
+    Check("opset", f"The operator set is {OPSET}.", _opset, blocking=False),
+)
+
+
+def onnx_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
+    """Define the asset and its checks."""
+
+    @graph.asset(NODE, CHECKS)
     def onnx_model(
         context: dg.AssetExecutionContext,
         trained_model: TrainedModel,
-        features: FeatureSet,
+        features: StoredFeatures,
         artifact_store: dg.ResourceParam[ArtifactStore],
     ):
         from jukebox_orch.ml.onnx_export import export
-        from jukebox_orch.ml.training import predict
 
-        settings = graph.settings(NOUN, context)
-        training = trained_model.training
-        if training.features_digest != features.digest:
-            raise InputError(
-                "trained_model was trained on other features than the latest ones "
-                f"({training.features_digest[:12]}, {features.digest[:12]}): materialize it again"
-            )
-        inputs = {"trained_model": training.model_digest, "features": features.digest}
-        fingerprint = graph.fingerprint(NOUN, inputs, version=settings.version)
-        stored = artifact_store.recall(context.instance, graph.key(NOUN), fingerprint)
-        if stored is None:
-            lineage = {
-                "version": settings.version,
-                "dataset_digest": training.dataset_digest,
-                "features_digest": training.features_digest,
-                "model_digest": training.model_digest,
-            }
-            keras_model = trained_model.keras_model
-            keras_test = predict(keras_model, features.features.test.x)
-            onnx = export(graph.project, keras_model, features.features, lineage, keras_test)
-        else:
-            onnx = stored.value
+        settings = graph.settings(NODE, context)
+        training_module.refuse_other_features(trained_model, features)
+        inputs = {"trained_model": trained_model.report.model_digest, "features": features.digest}
+        fingerprint = graph.fingerprint(NODE, inputs, settings)
+        reused = artifact_store.find_reusable(context.instance, graph.key(NODE.name), fingerprint)
+        onnx: OnnxModel = (
+            reused.value
+            if reused
+            else export(graph.project, trained_model, features.features, settings.version)
+        )
         report = onnx.report
         return dg.MaterializeResult(
-            value=stored or onnx,
+            value=reused or onnx,
             data_version=dg.DataVersion(report.sha256),
             metadata={
                 "fingerprint": fingerprint,
                 "onnx_sha256": report.sha256,
                 "onnx bytes": report.bytes,
                 "opset": report.opset,
-                "inputs": records(_tensors(report.inputs)),
-                "outputs": records(_tensors(report.outputs)),
+                "inputs": table(_tensors(report.inputs)),
+                "outputs": table(_tensors(report.outputs)),
                 "max_abs_difference": report.max_abs_difference,
-                "reused": bool(stored),
+                "reused": bool(reused),
             },
-            check_results=onnx_checks(graph, report),
+            check_results=check_results(graph.project, CHECKS, report),
         )
 
     return onnx_model
-
-
-def onnx_checks(graph: Graph, report: OnnxReport) -> list[dg.AssetCheckResult]:
-    """The verdict of every check on the file."""
-    tolerance = graph.project.parity_tolerance
-    difference, single = report.max_abs_difference, report.single_row_difference
-    dimensions = {name: shape[1] for name, shape in (report.inputs | report.outputs).items()}
-    fixed = {name: size for name, size in dimensions.items() if isinstance(size, int)}
-    return [
-        verdict(
-            "same_as_keras",
-            difference <= tolerance,
-            difference,
-            tolerance,
-            f"largest difference over {report.test_rows:,} test entries: {difference:.2g}",
-        ),
-        verdict(
-            "same_decisions",
-            report.agreement == 1,
-            report.agreement,
-            1.0,
-            f"{report.agreement:.2%} of entries agree",
-        ),
-        verdict(
-            "valid", not report.checker_error, report.checker_error or "valid", "valid", "onnx.checker, full"
-        ),
-        verdict(
-            "dynamic_batch",
-            not fixed and single <= tolerance,
-            single,
-            tolerance,
-            f"fixed: {fixed}" if fixed else f"one row alone differs by {single:.2g}",
-        ),
-        verdict("self_contained", not report.external_data, report.external_data, False, "no external data"),
-        verdict(
-            "size", report.bytes < _LARGE, report.bytes, _LARGE, f"{report.bytes / 2**20:.2f} MiB", warn=True
-        ),
-        verdict(
-            "opset", report.opset == OPSET, report.opset, OPSET, f"IR version {report.ir_version}", warn=True
-        ),
-    ]
 
 
 def _tensors(tensors: dict[str, list[str | int]]) -> list[dict[str, object]]:

@@ -6,7 +6,7 @@ descriptions, and the config mapping of a job validates the whole form with pyda
 
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import dagster as dg
@@ -14,18 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from jukebox_orch.contract.project import InputError, ModelProject
-
-# Which part of the run's settings each asset takes.
-ASSET_SETTINGS: dict[str, tuple[str, ...]] = {
-    "dataset": ("source", "gates", "model_name"),
-    "validated_data": ("gates",),
-    "features": ("split", "seed"),
-    "trained_model": ("hyperparameters", "seed"),
-    "evaluation": ("gates", "model_name", "base_model_name"),
-    "onnx_model": ("version",),
-    "registered_model": ("gates", "model_name", "version", "stage", "prod_flag"),
-}
+from jukebox_orch.contract import InputError, ModelProject
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
@@ -144,26 +133,21 @@ def config_schema(settings: type[BaseModel], defaults: BaseModel | None = None) 
 
 
 def job_config(
-    settings: type[BaseModel], form: Mapping[str, dg.Field], ops: Mapping[str, str], label: str
+    settings: type[BaseModel], fields: Mapping[str, dg.Field], ops: Mapping[str, Sequence[str]], label: str
 ) -> dg.ConfigMapping:
-    """One flat form for a job, handed to each asset as far as it concerns it.
+    """One flat config for a job; each asset receives the fields that it declares.
 
     Args:
-        form: the settings as `config_schema` shows them.
-        ops: asset noun -> op name, of the assets in the job.
+        fields: the settings as `config_schema` gives them.
+        ops: op name of each asset in the job -> names of the settings it takes.
         label: name of the job, for messages.
     """
-    names = {name for noun in ops for name in ASSET_SETTINGS[noun]}
+    taken = {name for names in ops.values() for name in names}
 
-    @dg.config_mapping(config_schema={name: field for name, field in form.items() if name in names})
+    @dg.config_mapping(config_schema={name: field for name, field in fields.items() if name in taken})
     def mapping(config: Mapping[str, Any]) -> Mapping[str, Any]:
         parsed = parse(settings, config, f"run config of {label}").model_dump(mode="json")
-        return {
-            "ops": {
-                op: {"config": {name: parsed[name] for name in ASSET_SETTINGS[noun]}}
-                for noun, op in ops.items()
-            }
-        }
+        return {"ops": {op: {"config": {name: parsed[name] for name in names}} for op, names in ops.items()}}
 
     return mapping
 

@@ -1,35 +1,20 @@
-"""What the assets of one project have in common: keys, versions, resources, retries, settings."""
+"""Makes the assets of one project from their declarations: keys, settings, versions, resources, retries."""
 
-import hashlib
-import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import dagster as dg
 from pydantic import BaseModel
 
-import jukebox_orch
-from jukebox_orch.assets.run_config import ASSET_SETTINGS, config_schema, parse, run_settings
-from jukebox_orch.contract.project import InputError, ModelProject
-from jukebox_orch.storage.artifact_store import fingerprint
+from jukebox_orch.assets.checks import Check
+from jukebox_orch.assets.code_version import code_version, fingerprint
+from jukebox_orch.assets.run_config import config_schema, parse, run_settings
+from jukebox_orch.contract import InputError, ModelProject
 
-# What a step asks Kubernetes for; a training step is given more by `dagster-k8s/config` of the deployment.
-_REQUESTS = {
-    "dataset": ("500m", "1Gi"),
-    "validated_data": ("500m", "1Gi"),
-    "features": ("500m", "1Gi"),
-    "trained_model": ("1", "2Gi"),
-    "evaluation": ("500m", "1Gi"),
-    "onnx_model": ("500m", "1Gi"),
-    "registered_model": ("500m", "1Gi"),
-}
-_MEMORY_LIMIT = "4Gi"
-
-# Infrastructure fails now and then; bad input does not get better and is raised as a Failure without retries.
+# Infrastructure fails now and then; bad input stays bad and is raised as a Failure without retries.
 RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL)
 
 # The artifact store knows the types; Dagster would refuse annotations such as a dict of tables or arrays.
@@ -37,33 +22,43 @@ _ARTIFACT = dg.DagsterType(
     lambda _context, _value: True, name="Artifact", description="A value of the artifact store"
 )
 
-# The sources that decide what an artifact holds; a change elsewhere (sensors, manifests) makes nothing stale.
-_CORE = (
-    "contract/project.py",
-    "contract/tasks.py",
-    "ml/training.py",
-    "ml/evaluation.py",
-    "ml/onnx_export.py",
-    "ml/artifacts.py",
-    "ml/drift.py",
-    "contract/memmap.py",
-    "contract/files.py",
-    "contract/splitting.py",
-    "ml/formats.py",
-)
+
+@dataclass(frozen=True)
+class StepResources:
+    """What a step requests from Kubernetes, and its memory limit; a deployment may override it per step."""
+
+    cpu: str = "500m"
+    memory: str = "1Gi"
+    memory_limit: str = "4Gi"
 
 
 @dataclass(frozen=True)
-class Check:
-    """A check of an asset: blocking checks stop everything downstream when they fail."""
+class AssetNode:
+    """Declares one asset of the training graph; its checks stand beside it, in the asset's module.
+
+    Attributes:
+        name: last part of the asset key.
+        inputs: names of the assets it takes, as arguments of the same names.
+        settings: fields of the run config that it takes; together with the inputs they decide its value.
+        kinds: technologies, shown in the UI.
+        artifact_type: what the value is on Kubeflow Pipelines.
+        reuse: whether its value depends on code, inputs and settings alone, so that a stored one may be used again.
+        serialized: whether one run at a time may compute it, over all machines.
+    """
 
     name: str
     description: str
-    blocking: bool = True
+    kinds: frozenset[str]
+    artifact_type: Literal["Dataset", "Model", "Artifact"]
+    settings: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    resources: StepResources = StepResources()
+    reuse: bool = False
+    serialized: bool = False
 
 
 @dataclass(frozen=True)
-class Graph:
+class TrainingGraph:
     """One training graph: a project under a name, with its own defaults.
 
     Attributes:
@@ -83,105 +78,100 @@ class Graph:
 
     @cached_property
     def settings_type(self) -> type[BaseModel]:
-        """Everything a run can be told, as one pydantic model."""
+        """All settings of a run, as one pydantic model."""
         return run_settings(self.project, self.name, self.defaults)
 
     @cached_property
-    def form(self) -> Mapping[str, dg.Field]:
+    def config_fields(self) -> Mapping[str, dg.Field]:
         """The same as Dagster's configuration, made once for all assets and jobs."""
         return config_schema(self.settings_type)
 
     @cached_property
     def code_version(self) -> str:
-        """Digest of the project's sources and of the product's that its artifacts depend on."""
-        module = inspect.getmodule(type(self.project))
-        if module is None or module.__file__ is None:
-            raise InputError(f"{self.name}: the source file of {type(self.project).__name__} cannot be found")
-        package = Path(jukebox_orch.__file__).parent
-        core = [package / name for name in _CORE] + sorted((package / "assets").glob("*.py"))
-        own = Path(module.__file__)
-        sources = sorted(own.parent.rglob("*.py")) if module.__package__ else [own]
-        state = hashlib.sha256()
-        for path in [*core, *sources]:
-            state.update(path.read_bytes())
-        return state.hexdigest()[:16]
+        """Digest of the sources that the values of the assets depend on."""
+        return code_version(self.project)
 
-    def key(self, noun: str) -> dg.AssetKey:
+    @property
+    def registration_pool(self) -> str:
+        """Dagster pool of the steps that change versions and aliases."""
+        return f"{self.name}_registration"
+
+    def key(self, asset_name: str) -> dg.AssetKey:
         """Asset key of one of the graph's assets."""
-        return dg.AssetKey([*self.key_prefix, self.name, noun])
+        return dg.AssetKey([*self.key_prefix, self.name, asset_name])
 
-    def op_name(self, noun: str) -> str:
+    def op_name(self, asset_name: str) -> str:
         """Name of the step that computes the asset."""
-        return self.key(noun).to_python_identifier()
+        return self.key(asset_name).to_python_identifier()
 
     def asset(
-        self,
-        noun: str,
-        *,
-        description: str,
-        kinds: set[str],
-        artifact_type: str,
-        checks: Sequence[Check],
-        upstream: Sequence[str] = (),
-        pool: str | None = None,
-        cacheable: bool = True,
+        self, node: AssetNode, checks: Sequence[Check]
     ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-        """Decorate the function that computes one of the graph's assets.
-
-        Args:
-            artifact_type: what the value is on Kubeflow Pipelines: Dataset, Model or Artifact.
-            upstream: nouns of the assets it takes, as arguments of the same names.
-            cacheable: False where the result depends on more than the inputs, such as the current champion.
-        """
+        """Decorate the function that computes the declared asset."""
+        key = self.key(node.name)
 
         def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
             return dg.asset(
-                key=self.key(noun),
+                key=key,
                 group_name=self.name,
-                description=description,
-                kinds=kinds,
+                description=node.description,
+                kinds=set(node.kinds),
                 owners=list(self.project.owners),
                 code_version=self.code_version,
                 retry_policy=RETRY_POLICY,
                 io_manager_key="artifact_store",
-                config_schema={name: self.form[name] for name in ASSET_SETTINGS[noun]},
-                op_tags=_pod(self.name, noun),
+                config_schema={name: self.config_fields[name] for name in node.settings},
+                op_tags=self._pod_tags(node),
                 metadata={
-                    "kfp/artifact_type": artifact_type,
-                    "kfp/cache": cacheable and bool(upstream),  # without upstream it reads a source
-                    "kfp/config": list(ASSET_SETTINGS[noun]),
+                    "kfp/artifact_type": node.artifact_type,
+                    "kfp/cache": node.reuse,
+                    "kfp/config": list(node.settings),
                 },
                 tags={"jukebox/project": self.name},
-                ins={name: dg.AssetIn(key=self.key(name), dagster_type=_ARTIFACT) for name in upstream},
+                ins={name: dg.AssetIn(key=self.key(name), dagster_type=_ARTIFACT) for name in node.inputs},
                 check_specs=[
                     dg.AssetCheckSpec(
-                        c.name, asset=self.key(noun), description=c.description, blocking=c.blocking
+                        check.name, asset=key, description=check.description, blocking=check.blocking
                     )
-                    for c in checks
+                    for check in checks
                 ],
-                pool=pool,
-            )(_for_people(compute))
+                pool=self.registration_pool if node.serialized else None,
+            )(input_errors_as_failures(compute))
 
         return decorate
 
-    def settings(self, noun: str, context: dg.AssetExecutionContext) -> Any:
-        """The step's settings, validated; settings that do not concern it have their defaults."""
-        return parse(self.settings_type, context.op_execution_context.op_config or {}, f"config of {noun}")
+    def settings(self, node: AssetNode, context: dg.AssetExecutionContext) -> Any:
+        """The step's settings, validated; settings that it does not take have their defaults."""
+        config = context.op_execution_context.op_config or {}
+        return parse(self.settings_type, config, f"config of {node.name}")
 
-    def fingerprint(self, noun: str, inputs: Mapping[str, str], **settings: Any) -> str:
-        """Digest of what the asset's value depends on: code, settings and its inputs.
+    def fingerprint(self, node: AssetNode, inputs: Mapping[str, str], settings: Any) -> str:
+        """Digest of what the asset's value depends on: code, libraries, its settings and its inputs.
 
         Args:
             inputs: digests of the values that the step was given. The event log may already hold newer ones.
+            settings: the step's settings.
         """
-        plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in settings.items()}
+        taken = {name: getattr(settings, name) for name in node.settings}
+        plain = {k: v.model_dump(mode="json") if isinstance(v, BaseModel) else v for k, v in taken.items()}
         return fingerprint(
-            asset=noun,
-            code=self.code_version,
-            libraries=_library_versions(),
-            inputs=inputs,
-            settings=plain,
+            self.project, code=self.code_version, asset=node.name, inputs=inputs, settings=plain
         )
+
+    def _pod_tags(self, node: AssetNode) -> dict[str, Any]:
+        """What the step requests from Kubernetes, read by the Kubernetes executor and by the bridge."""
+        requested = node.resources
+        resources = {
+            "requests": {"cpu": requested.cpu, "memory": requested.memory},
+            "limits": {"memory": requested.memory_limit},
+        }
+        labels = {"jukebox/project": self.name, "jukebox/asset": node.name}
+        return {
+            "dagster-k8s/config": {
+                "container_config": {"resources": resources},
+                "pod_template_spec_metadata": {"labels": labels},
+            }
+        }
 
 
 def instance_name(project: str, key_prefix: Sequence[str]) -> str:
@@ -189,8 +179,8 @@ def instance_name(project: str, key_prefix: Sequence[str]) -> str:
     return re.sub(r"\W", "_", "_".join([*key_prefix, project]))
 
 
-def _for_people(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Let bad input end the step at once, with its message and without retries."""
+def input_errors_as_failures(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn an InputError of the step into a Dagster Failure that is not retried."""
 
     @wraps(step)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -200,24 +190,3 @@ def _for_people(step: Callable[..., Any]) -> Callable[..., Any]:
             raise dg.Failure(description=str(error), allow_retries=False) from error
 
     return wrapped
-
-
-def _pod(name: str, noun: str) -> dict[str, Any]:
-    """What the step asks Kubernetes for, read by the Kubernetes executor and by the bridge."""
-    cpu, memory = _REQUESTS[noun]
-    resources = {"requests": {"cpu": cpu, "memory": memory}, "limits": {"memory": _MEMORY_LIMIT}}
-    labels = {"jukebox/project": name, "jukebox/asset": noun}
-    return {
-        "dagster-k8s/config": {
-            "container_config": {"resources": resources},
-            "pod_template_spec_metadata": {"labels": labels},
-        }
-    }
-
-
-def _library_versions() -> dict[str, str]:
-    """Versions of the libraries whose results are kept."""
-    from importlib import metadata
-
-    names = ("numpy", "pandas", "tensorflow", "keras", "tf2onnx", "onnx")
-    return {name: metadata.version(name) for name in names}

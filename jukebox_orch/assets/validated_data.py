@@ -1,31 +1,56 @@
-"""`validated_data`: the verdict over the dataset. When it fails, nothing after it runs."""
+"""`validated_data`: what validation found in the dataset. When a blocking check fails, nothing after it runs."""
 
 import dagster as dg
 
-from jukebox_orch.assets.metadata import records, verdict
-from jukebox_orch.assets.training_graph import Check, Graph
-from jukebox_orch.contract.project import Dataset, Finding
+from jukebox_orch.assets.checks import Check, Outcome, check_results
+from jukebox_orch.assets.metadata import table
+from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
+from jukebox_orch.contract import Dataset, Finding, ModelProject
 from jukebox_orch.ml.artifacts import RuleFinding, ValidationReport
 
-NOUN = "validated_data"
+NODE = AssetNode(
+    name="validated_data",
+    description="What validation found in the dataset: problems with counts and example rows.",
+    kinds=frozenset({"python", "json"}),
+    artifact_type="Artifact",
+    inputs=("dataset",),
+    settings=("gates",),
+    reuse=True,
+)
 
 
-def validated_data_asset(graph: Graph) -> dg.AssetsDefinition:
-    """Define the asset, one blocking check per rule of the project, and the checks on invalid rows."""
+def _invalid_share(project: ModelProject, report: ValidationReport) -> Outcome:
+    return Outcome(
+        report.invalid_share <= report.max_invalid_share,
+        report.invalid_share,
+        report.max_invalid_share,
+        f"{report.invalid_rows:,} of {report.rows:,} rows are not usable ({report.invalid_share:.2%})",
+    )
+
+
+def _invalid_rows(project: ModelProject, report: ValidationReport) -> Outcome:
+    found = report.invalid_rows
+    return Outcome(found == 0, found, 0, f"{found:,} rows are quarantined")
+
+
+OWN_CHECKS = (
+    Check("invalid_share", "Few enough rows had to be quarantined.", _invalid_share),
+    Check("invalid_rows", "No row had to be quarantined.", _invalid_rows, blocking=False),
+)
+"""The checks that every project has beside its rules."""
+
+
+def checks(project: ModelProject) -> tuple[Check, ...]:
+    """One blocking check per rule of the project, and the checks on invalid rows."""
+    rules = (Check(name, text, _rule_judge(name)) for name, text in project.rules.items())
+    return (*rules, *OWN_CHECKS)
+
+
+def validated_data_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
+    """Define the asset and its checks."""
     project = graph.project
 
-    @graph.asset(
-        NOUN,
-        kinds={"python", "json"},
-        artifact_type="Artifact",
-        description="What validation found in the dataset: problems with counts and example rows.",
-        upstream=["dataset"],
-        checks=[
-            *(Check(rule, text) for rule, text in project.rules.items()),
-            Check("invalid_share", "Few enough rows had to be quarantined."),
-            Check("invalid_rows", "No row had to be quarantined.", blocking=False),
-        ],
-    )
+    @graph.asset(NODE, checks(project))
     def validated_data(context: dg.AssetExecutionContext, dataset: Dataset):
         from jukebox_orch.ml.formats import format_of
 
@@ -34,7 +59,7 @@ def validated_data_asset(graph: Graph) -> dg.AssetsDefinition:
             dataset_digest=format_of(dataset).digest(dataset),
             rows=validation.rows,
             invalid_rows=validation.invalid_rows,
-            max_invalid_share=graph.settings(NOUN, context).gates.max_invalid_share,
+            max_invalid_share=graph.settings(NODE, context).gates.max_invalid_share,
             findings=[_stored(finding) for finding in validation.findings],
         )
         for finding in report.findings:
@@ -46,56 +71,38 @@ def validated_data_asset(graph: Graph) -> dg.AssetsDefinition:
             metadata={
                 "rows checked": report.rows,
                 "invalid rows": report.invalid_rows,
-                "findings": records(
+                "findings": table(
                     [
                         {"rule": f.rule, "rows": f.count, "stops": f.fatal, "what": f.message}
                         for f in report.findings
                     ]
                 ),
             },
-            check_results=validation_checks(graph, report),
+            check_results=check_results(project, checks(project), report),
         )
 
     return validated_data
 
 
-def validation_checks(graph: Graph, report: ValidationReport) -> list[dg.AssetCheckResult]:
-    """The verdict of every check on what validation found."""
-    return [
-        *(_rule(rule, report) for rule in graph.project.rules),
-        verdict(
-            "invalid_share",
-            report.invalid_share <= report.max_invalid_share,
-            report.invalid_share,
-            report.max_invalid_share,
-            f"{report.invalid_rows:,} of {report.rows:,} rows are not usable ({report.invalid_share:.2%})",
-        ),
-        verdict(
-            "invalid_rows",
-            report.invalid_rows == 0,
-            report.invalid_rows,
+def _rule_judge(rule: str):
+    """Fails when a finding of the rule is fatal."""
+
+    def judge(project: ModelProject, report: ValidationReport) -> Outcome:
+        findings = [finding for finding in report.findings if finding.rule == rule]
+        fatal = [finding for finding in findings if finding.fatal]
+        examples = {
+            f"example rows {i}" if i else "example rows": table(finding.examples)
+            for i, finding in enumerate(f for f in findings if f.examples)
+        }
+        return Outcome(
+            not fatal,
+            sum(finding.count for finding in fatal),
             0,
-            f"{report.invalid_rows:,} rows are quarantined",
-            warn=True,
-        ),
-    ]
+            "; ".join(finding.message for finding in fatal or findings) or "nothing found",
+            {"quarantined rows": sum(f.count for f in findings if not f.fatal), **examples},
+        )
 
-
-def _rule(rule: str, report: ValidationReport) -> dg.AssetCheckResult:
-    findings = [finding for finding in report.findings if finding.rule == rule]
-    fatal = [finding for finding in findings if finding.fatal]
-    examples = {
-        f"example rows {i}" if i else "example rows": records(finding.examples)
-        for i, finding in enumerate(f for f in findings if f.examples)
-    }
-    return verdict(
-        rule,
-        not fatal,
-        sum(finding.count for finding in fatal),
-        0,
-        "; ".join(finding.message for finding in fatal or findings) or "nothing found",
-        metadata={"quarantined rows": sum(f.count for f in findings if not f.fatal), **examples},
-    )
+    return judge
 
 
 def _stored(finding: Finding) -> RuleFinding:

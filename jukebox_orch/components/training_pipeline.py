@@ -8,7 +8,7 @@ from pydantic import Field
 
 from jukebox_orch import deployment
 from jukebox_orch.assets import build_training_graph, instance_name
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 from jukebox_orch.plugins import discover
 from jukebox_orch.sensors.settings import Triggers
 

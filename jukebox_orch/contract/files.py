@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from typing import IO
 from urllib.parse import urlsplit
 
-from jukebox_orch.contract.project import InputError, SourceFile
+from jukebox_orch.contract.settings import InputError, SourceFile
 
 _BLOCK = 1 << 20
 
 
 @contextmanager
-def fetched(file: SourceFile) -> Iterator[IO[bytes]]:
+def open_verified(file: SourceFile) -> Iterator[IO[bytes]]:
     """A private, verified copy of the file: what is read cannot change after its digest was taken.
 
     The copy is an unnamed temporary file below `TMPDIR`.
@@ -35,25 +35,25 @@ def fetched(file: SourceFile) -> Iterator[IO[bytes]]:
         yield copy
 
 
-def content(file: SourceFile, limit: int = 1 << 30) -> bytes:
+def read_bytes(file: SourceFile, limit: int = 1 << 30) -> bytes:
     """The file's bytes, verified.
 
     Raises:
-        InputError: as `fetched`, or the file has more than `limit` bytes.
+        InputError: as `open_verified`, or the file has more than `limit` bytes.
         OSError: a server or network failed; trying again may help.
     """
     buffer = io.BytesIO()
     for block in _blocks(file.url):
         buffer.write(block)
         if buffer.tell() > limit:
-            raise InputError(f"{shown(file.url)}: larger than {limit >> 20} MiB; split it")
+            raise InputError(f"{display_url(file.url)}: larger than {limit >> 20} MiB; split it")
     data = buffer.getvalue()
     if file.sha256:
         _verify(file, hashlib.sha256(data).hexdigest())
     return data
 
 
-def shown(url: str) -> str:
+def display_url(url: str) -> str:
     """`url` for messages: without user name, password and signed query."""
     if "://" not in url:
         return url
@@ -61,9 +61,9 @@ def shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}".removeprefix("file://")
 
 
-def unreadable(url: str, error: Exception) -> Exception:
+def read_error(url: str, error: Exception) -> Exception:
     """What to raise for `error`: an InputError, or an OSError where trying again may help."""
-    where = shown(url)
+    where = display_url(url)
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # fsspec says "not found" for every failure of a web server
     status = getattr(error, "status", None)
@@ -94,12 +94,12 @@ def _blocks(url: str) -> Iterator[bytes]:
                 yield block
     except Exception as error:  # noqa: BLE001 - every file system of fsspec has errors of its own
         # Their texts may show credentials, so they are not chained.
-        raise unreadable(url, error) from None
+        raise read_error(url, error) from None
 
 
 def _verify(file: SourceFile, digest: str) -> None:
     if file.sha256 and file.sha256.lower() != digest:
         raise InputError(
-            f"{shown(file.url)}: has sha256 {digest}, but {file.sha256} was asked for: the file was changed or is "
-            "not the one that was meant; restore it or give its present digest"
+            f"{display_url(file.url)}: has sha256 {digest}, expected {file.sha256}: the file was changed or is another "
+            "one; restore it or give its present digest"
         )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract.settings import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def split_by_share(
@@ -25,6 +28,8 @@ def split_by_share(
     Raises:
         InputError: there is no row, or a class has too few different keys for the splits.
     """
+    import numpy as np
+
     if not len(keys):
         raise InputError("no usable row is left to split")
     classes = np.zeros(len(keys)) if strata is None else strata

@@ -1,6 +1,6 @@
 """What is predicted and how it is judged: classification and regression.
 
-Entries may stand for many rows (`Part.weight`) and, in classification, carry a distribution over the labels
+Entries may stand for many rows (`Split.weight`) and, in classification, carry a distribution over the labels
 instead of one label: every figure here equals the one over the single rows.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from jukebox_orch.contract.project import Features, Part
+    from jukebox_orch.contract.features import Features, Split
 
 # A probability of 0 would make the log loss infinite; the bound of scikit-learn for float32.
 _SMALLEST_PROBABILITY = 2.0**-23
@@ -63,11 +63,11 @@ class Task(ABC):
         """Keras loss for targets of this form."""
 
     @abstractmethod
-    def score(self, part: Part, prediction: np.ndarray) -> dict[str, float]:
-        """All `metrics` of `prediction` (n, outputs) on `part`, weighted by rows."""
+    def score(self, split: Split, prediction: np.ndarray) -> dict[str, float]:
+        """All `metrics` of `prediction` (n, outputs) on `split`, weighted by rows."""
 
     @abstractmethod
-    def baseline(self, train: Part, test: Part) -> tuple[str, np.ndarray]:
+    def baseline(self, train: Split, test: Split) -> tuple[str, np.ndarray]:
         """The rule any model must beat: its name and its predictions on `test`."""
 
     @abstractmethod
@@ -79,11 +79,11 @@ class Task(ABC):
         """Distribution of the target per split: one row per class or bin, one column per split, in shares."""
 
     @abstractmethod
-    def details(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+    def details(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
         """Tables for the report: `per_class`, `confusion_matrix`, `calibration` or what the task has."""
 
     @abstractmethod
-    def collapsed(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
+    def collapsed(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
         """What the model has given up on: classes never predicted, or "constant prediction"."""
 
 
@@ -113,17 +113,17 @@ class Classification(Task):
         return "sparse_categorical_crossentropy" if y.ndim == 1 else "categorical_crossentropy"
 
     @override
-    def score(self, part: Part, prediction: np.ndarray) -> dict[str, float]:
+    def score(self, split: Split, prediction: np.ndarray) -> dict[str, float]:
         import numpy as np
 
-        rows = row_counts(part, prediction.shape[1])
+        rows = row_counts(split, prediction.shape[1])
         total = rows.sum()
         k = min(5, prediction.shape[1])
         top = np.argpartition(prediction, -k, axis=1)[:, -k:]
         hits = np.take_along_axis(rows, prediction.argmax(axis=1)[:, None], axis=1)
-        calibration = _calibration(part, prediction)
+        calibration = _calibration(split, prediction)
         gaps = (calibration["confidence"] - calibration["accuracy"]).abs()
-        table = per_class(confusion(part, prediction))
+        table = per_class(confusion(split, prediction))
         return {
             "accuracy": float(hits.sum() / total),
             "top_5_accuracy": float(np.take_along_axis(rows, top, axis=1).sum() / total),
@@ -133,7 +133,7 @@ class Classification(Task):
         }
 
     @override
-    def baseline(self, train: Part, test: Part) -> tuple[str, np.ndarray]:
+    def baseline(self, train: Split, test: Split) -> tuple[str, np.ndarray]:
         """Predict the training split's label shares, so always its most frequent class."""
         import numpy as np
 
@@ -150,24 +150,25 @@ class Classification(Task):
         import pandas as pd
 
         counts = {
-            name: row_counts(part, len(features.labels)).sum(axis=0) for name, part in features.parts.items()
+            name: row_counts(split, len(features.labels)).sum(axis=0)
+            for name, split in features.splits.items()
         }
         return pd.DataFrame({name: c / c.sum() for name, c in counts.items()}, index=list(features.labels))
 
     @override
-    def details(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
-        matrix = confusion(part, prediction)
+    def details(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+        matrix = confusion(split, prediction)
         table = per_class(matrix)
         table.insert(0, "label", labels)
         return {
             "per_class": table.to_dict("records"),
             "confusion_matrix": {"labels": list(labels), "matrix": matrix.round().astype(int).tolist()},
-            "calibration": _calibration(part, prediction).to_dict("records"),
+            "calibration": _calibration(split, prediction).to_dict("records"),
         }
 
     @override
-    def collapsed(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
-        matrix = confusion(part, prediction)
+    def collapsed(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
+        matrix = confusion(split, prediction)
         dead = (matrix.sum(axis=1) > 0) & (matrix.sum(axis=0) == 0)
         return [label for label, is_dead in zip(labels, dead, strict=True) if is_dead]
 
@@ -188,18 +189,18 @@ class Regression(Task):
         return "mean_squared_error"
 
     @override
-    def score(self, part: Part, prediction: np.ndarray) -> dict[str, float]:
+    def score(self, split: Split, prediction: np.ndarray) -> dict[str, float]:
         from sklearn import metrics
 
-        values, weight = prediction.reshape(-1), part.weight
+        values, weight = prediction.reshape(-1), split.weight
         return {
-            "rmse": float(metrics.root_mean_squared_error(part.y, values, sample_weight=weight)),
-            "mae": float(metrics.mean_absolute_error(part.y, values, sample_weight=weight)),
-            "r2": float(metrics.r2_score(part.y, values, sample_weight=weight)),
+            "rmse": float(metrics.root_mean_squared_error(split.y, values, sample_weight=weight)),
+            "mae": float(metrics.mean_absolute_error(split.y, values, sample_weight=weight)),
+            "r2": float(metrics.r2_score(split.y, values, sample_weight=weight)),
         }
 
     @override
-    def baseline(self, train: Part, test: Part) -> tuple[str, np.ndarray]:
+    def baseline(self, train: Split, test: Split) -> tuple[str, np.ndarray]:
         """Predict the training split's mean."""
         import numpy as np
 
@@ -219,16 +220,16 @@ class Regression(Task):
         edges = np.histogram_bin_edges(features.train.y, bins=10)
         inner = np.concatenate([[-np.inf], edges[1:-1], [np.inf]])
         shares = {
-            name: np.histogram(part.y, bins=inner, weights=part.weight)[0] / part.weight.sum()
-            for name, part in features.parts.items()
+            name: np.histogram(split.y, bins=inner, weights=split.weight)[0] / split.weight.sum()
+            for name, split in features.splits.items()
         }
         return pd.DataFrame(shares, index=[f"{a:.4g} to {b:.4g}" for a, b in pairwise(edges)])
 
     @override
-    def details(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
+    def details(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
         import numpy as np
 
-        residuals = part.y - prediction.reshape(-1)
+        residuals = split.y - prediction.reshape(-1)
         quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
         return {
             "residuals": [
@@ -238,30 +239,30 @@ class Regression(Task):
         }
 
     @override
-    def collapsed(self, part: Part, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
+    def collapsed(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
         import numpy as np
 
-        return ["constant prediction"] if np.ptp(prediction) == 0 and np.ptp(part.y) > 0 else []
+        return ["constant prediction"] if np.ptp(prediction) == 0 and np.ptp(split.y) > 0 else []
 
 
-def row_counts(part: Part, classes: int) -> np.ndarray:
+def row_counts(split: Split, classes: int) -> np.ndarray:
     """(n, classes) float64: how many source rows of each label every entry stands for."""
     import numpy as np
 
-    if part.y.ndim == 1:
-        counts = np.zeros((len(part), classes))
-        counts[np.arange(len(part)), part.y.astype(np.int64)] = part.weight
+    if split.y.ndim == 1:
+        counts = np.zeros((len(split), classes))
+        counts[np.arange(len(split)), split.y.astype(np.int64)] = split.weight
         return counts
-    return part.y.astype(np.float64) * part.weight[:, None]
+    return split.y.astype(np.float64) * split.weight[:, None]
 
 
-def confusion(part: Part, prediction: np.ndarray) -> np.ndarray:
+def confusion(split: Split, prediction: np.ndarray) -> np.ndarray:
     """(classes, classes) float64 row counts: true label down, predicted label across."""
     import numpy as np
 
     classes = prediction.shape[1]
     matrix = np.zeros((classes, classes))
-    np.add.at(matrix, prediction.argmax(axis=1), row_counts(part, classes))
+    np.add.at(matrix, prediction.argmax(axis=1), row_counts(split, classes))
     return matrix.T
 
 
@@ -282,13 +283,13 @@ def per_class(matrix: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"precision": precision, "recall": recall, "f1": f1, "rows": rows})
 
 
-def _calibration(part: Part, prediction: np.ndarray, bins: int = 15) -> pd.DataFrame:
+def _calibration(split: Split, prediction: np.ndarray, bins: int = 15) -> pd.DataFrame:
     """Mean confidence and accuracy of the predicted class per bin of confidence; empty bins left out."""
     import numpy as np
     import pandas as pd
 
     confidence = prediction.max(axis=1)
-    rows = row_counts(part, prediction.shape[1])
+    rows = row_counts(split, prediction.shape[1])
     hits = np.take_along_axis(rows, prediction.argmax(axis=1)[:, None], axis=1)[:, 0]
     total = rows.sum(axis=1)
     index = np.minimum((confidence * bins).astype(int), bins - 1)

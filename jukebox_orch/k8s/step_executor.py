@@ -14,7 +14,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 
 # A container that waits for one of these this long (s) will not start by itself.
 _HOPELESS = (

@@ -1,11 +1,11 @@
-"""The values that pass between assets, beside the `Dataset` and `Features` of the project contract."""
+"""The values that pass between assets, beside the `Dataset` of the contract."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,24 +14,23 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     import keras
-    import numpy as np
 
-    from jukebox_orch.contract.project import Features
+    from jukebox_orch.contract import Features
 
 # Operator set of ONNX files: the newest that tf2onnx 1.17 writes and every onnxruntime since 1.14 reads.
 OPSET = 18
-_DIGEST_ENTRIES = 1 << 22
 
 
 class Report(BaseModel):
     """Base of the reports: typed, stored as JSON, never changed after creation."""
 
-    # Their validators are built in the step that first uses them, not with the graph.
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    # Validators are built in the step that first uses them, not when the graph is defined. JSON has no NaN and no
+    # infinity; pydantic would write them as null, which no field of type float reads back.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, ser_json_inf_nan="constants")
 
 
 class RuleFinding(Report):
-    """One finding of validation: see `jukebox_orch.contract.project.Finding`."""
+    """One finding of validation, see `jukebox_orch.contract.Finding`."""
 
     rule: str
     message: str
@@ -41,7 +40,7 @@ class RuleFinding(Report):
 
 
 class ValidationReport(Report):
-    """Value of `validated_data`: the verdict over one dataset, bound to it by its digest.
+    """Value of `validated_data`: what validation found in one dataset, named by its digest.
 
     Attributes:
         max_invalid_share: largest share of invalid rows that passes.
@@ -67,8 +66,8 @@ class Scores(Report):
     metrics: dict[str, float]
 
 
-class Champion(Report):
-    """The registered version that the new model was compared with, on the same test split."""
+class ChampionScores(Report):
+    """The registered version that the new model was compared with, and its metrics on the same test split."""
 
     model_name: str
     version: str
@@ -77,16 +76,15 @@ class Champion(Report):
 
 
 class EvaluationReport(Report):
-    """Value of `evaluation`: how the model does on the untouched test split.
+    """Value of `evaluation`: metrics of the model on the untouched test split.
 
     Attributes:
-        metric_floor, champion_tolerance: what the model was judged by.
+        metric_floor, champion_tolerance: thresholds of the checks.
         slices: the same metrics on named subsets of the test split.
-        baselines: simple rules on the same test split.
-        champion: the base that the run names, or else the current champion, on the same test split; None when
-            there is neither.
-        champion_problem: why an existing champion could not be compared; then nothing may replace it.
-        collapsed: classes that the model has given up on.
+        baselines: the same metrics of simple rules.
+        champion: scores of the base that the run names, else of the current champion; None when there is neither.
+        champion_problem: why an existing champion could not be compared; then no version may replace it.
+        collapsed: classes in the test split that the model never predicts.
         details: tables of the task: per class, confusion matrix, calibration, residuals.
     """
 
@@ -101,14 +99,14 @@ class EvaluationReport(Report):
     test: Scores
     slices: list[Scores]
     baselines: list[Scores]
-    champion: Champion | None
+    champion: ChampionScores | None
     champion_problem: str = ""
     collapsed: list[str]
     details: dict[str, Any]
 
 
 class OnnxReport(Report):
-    """What was proved about an ONNX file, see `jukebox_orch.ml.onnx_export`.
+    """What was measured on an ONNX file, see `jukebox_orch.ml.onnx_export`.
 
     Attributes:
         max_abs_difference: largest difference to Keras on the test split; single_row_difference: of one row
@@ -132,7 +130,7 @@ class OnnxReport(Report):
 
 
 class RegisteredModel(Report):
-    """Value of `registered_model`: where the model is and what it is called."""
+    """Value of `registered_model`: where the model is stored, and its version and aliases at registration."""
 
     model_name: str
     version: str
@@ -147,12 +145,23 @@ class RegisteredModel(Report):
 
 
 @dataclass(frozen=True)
-class Training:
-    """How a model came to be.
+class LoadedVersion:
+    """A registered version with the verified bytes of its ONNX file, or the problem with it."""
+
+    model_name: str
+    version: str
+    sha256: str
+    content: bytes
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """How a model was trained.
 
     Attributes:
-        history: per epoch: `loss`, `val_loss` and the metrics Keras was asked for; of a refit `refit_loss`, ….
         hyperparameters: as they were used.
+        history: per epoch: `loss`, `val_loss` and the metrics Keras computed; of a refit `refit_loss`, ….
         validation, baseline: metrics on the validation split, of the model (before a refit, which trains on that
             split) and of the task's baseline.
         model_digest: sha256 over architecture and weights.
@@ -171,26 +180,17 @@ class Training:
     model_digest: str
     seconds: float
 
-    def to_json(self) -> str:
-        """Write as JSON; NaN and infinity keep Python's spelling."""
-        return json.dumps(asdict(self), indent=1, sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Training:
-        """Read what `to_json` wrote."""
-        return cls(**json.loads(text))
-
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Value of `trained_model`. Reads its Keras file only when the network itself is asked for.
+    """Value of `trained_model`. Reads its Keras file only when the network itself is needed.
 
     Attributes:
-        training: how it came to be.
+        report: how it was trained.
         source: the Keras model in memory, or the verified `.keras` file that holds it.
     """
 
-    training: Training
+    report: TrainingReport
     source: keras.Model | Path
 
     @cached_property
@@ -201,7 +201,7 @@ class TrainedModel:
             UnsafeFileError: the file is not a `.keras` archive or holds code (Lambda layers).
         """
         if isinstance(self.source, Path):
-            from jukebox_orch.ml.formats import load_keras
+            from jukebox_orch.ml.keras_runtime import load_keras
 
             return load_keras(self.source)
         return self.source
@@ -209,15 +209,15 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """Value of `onnx_model`: the file's bytes and what was proved about them."""
+    """Value of `onnx_model`: the bytes of the file and what was measured on it."""
 
     content: bytes
     report: OnnxReport
 
 
 @dataclass(frozen=True)
-class FeatureSet:
-    """Value of `features`: the splits, bound to the dataset that they were made from.
+class StoredFeatures:
+    """Value of `features`: the splits, with the digest of the dataset that they were made from.
 
     Attributes:
         profile: distribution of the dataset's monitored columns, see `jukebox_orch.ml.drift`.
@@ -232,26 +232,14 @@ class FeatureSet:
         """Sha256 over every array, name and constant."""
         import numpy as np
 
+        from jukebox_orch.contract.memmap import array_digest
+
         features = self.features
         arrays = [
             array
-            for part in features.parts.values()
-            for array in (part.x, part.y, part.weight, part.keys.astype("U"), *part.slices.values())
+            for split in features.splits.values()
+            for array in (split.x, split.y, split.weight, split.keys.astype("U"), *split.slices.values())
         ]
         names = json.dumps([features.inputs, features.labels, features.normalization.kind, self.profile])
         constants = (np.asarray(features.normalization.offset), np.asarray(features.normalization.scale))
         return hashlib.sha256(f"{array_digest(*arrays, *constants)}{names}".encode()).hexdigest()
-
-
-def array_digest(*arrays: np.ndarray) -> str:
-    """Sha256 over dtype, shape and bytes of the arrays, in order."""
-    import numpy as np
-
-    from jukebox_orch.contract.memmap import pieces
-
-    state = hashlib.sha256()
-    for array in arrays:
-        state.update(f"{array.dtype.str}{array.shape}".encode())
-        for _, piece in pieces(np.ascontiguousarray(array).reshape(-1), _DIGEST_ENTRIES):
-            state.update(piece.data)
-    return state.hexdigest()

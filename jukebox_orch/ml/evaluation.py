@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from jukebox_orch.contract.project import Features, Gates, ModelProject, Part
-from jukebox_orch.ml.artifacts import Champion, EvaluationReport, FeatureSet, Scores, TrainedModel
-from jukebox_orch.ml.onnx_export import OnnxPredictor, UnsafeFileError
-from jukebox_orch.ml.training import predict
-from jukebox_orch.registry.registration import RegisteredVersion
+from jukebox_orch.contract import Features, Gates, ModelProject, Split
+from jukebox_orch.ml.artifacts import (
+    ChampionScores,
+    EvaluationReport,
+    LoadedVersion,
+    Scores,
+    StoredFeatures,
+    TrainedModel,
+)
+from jukebox_orch.ml.keras_runtime import UnsafeFileError, predict
+from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 
 
 def evaluate(
     project: ModelProject,
     trained: TrainedModel,
-    feature_set: FeatureSet,
-    champion: RegisteredVersion | None,
+    stored: StoredFeatures,
+    champion: LoadedVersion | None,
     gates: Gates,
 ) -> tuple[EvaluationReport, np.ndarray]:
     """Score the model, its slices, the baselines and the champion.
@@ -27,7 +33,7 @@ def evaluate(
     Returns:
         The report, and the model's predictions (n, outputs) on the test split.
     """
-    features, task = feature_set.features, project.task
+    features, task = stored.features, project.task
     test = features.test
     prediction = predict(trained.keras_model, test.x)
     name, dummy = task.baseline(features.train, test)
@@ -39,9 +45,9 @@ def evaluate(
         higher_is_better=task.higher_is_better,
         metric_floor=gates.metric_floor,
         champion_tolerance=gates.champion_tolerance,
-        model_digest=trained.training.model_digest,
-        features_digest=feature_set.digest,
-        dataset_digest=feature_set.dataset_digest,
+        model_digest=trained.report.model_digest,
+        features_digest=stored.digest,
+        dataset_digest=stored.dataset_digest,
         test=_scores(project, "model", test, prediction),
         slices=[
             _scores(project, label, _subset(test, mask), prediction[mask])
@@ -58,8 +64,8 @@ def evaluate(
 
 
 def score_champion(
-    project: ModelProject, features: Features, champion: RegisteredVersion | None
-) -> tuple[Champion | None, str]:
+    project: ModelProject, features: Features, champion: LoadedVersion | None
+) -> tuple[ChampionScores | None, str]:
     """The champion's metrics on this test split, or why it cannot be compared on it."""
     if champion is None:
         return None, ""
@@ -75,7 +81,7 @@ def score_champion(
     if features.labels:
         prediction = prediction[:, [predictor.labels.index(label) for label in features.labels]]
     metrics = project.task.score(features.test, prediction)
-    scores = Champion(
+    scores = ChampionScores(
         model_name=champion.model_name, version=champion.version, sha256=champion.sha256, metrics=metrics
     )
     return scores, ""
@@ -93,10 +99,10 @@ def _different(predictor: OnnxPredictor, features: Features) -> str:
     return ""
 
 
-def _scores(project: ModelProject, name: str, part: Part, prediction: np.ndarray) -> Scores:
-    metrics = project.task.score(part, prediction)
-    return Scores(name=name, rows=round(float(part.weight.sum())), metrics=metrics)
+def _scores(project: ModelProject, name: str, split: Split, prediction: np.ndarray) -> Scores:
+    metrics = project.task.score(split, prediction)
+    return Scores(name=name, rows=round(float(split.weight.sum())), metrics=metrics)
 
 
-def _subset(part: Part, mask: np.ndarray) -> Part:
-    return Part(part.x[mask], part.y[mask], part.weight[mask], part.keys)
+def _subset(split: Split, mask: np.ndarray) -> Split:
+    return Split(split.x[mask], split.y[mask], split.weight[mask], split.keys)

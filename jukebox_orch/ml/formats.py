@@ -1,57 +1,68 @@
-"""How every kind of value becomes files and back. Nothing here can run code that a file brings along.
+"""Writes every kind of value as files and reads it back. Nothing here can run code that a file brings along.
 
-| value | files |
-|---|---|
-| dataset | `<table>.parquet`, `<array>.npy` |
-| features | one `.npy` per array, `features.json` |
-| Keras model | `model.keras`, `training.json` |
-| ONNX model | `model.onnx`, `report.json` |
-| report | `report.json` |
+| format | value | files |
+|---|---|---|
+| `dataset` | dict of tables and arrays | `<table>.parquet`, `<array>.npy` |
+| `features` | `StoredFeatures` | one `.npy` per array, `features.json` |
+| `keras` | `TrainedModel` | `model.keras`, `training.json` |
+| `onnx` | `OnnxModel` | `model.onnx`, `report.json` |
+| `ValidationReport`, `EvaluationReport`, `RegisteredModel` | the report | `report.json` |
 
-`.npy` files are read with `allow_pickle=False` and memory-mapped, so splits larger than memory stay on disk.
+The names stand in the event log of every deployment: they stay when a class is renamed. Every JSON file holds
+`"schema": N`, the version of its fields. `.npy` files are read with `allow_pickle=False` and memory-mapped, so
+splits larger than memory stay on disk.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.contract.memmap import release
-from jukebox_orch.contract.project import Features, Normalization, Part
+from jukebox_orch.contract import Dataset, Features, Normalization, Split
+from jukebox_orch.contract.memmap import array_digest, release_pages
 from jukebox_orch.ml.artifacts import (
     EvaluationReport,
-    FeatureSet,
     OnnxModel,
     OnnxReport,
     RegisteredModel,
     Report,
+    StoredFeatures,
     TrainedModel,
-    Training,
+    TrainingReport,
     ValidationReport,
-    array_digest,
 )
-from jukebox_orch.ml.onnx_export import UnsafeFileError
-from jukebox_orch.ml.training import import_keras
 
-if TYPE_CHECKING:
-    import keras
+T = TypeVar("T")
+_SCHEMA = 1
+"""Version of the fields of every JSON file below. Files written before they had the number are version 1."""
 
-_REPORTS = {r.__name__: r for r in (ValidationReport, EvaluationReport, RegisteredModel)}
+
+class FormatError(ValueError):
+    """A stored file has other fields than this version of the product reads."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of value: how to write it into an empty folder, read it back, digest and count it."""
+    """One kind of value.
+
+    Attributes:
+        name: recorded in the materialization.
+        kind: type of its values.
+        write: writes a value into an empty folder.
+        read: reads it back; FormatError where another version wrote other fields.
+        digest: digest of a value's content, its data version.
+        rows: number of rows, or None.
+    """
 
     name: str
+    kind: type
     write: Callable[[Any, Path], None]
     read: Callable[[Path], Any]
     digest: Callable[[Any], str]
@@ -62,86 +73,76 @@ def format_of(value: object) -> Format:
     """The format for a value, by its type.
 
     Raises:
-        TypeError: no format holds values of this type.
+        TypeError: no format stores values of this type.
     """
-    if (
-        isinstance(value, dict)
-        and value
-        and all(isinstance(v, pd.DataFrame | np.ndarray) for v in value.values())
-    ):
-        return FORMATS["dataset"]
-    for kind, name in ((FeatureSet, "features"), (TrainedModel, "keras"), (OnnxModel, "onnx")):
-        if isinstance(value, kind):
-            return FORMATS[name]
-    if type(value).__name__ in _REPORTS:
-        return FORMATS[type(value).__name__]
-    raise TypeError(
-        f"no artifact format for {type(value).__name__}: return a dict of DataFrames and arrays, "
-        "or one of the values of jukebox_orch.ml.artifacts"
-    )
+    found = next((f for f in FORMATS.values() if isinstance(value, f.kind)), None)
+    if found is None or (isinstance(value, dict) and not _is_dataset(value)):
+        raise TypeError(
+            f"no artifact format for {type(value).__name__}: return a dict of DataFrames and arrays, "
+            "or one of the values of jukebox_orch.ml.artifacts"
+        )
+    return found
 
 
-def load_keras(path: Path) -> keras.Model:
-    """Load a `.keras` archive without its optimizer, in safe mode.
+def _is_dataset(value: Mapping[Any, Any]) -> bool:
+    return bool(value) and all(isinstance(data, pd.DataFrame | np.ndarray) for data in value.values())
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps({"schema": _SCHEMA, **content}, indent=1))
+
+
+def _read_json(path: Path, build: Callable[[dict[str, Any]], T]) -> T:
+    """What `build` makes of the stored fields.
 
     Raises:
-        UnsafeFileError: another kind of file, or an archive that brings code along (Lambda layers).
+        FormatError: another schema, or fields that `build` does not take.
     """
-    if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        raise UnsafeFileError(
-            f"{path.name}: only .keras archives are loaded, never .h5, .pkl or a SavedModel"
-        )
-    with zipfile.ZipFile(path) as archive:
-        if "config.json" not in archive.namelist():
-            raise UnsafeFileError(f"{path.name}: a .keras archive has a config.json, this one has none")
-        config = json.loads(archive.read("config.json"))
-    if layer := _lambda_layer(config):
-        raise UnsafeFileError(
-            f"{path.name}: layer {layer!r} is a Lambda layer, which is Python code: refused"
-        )
-    keras = import_keras()
-    model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    assert isinstance(model, keras.Model)  # noqa: S101
-    return model
+    content = json.loads(path.read_text())
+    schema = content.pop("schema", 1)
+    if schema != _SCHEMA:
+        raise FormatError(f"{path.name} has schema {schema}, this version reads schema {_SCHEMA}")
+    try:
+        return build(content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{path.name} has other fields: {' '.join(str(error).split())[:300]}") from error
 
 
-def _write_dataset(value: dict[str, pd.DataFrame | np.ndarray], folder: Path) -> None:
-    for name, part in value.items():
-        if isinstance(part, pd.DataFrame):
-            part.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
+def _write_dataset(value: Dataset, folder: Path) -> None:
+    for name, data in value.items():
+        if isinstance(data, pd.DataFrame):
+            data.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
         else:
-            np.save(folder / f"{name}.npy", part, allow_pickle=False)
-            release(part)
+            np.save(folder / f"{name}.npy", data, allow_pickle=False)
+            release_pages(data)
 
 
-def _read_dataset(folder: Path) -> dict[str, pd.DataFrame | np.ndarray]:
-    tables: dict[str, pd.DataFrame | np.ndarray] = {
-        path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")
-    }
+def _read_dataset(folder: Path) -> Dataset:
+    tables: Dataset = {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
     return tables | {path.stem: _load_array(path) for path in folder.glob("*.npy")}
 
 
-def _digest_dataset(value: dict[str, pd.DataFrame | np.ndarray]) -> str:
+def _digest_dataset(value: Dataset) -> str:
     state = hashlib.sha256()
-    for name, part in sorted(value.items()):
-        if isinstance(part, pd.DataFrame):
+    for name, data in sorted(value.items()):
+        if isinstance(data, pd.DataFrame):
             # Row hashes of the values: independent of how the columns are held in memory.
-            hashes = pd.util.hash_pandas_object(part, index=False).to_numpy()
-            state.update(f"{name}{list(part.columns)}{array_digest(hashes)}".encode())
+            hashes = pd.util.hash_pandas_object(data, index=False).to_numpy()
+            state.update(f"{name}{list(data.columns)}{array_digest(hashes)}".encode())
         else:
-            state.update(f"{name}{array_digest(part)}".encode())
+            state.update(f"{name}{array_digest(data)}".encode())
     return state.hexdigest()
 
 
-def _write_features(value: FeatureSet, folder: Path) -> None:
+def _write_features(value: StoredFeatures, folder: Path) -> None:
     features, slices = value.features, {}
-    for name, part in features.parts.items():
-        arrays = {"x": part.x, "y": part.y, "weight": part.weight, "keys": part.keys.astype("U")}
-        slices[name] = list(part.slices)
-        arrays |= {f"slice{i}": mask for i, mask in enumerate(part.slices.values())}
+    for name, split in features.splits.items():
+        arrays = {"x": split.x, "y": split.y, "weight": split.weight, "keys": split.keys.astype("U")}
+        slices[name] = list(split.slices)
+        arrays |= {f"slice{i}": mask for i, mask in enumerate(split.slices.values())}
         for field, array in arrays.items():
             np.save(folder / f"{name}-{field}.npy", array, allow_pickle=False)
-            release(array)
+            release_pages(array)
     np.save(folder / "offset.npy", np.asarray(features.normalization.offset), allow_pickle=False)
     np.save(folder / "scale.npy", np.asarray(features.normalization.scale), allow_pickle=False)
     described = {
@@ -152,66 +153,70 @@ def _write_features(value: FeatureSet, folder: Path) -> None:
         "normalization": features.normalization.kind,
         "slices": slices,
     }
-    (folder / "features.json").write_text(json.dumps(described, indent=1))
+    _write_json(folder / "features.json", described)
 
 
-def _read_features(folder: Path) -> FeatureSet:
-    described = json.loads((folder / "features.json").read_text())
+def _read_features(folder: Path) -> StoredFeatures:
+    fields = ("dataset_digest", "profile", "inputs", "labels", "normalization", "slices")
+    digest, profile, inputs, labels, normalization, slices = _read_json(
+        folder / "features.json", lambda content: [content[field] for field in fields]
+    )
 
-    def part(name: str) -> Part:
-        slices = {
-            label: _load_array(folder / f"{name}-slice{i}.npy")
-            for i, label in enumerate(described["slices"][name])
-        }
+    def split(name: str) -> Split:
+        masks = {label: _load_array(folder / f"{name}-slice{i}.npy") for i, label in enumerate(slices[name])}
         x, y, weight, keys = (
             _load_array(folder / f"{name}-{field}.npy") for field in ("x", "y", "weight", "keys")
         )
-        return Part(x, y, weight, keys, slices)
+        return Split(x, y, weight, keys, masks)
 
-    normalization = Normalization(
-        described["normalization"], np.load(folder / "offset.npy"), np.load(folder / "scale.npy")
-    )
     features = Features(
-        part("train"),
-        part("validation"),
-        part("test"),
-        tuple(described["inputs"]),
-        tuple(described["labels"]),
-        normalization,
+        train=split("train"),
+        validation=split("validation"),
+        test=split("test"),
+        inputs=tuple(inputs),
+        labels=tuple(labels),
+        normalization=Normalization(
+            normalization, _load_array(folder / "offset.npy"), _load_array(folder / "scale.npy")
+        ),
     )
-    return FeatureSet(features, described["dataset_digest"], described["profile"])
+    return StoredFeatures(features, digest, profile)
 
 
 def _write_keras(value: TrainedModel, folder: Path) -> None:
-    (folder / "training.json").write_text(value.training.to_json())
+    _write_json(folder / "training.json", asdict(value.report))
     value.keras_model.save(folder / "model.keras")
 
 
 def _read_keras(folder: Path) -> TrainedModel:
-    return TrainedModel(Training.from_json((folder / "training.json").read_text()), folder / "model.keras")
+    report = _read_json(folder / "training.json", lambda content: TrainingReport(**content))
+    return TrainedModel(report, folder / "model.keras")
 
 
 def _write_onnx(value: OnnxModel, folder: Path) -> None:
     (folder / "model.onnx").write_bytes(value.content)
-    (folder / "report.json").write_text(value.report.model_dump_json(indent=1))
+    _write_report(value.report, folder)
 
 
 def _read_onnx(folder: Path) -> OnnxModel:
-    report = OnnxReport.model_validate_json((folder / "report.json").read_text())
-    return OnnxModel((folder / "model.onnx").read_bytes(), report)
+    return OnnxModel((folder / "model.onnx").read_bytes(), _read_report(OnnxReport, folder))
 
 
 def _write_report(value: Report, folder: Path) -> None:
-    (folder / "report.json").write_text(value.model_dump_json(indent=1))
+    _write_json(folder / "report.json", value.model_dump())
 
 
-def _report_format(report: type[Report]) -> Format:
+def _read_report(kind: type[Report], folder: Path) -> Any:
+    return _read_json(folder / "report.json", kind.model_validate)
+
+
+def _report_format(name: str, kind: type[Report]) -> Format:
     return Format(
-        report.__name__,
-        _write_report,
-        lambda folder: report.model_validate_json((folder / "report.json").read_text()),
-        lambda value: hashlib.sha256(value.model_dump_json().encode()).hexdigest(),
-        lambda value: None,
+        name=name,
+        kind=kind,
+        write=_write_report,
+        read=lambda folder: _read_report(kind, folder),
+        digest=lambda value: hashlib.sha256(value.model_dump_json().encode()).hexdigest(),
+        rows=lambda _: None,
     )
 
 
@@ -220,37 +225,43 @@ def _load_array(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r" if path.stat().st_size > 2**20 else None, allow_pickle=False)
 
 
-def _lambda_layer(config: object) -> str | None:
-    """Name of the first Lambda layer anywhere in a Keras configuration."""
-    if isinstance(config, dict):
-        if config.get("class_name") in ("Lambda", "__lambda__"):
-            inner = config.get("config")
-            return str(inner.get("name", "?")) if isinstance(inner, dict) else "?"
-        config = list(config.values())
-    if isinstance(config, list):
-        return next((name for item in config if (name := _lambda_layer(item)) is not None), None)
-    return None
-
-
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
         Format(
-            "dataset",
-            _write_dataset,
-            _read_dataset,
-            _digest_dataset,
-            lambda value: max(len(part) for part in value.values()),
+            name="dataset",
+            kind=dict,
+            write=_write_dataset,
+            read=_read_dataset,
+            digest=_digest_dataset,
+            rows=lambda value: max(len(data) for data in value.values()),
         ),
         Format(
-            "features",
-            _write_features,
-            _read_features,
-            lambda value: value.digest,
-            lambda value: sum(len(part) for part in value.features.parts.values()),
+            name="features",
+            kind=StoredFeatures,
+            write=_write_features,
+            read=_read_features,
+            digest=lambda value: value.digest,
+            rows=lambda value: sum(len(split) for split in value.features.splits.values()),
         ),
-        Format("keras", _write_keras, _read_keras, lambda value: value.training.model_digest, lambda _: None),
-        Format("onnx", _write_onnx, _read_onnx, lambda value: value.report.sha256, lambda _: None),
-        *(_report_format(report) for report in _REPORTS.values()),
+        Format(
+            name="keras",
+            kind=TrainedModel,
+            write=_write_keras,
+            read=_read_keras,
+            digest=lambda value: value.report.model_digest,
+            rows=lambda _: None,
+        ),
+        Format(
+            name="onnx",
+            kind=OnnxModel,
+            write=_write_onnx,
+            read=_read_onnx,
+            digest=lambda value: value.report.sha256,
+            rows=lambda _: None,
+        ),
+        _report_format("ValidationReport", ValidationReport),
+        _report_format("EvaluationReport", EvaluationReport),
+        _report_format("RegisteredModel", RegisteredModel),
     )
 }

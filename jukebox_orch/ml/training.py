@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-import gc
 import hashlib
-import logging
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jukebox_orch.contract.memmap import pieces, release, take
-from jukebox_orch.contract.project import Features, Hyperparameters, InputError, ModelProject, Part
-from jukebox_orch.ml.artifacts import FeatureSet, TrainedModel, Training, array_digest
+from jukebox_orch.contract import Features, Hyperparameters, InputError, ModelProject, Split
+from jukebox_orch.contract.memmap import array_digest, release_pages, take_rows
+from jukebox_orch.ml.artifacts import StoredFeatures, TrainedModel, TrainingReport
+from jukebox_orch.ml.keras_runtime import predict, scoring_batch, seeded_keras
 
 if TYPE_CHECKING:
     import keras
 
-# Eigen splits its sums by thread: with a fixed number a laptop and a pod add in the same order.
-_THREADS = "2"
 _SCORED_ENTRIES = 20_000
 # Splits up to this size are held in memory by TensorFlow; larger ones are read batch by batch from their file.
 _IN_MEMORY_BYTES = 32 << 20
@@ -30,7 +25,7 @@ _IN_MEMORY_BYTES = 32 << 20
 
 def train(
     project: ModelProject,
-    feature_set: FeatureSet,
+    stored: StoredFeatures,
     hyperparameters: Hyperparameters,
     seed: int,
     log: Callable[[str], None],
@@ -46,7 +41,7 @@ def train(
     Raises:
         InputError: the network does not fit the features.
     """
-    features = feature_set.features
+    features = stored.features
     started = time.perf_counter()
     model, history = _fit(project, features, hyperparameters, seed, log)
     seconds = time.perf_counter() - started
@@ -60,9 +55,9 @@ def train(
         seconds += time.perf_counter() - started
         history |= {f"refit_{metric}": values for metric, values in refit.items()}
     name, baseline = project.task.baseline(features.train, features.validation)
-    training = Training(
-        features_digest=feature_set.digest,
-        dataset_digest=feature_set.dataset_digest,
+    training = TrainingReport(
+        features_digest=stored.digest,
+        dataset_digest=stored.dataset_digest,
         seed=seed,
         hyperparameters=hyperparameters.model_dump(),
         history=history,
@@ -94,8 +89,8 @@ def _fit(
     """
     keras = seeded_keras(seed)
     model = serving_model(project, features, hyperparameters)
-    parts = [features.train, features.validation] if refit else [features.train]
-    batches, rest = divmod(sum(map(len, parts)), hyperparameters.batch_size)
+    splits = [features.train, features.validation] if refit else [features.train]
+    batches, rest = divmod(sum(map(len, splits)), hyperparameters.batch_size)
     model.compile(
         # The schedule of a refit is that of all epochs too: up to its last one it repeats the first training.
         optimizer=project.optimizer(hyperparameters, hyperparameters.epochs * (batches + bool(rest))),
@@ -119,7 +114,7 @@ def _fit(
         )
     validation = _batches([features.validation], scoring_batch(features.validation.x))
     history = model.fit(
-        _training_batches(project, parts, hyperparameters, seed),
+        _training_batches(project, splits, hyperparameters, seed),
         epochs=epochs,
         validation_data=None if refit else validation,
         shuffle=False,  # the pipeline shuffles, by the seed
@@ -133,18 +128,6 @@ def _best_epoch(hyperparameters: Hyperparameters, history: Mapping[str, Sequence
     """How many epochs gave the weights that the first training ended with."""
     losses = history["val_loss"]
     return int(np.argmin(losses)) + 1 if hyperparameters.early_stopping_patience else len(losses)
-
-
-def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    """Outputs (n, outputs) float32 of the network for raw inputs (n, …)."""
-    # Called, not predict(): that compiles a graph for every model and copies what it is given.
-    parts = [np.asarray(model(np.asarray(piece), training=False)) for _, piece in pieces(x, scoring_batch(x))]
-    return np.concatenate(parts)
-
-
-def scoring_batch(x: np.ndarray) -> int:
-    """Entries predicted at a time: a convolution holds a hundred times the size of its image."""
-    return 1024 if x.ndim == 2 else 128
 
 
 def serving_model(project: ModelProject, features: Features, hyperparameters: Any) -> keras.Model:
@@ -170,61 +153,13 @@ def serving_model(project: ModelProject, features: Features, hyperparameters: An
     return keras.Model(raw, network(normalize(raw)), name=project.name)
 
 
-def import_keras() -> Any:
-    """Import Keras with TensorFlow set so that every machine computes the same.
-
-    TensorFlow reads its settings when it starts; where another part of the process has started it before, its
-    own stay.
-    """
-    set_tensorflow()
-    _load_tensorflow()
-    import keras
-    import tensorflow as tf
-
-    tf.get_logger().setLevel(logging.ERROR)
-    tf.config.experimental.enable_op_determinism()
-    return keras
-
-
-@functools.cache
-def _load_tensorflow() -> None:
-    """Import it with the garbage collector off, which else walks its half a million lasting objects a dozen times."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        import tensorflow  # noqa: F401
-    finally:
-        if collecting:
-            gc.enable()
-    gc.freeze()
-
-
-def set_tensorflow() -> None:
-    """Settings that TensorFlow reads when it starts; what the user has set stays."""
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
-    # oneDNN picks its kernels, and so the order of its sums, by the processor.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    # Errors of TensorFlow reach Python as exceptions; what it logs itself is about GPUs that are not there.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-
-def seeded_keras(seed: int) -> Any:
-    """Keras with every source of randomness fixed, counting layers from the start."""
-    keras = import_keras()
-    # Layer names are counted per process and end up in the ONNX file.
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(seed)
-    return keras
-
-
 def _training_batches(
-    project: ModelProject, parts: Sequence[Part], hyperparameters: Hyperparameters, seed: int
+    project: ModelProject, splits: Sequence[Split], hyperparameters: Hyperparameters, seed: int
 ) -> Any:
     """The splits as one `tf.data` pipeline of (x, y, weight) batches, in another order every epoch."""
     import tensorflow as tf
 
-    batches = _batches(parts, hyperparameters.batch_size, seed)
+    batches = _batches(splits, hyperparameters.batch_size, seed)
     if type(project).augment is not ModelProject.augment:
         seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
         batches = tf.data.Dataset.zip(batches, seeds).map(
@@ -233,34 +168,34 @@ def _training_batches(
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _batches(parts: Sequence[Part], batch_size: int, seed: int | None = None) -> Any:
+def _batches(splits: Sequence[Split], batch_size: int, seed: int | None = None) -> Any:
     """Batches of (x, y, weight), shuffled with a seed; weights have mean 1: the learning rate keeps its meaning.
 
     The order is the same whether the splits are in memory or read from their files.
     """
     import tensorflow as tf
 
-    y = np.concatenate([part.y for part in parts])
-    weight = np.concatenate([part.weight for part in parts])
+    y = np.concatenate([split.y for split in splits])
+    weight = np.concatenate([split.weight for split in splits])
     weight = (weight / weight.mean()).astype(np.float32)
-    in_memory = sum(part.x.nbytes for part in parts) <= _IN_MEMORY_BYTES
+    in_memory = sum(split.x.nbytes for split in splits) <= _IN_MEMORY_BYTES
     if in_memory:
-        arrays = (np.concatenate([part.x for part in parts]), y, weight)
+        arrays = (np.concatenate([split.x for split in splits]), y, weight)
         entries = tf.data.Dataset.from_tensor_slices(arrays)
     else:
         entries = tf.data.Dataset.range(len(y))
     if seed is not None:
         entries = entries.shuffle(len(y), seed=seed, reshuffle_each_iteration=True)
     batches = entries.batch(batch_size)
-    starts = np.cumsum([0, *map(len, parts)])
-    x_shape, x_type = parts[0].x.shape[1:], parts[0].x.dtype
+    starts = np.cumsum([0, *map(len, splits)])
+    x_shape, x_type = splits[0].x.shape[1:], splits[0].x.dtype
 
     def read_rows(index: np.ndarray) -> tuple[np.ndarray, ...]:
         x = np.empty((len(index), *x_shape), x_type)
-        for part, start, end in zip(parts, starts[:-1], starts[1:], strict=True):
+        for split, start, end in zip(splits, starts[:-1], starts[1:], strict=True):
             own = (index >= start) & (index < end)
-            x[own] = part.x[index[own] - start]
-            release(part.x)
+            x[own] = split.x[index[own] - start]
+            release_pages(split.x)
         return x, y[index], weight[index]
 
     def read(index: Any) -> tuple[Any, ...]:
@@ -287,18 +222,18 @@ def _progress(keras: Any, epochs: int, word: str, log: Callable[[str], None]) ->
     return keras.callbacks.LambdaCallback(on_epoch_end=report)
 
 
-def _sample(part: Part) -> Part:
+def _sample(split: Split) -> Split:
     """At most 20,000 evenly spaced entries: enough to see over-fitting, cheap on large splits."""
-    if len(part) <= _SCORED_ENTRIES:
-        return part
-    index = np.linspace(0, len(part) - 1, _SCORED_ENTRIES).astype(int)
-    x = take(part.x, index)
-    return Part(x, part.y[index], part.weight[index], part.keys)
+    if len(split) <= _SCORED_ENTRIES:
+        return split
+    index = np.linspace(0, len(split) - 1, _SCORED_ENTRIES).astype(int)
+    x = take_rows(split.x, index)
+    return Split(x, split.y[index], split.weight[index], split.keys)
 
 
-def _score(project: ModelProject, model: keras.Model, part: Part) -> dict[str, float]:
+def _score(project: ModelProject, model: keras.Model, split: Split) -> dict[str, float]:
     """Metrics on the split; NaN for a network whose training diverged, which the checks refuse."""
-    prediction = predict(model, part.x)
+    prediction = predict(model, split.x)
     if not np.isfinite(prediction).all():
         return dict.fromkeys(project.task.metrics, float("nan"))
     if project.task.kind == "classification":
@@ -309,4 +244,4 @@ def _score(project: ModelProject, model: keras.Model, part: Part) -> dict[str, f
                 f"{prediction.max():.3g}, rows sum to {sums.min():.3g}..{sums.max():.3g}): end build_model() in a "
                 "softmax"
             )
-    return project.task.score(part, prediction)
+    return project.task.score(split, prediction)

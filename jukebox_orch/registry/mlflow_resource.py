@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -20,7 +19,7 @@ _LOCK_SECONDS = 600
 _EVENT_TAGS = ("jukebox/", "git/")
 
 
-class MlflowTracking(dg.ConfigurableResource):
+class MlflowResource(dg.ConfigurableResource):
     """Experiment tracker and model registry. One Dagster run is one MLflow run, found by its tag."""
 
     tracking_uri: str = Field(
@@ -90,10 +89,9 @@ class MlflowTracking(dg.ConfigurableResource):
             client.delete_run(twin)
         return first
 
-    def finish(self, run_id: str, checks: Sequence[dg.AssetCheckResult]) -> None:
-        """End the MLflow run: failed when one of the checks stops the Dagster run. Later steps may still add to it."""
-        stopped = [c for c in checks if not c.passed and c.severity == dg.AssetCheckSeverity.ERROR]
-        self.client().set_terminated(run_id, "FAILED" if stopped else "FINISHED")
+    def finish(self, run_id: str, *, failed: bool) -> None:
+        """End the MLflow run, as failed when a check stops the Dagster run. Later steps may still add to it."""
+        self.client().set_terminated(run_id, "FAILED" if failed else "FINISHED")
 
     def lock(self, model_name: str) -> "FileLock":
         """A lock over the registrations of a model by this machine; the system frees it when its holder dies."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from jukebox_orch.contract.project import ModelProject
-from jukebox_orch.ml.artifacts import EvaluationReport, FeatureSet, OnnxReport, Scores
+from jukebox_orch.contract import ModelProject
+from jukebox_orch.ml.artifacts import EvaluationReport, OnnxReport, Scores, StoredFeatures
 
 
 def model_card(
@@ -14,7 +14,7 @@ def model_card(
     title: str,
     report: EvaluationReport,
     onnx: OnnxReport,
-    feature_set: FeatureSet,
+    stored: StoredFeatures,
     lineage: Mapping[str, str],
 ) -> str:
     """Write the card.
@@ -23,7 +23,7 @@ def model_card(
         title: model name and version.
         lineage: what made it, name -> value.
     """
-    features = feature_set.features
+    features = stored.features
     metrics = list(report.test.metrics)
     rows = [report.test, *report.slices, *report.baselines]
     champion = (
@@ -34,7 +34,7 @@ def model_card(
     )
     sizes = _table(
         ["split", "entries", "rows"],
-        [[name, len(part), round(float(part.weight.sum()))] for name, part in features.parts.items()],
+        [[name, len(split), round(float(split.weight.sum()))] for name, split in features.splits.items()],
     )
     return "\n".join(
         [

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jukebox_orch.contract.project import Features
+from jukebox_orch.contract import Features
 from jukebox_orch.ml.artifacts import OnnxModel, TrainedModel
-from jukebox_orch.registry.mlflow_resource import MlflowTracking
+from jukebox_orch.registry.mlflow_resource import MlflowResource
 
 if TYPE_CHECKING:
     import keras
@@ -25,7 +25,7 @@ _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 def log_training(
-    mlflow: MlflowTracking,
+    mlflow: MlflowResource,
     run_id: str,
     trained: TrainedModel,
     settings: Mapping[str, Any],
@@ -34,7 +34,7 @@ def log_training(
     """Parameters, curves per epoch, split metrics and figures as PNG."""
     from mlflow.entities import Metric, Param
 
-    client, training = mlflow.client(), trained.training
+    client, training = mlflow.client(), trained.report
     now = _milliseconds()
     curves = [
         Metric(name, value, now, epoch)
@@ -58,7 +58,7 @@ def log_training(
 
 
 def log_dataset(
-    mlflow: MlflowTracking, run_id: str, *, name: str, digest: str, source: str, profile: Mapping[str, Any]
+    mlflow: MlflowResource, run_id: str, *, name: str, digest: str, source: str, profile: Mapping[str, Any]
 ) -> None:
     """The data the run trained on: MLflow keeps 36 characters of the digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -74,7 +74,7 @@ def log_dataset(
 
 
 def log_evaluation(
-    mlflow: MlflowTracking,
+    mlflow: MlflowResource,
     run_id: str,
     metrics: Mapping[str, float],
     tables: Mapping[str, Any],
@@ -90,7 +90,7 @@ def log_evaluation(
     _log_figures(client, run_id, figures)
 
 
-def log_keras(mlflow: MlflowTracking, run_id: str, model: keras.Model, features: Features) -> str:
+def log_keras(mlflow: MlflowResource, run_id: str, model: keras.Model, features: Features) -> str:
     """Log the network as a `.keras` archive with signature and fixed requirements; returns its URI.
 
     Only archives that Keras loads in its safe mode are trained, see `jukebox_orch.ml.formats.load_keras`.
@@ -115,7 +115,7 @@ def log_keras(mlflow: MlflowTracking, run_id: str, model: keras.Model, features:
 
 
 def log_onnx(
-    mlflow: MlflowTracking, run_id: str, onnx_model: OnnxModel, example: Mapping[str, np.ndarray]
+    mlflow: MlflowResource, run_id: str, onnx_model: OnnxModel, example: Mapping[str, np.ndarray]
 ) -> str:
     """Log the ONNX file as a model with signature, example and fixed requirements; returns its URI."""
     client = mlflow.client()

@@ -13,7 +13,7 @@ import re
 import time
 import zlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from jukebox_orch.sensors.decisions import SourceUnavailableError
 
@@ -23,16 +23,14 @@ INLINE_BYTES = 32 * 1024
 MAX_BODY_BYTES = 1024**3
 _ORPHAN_SECONDS = 24 * 3600
 
-Migration = Callable[[dict[str, Any]], dict[str, Any]]
-MIGRATIONS: Mapping[int, Migration] = {}
-"""format version -> function from the decoded cursor of that version to one of the next version."""
+State = TypeVar("State")
 
 
 class CursorError(Exception):
     """The cursor cannot be used; the message says why. The sensor rebuilds it from the runs that exist."""
 
 
-class Memory:
+class CursorCodec:
     """The cursors of one sensor: of one kind of trigger that watches one source."""
 
     def __init__(self, kind: str, source: str, root: str):
@@ -66,12 +64,7 @@ class Memory:
             self._store.prune((cursor["snapshot"], *_snapshot_names(previous)), time.time())
         return json.dumps(cursor)
 
-    def decode(
-        self,
-        text: str,
-        migrations: Mapping[int, Migration] = MIGRATIONS,
-        current: int = FORMAT_VERSION,
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
+    def decode(self, text: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return head and body of a cursor.
 
         Raises:
@@ -85,13 +78,10 @@ class Memory:
             raise CursorError("it is not JSON") from None
         if not isinstance(cursor, dict) or not isinstance(cursor.get("version"), int):
             raise CursorError("it has no format version")
-        while cursor["version"] != current:
-            migrate = migrations.get(cursor["version"])
-            if migrate is None:
-                raise CursorError(
-                    f"its format version {cursor['version']} is unknown here (this is {current})"
-                )
-            cursor = migrate(cursor)
+        if cursor["version"] != FORMAT_VERSION:
+            raise CursorError(
+                f"its format version {cursor['version']} is unknown here (this is {FORMAT_VERSION})"
+            )
         if cursor.get("kind") != self._kind or cursor.get("source") != self._source:
             raise CursorError(f"it belongs to {cursor.get('kind')} of {cursor.get('source')}")
         head = cursor.get("head")
@@ -104,6 +94,27 @@ class Memory:
         except (KeyError, TypeError, ValueError):
             raise CursorError("its body is damaged") from None
         return head, _unpack(packed)
+
+    def decode_or_none(
+        self, cursor: str | None, state_of: Callable[[dict[str, Any], dict[str, Any]], State]
+    ) -> tuple[State | None, str | None]:
+        """Return the state in the cursor and None; None and None before the first tick; or None and the problem.
+
+        Args:
+            state_of: Makes the state of head and body.
+        """
+        if not cursor:
+            return None, None
+        try:
+            head, body = self.decode(cursor)
+            return state_of(head, body), None
+        except CursorError as error:
+            return None, f"the cursor could not be used ({error}) and was rebuilt from the runs that exist"
+        except (KeyError, TypeError, AttributeError) as error:
+            return (
+                None,
+                f"the cursor holds no such state ({error!r}) and was rebuilt from the runs that exist",
+            )
 
 
 def with_head(cursor: str, head: Mapping[str, Any]) -> str:

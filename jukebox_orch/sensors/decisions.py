@@ -1,7 +1,7 @@
 """What every trigger's decision hands to its sensor: runs to request, the new state, and the reasons."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -60,6 +60,19 @@ class Decision(Generic[State]):
         """Say in one line what was seen, why, and when the next look is (seconds since the epoch)."""
         at = datetime.fromtimestamp(next_look, UTC).strftime("%H:%M:%S")
         return f"{'; '.join((self.seen, *self.warnings, *self.notes))}. Next look at {at} UTC."
+
+
+Evaluate = Callable[[Any], tuple[Decision[Any], str]]
+"""One tick: Dagster's sensor context -> the decision and the new cursor."""
+
+
+def explained(decision: Decision[State], problem: str | None, note: str | None = None) -> Decision[State]:
+    """The decision with a warning about the cursor and a note about the first tick, where there are any."""
+    return replace(
+        decision,
+        warnings=[*([problem] if problem else []), *decision.warnings],
+        notes=[*decision.notes, *([note] if note else [])],
+    )
 
 
 def names(items: Iterable[str]) -> str:

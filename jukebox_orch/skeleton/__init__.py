@@ -9,7 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

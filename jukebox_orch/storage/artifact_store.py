@@ -5,8 +5,6 @@ materialization in the event log, not the folder, says which one is current: it 
 nothing is read whose sha256 differs.
 """
 
-import hashlib
-import json
 import tempfile
 import time
 import uuid
@@ -31,7 +29,7 @@ class ArtifactError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Stored:
+class ReusedValue:
     """A value that already lies in the store, with the metadata of the materialization that put it there."""
 
     value: Any
@@ -47,8 +45,8 @@ class ArtifactStore(dg.ConfigurableIOManager):
     _scratch: tempfile.TemporaryDirectory[str] | None = PrivateAttr(default=None)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Publish a value and record where it is. A `Stored` value is recorded again, not written again."""
-        if isinstance(obj, Stored):
+        """Publish a value and record where it is. A `ReusedValue` value is recorded again, not written again."""
+        if isinstance(obj, ReusedValue):
             context.add_output_metadata(dict(obj.metadata))
             return
         from upath import UPath
@@ -88,7 +86,9 @@ class ArtifactStore(dg.ConfigurableIOManager):
         )
         return self.read(materialization.metadata, context.asset_key)
 
-    def recall(self, instance: dg.DagsterInstance, asset_key: dg.AssetKey, fingerprint: str) -> Stored | None:
+    def find_reusable(
+        self, instance: dg.DagsterInstance, asset_key: dg.AssetKey, fingerprint: str
+    ) -> ReusedValue | None:
         """The value this asset had when it was made from the same inputs, code and configuration.
 
         Looks at the newest materializations with this `fingerprint` in their metadata; one whose files are
@@ -106,7 +106,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
                     )
                     continue
                 kept = ("path", "sha256", "bytes", "rows", "format", "files")
-                return Stored(
+                return ReusedValue(
                     value,
                     {k: metadata[k] for k in kept if k in metadata} | {"reused_from_run": record.run_id},
                 )
@@ -120,7 +120,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
         """
         from upath import UPath
 
-        from jukebox_orch.ml.formats import FORMATS
+        from jukebox_orch.ml.formats import FORMATS, FormatError
 
         try:
             path, sha256 = str(metadata["path"].value), str(metadata["sha256"].value)
@@ -136,7 +136,13 @@ class ArtifactStore(dg.ConfigurableIOManager):
                 f"{asset_key.to_user_string()}: {path} has sha256 {combined_digest(found)}, its materialization "
                 f"recorded {sha256}: the files were changed; refused. Materialize the asset again."
             )
-        return value_format.read(folder)
+        try:
+            return value_format.read(folder)
+        except FormatError as error:
+            raise ArtifactError(
+                f"{asset_key.to_user_string()}: {path} was written by another version ({error}): "
+                "materialize the asset again"
+            ) from error
 
     def _local(self, path: "UPath", asset_key: dg.AssetKey) -> Path:
         """The folder itself where it is local, else a copy that lives as long as this process."""
@@ -151,11 +157,6 @@ class ArtifactStore(dg.ConfigurableIOManager):
         for file in path.iterdir():
             path.fs.get_file(file.path, str(copy / file.name))
         return copy
-
-
-def fingerprint(**parts: Any) -> str:
-    """Digest of everything a result depends on, for `ArtifactStore.recall`."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _materialization(

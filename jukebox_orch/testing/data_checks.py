@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.contract.project import Dataset, Features, InputError, ModelProject
+from jukebox_orch.contract import Dataset, Features, InputError, ModelProject
+from jukebox_orch.ml.artifacts import StoredFeatures, TrainedModel
 
 HEAVY = (
     "tensorflow", "keras", "mlflow", "onnx", "onnxruntime", "tf2onnx", "sklearn", "scipy", "matplotlib",
@@ -31,8 +32,17 @@ class Trained:
 
     project: ModelProject
     features: Features
-    model: Any
-    history: Mapping[str, list[float]]
+    trained_model: TrainedModel
+
+    @property
+    def model(self) -> Any:
+        """The Keras network."""
+        return self.trained_model.keras_model
+
+    @property
+    def history(self) -> Mapping[str, list[float]]:
+        """Loss and metrics per epoch."""
+        return self.trained_model.report.history
 
     @property
     def weights(self) -> list[np.ndarray]:
@@ -42,7 +52,7 @@ class Trained:
     @cached_property
     def prediction(self) -> np.ndarray:
         """Outputs (n, outputs) on the test split."""
-        from jukebox_orch.ml.training import predict
+        from jukebox_orch.ml.keras_runtime import predict
 
         return predict(self.model, self.features.test.x)
 
@@ -50,11 +60,10 @@ class Trained:
 def train(project: ModelProject, features: Features, seed: int) -> Trained:
     """Train for two epochs."""
     from jukebox_orch.ml import training
-    from jukebox_orch.ml.artifacts import FeatureSet
 
     short = project.hyperparameters().model_copy(update={"epochs": 2, "early_stopping_patience": 0})
-    trained = training.train(project, FeatureSet(features, "", {}), short, seed, lambda line: None)
-    return Trained(project, features, trained.keras_model, trained.training.history)
+    trained = training.train(project, StoredFeatures(features, "", {}), short, seed, lambda line: None)
+    return Trained(project, features, trained)
 
 
 def heavy_imports(project: type[ModelProject]) -> list[str]:
@@ -166,7 +175,7 @@ def check_bad_data(project: ModelProject, dataset: Dataset, seed: int) -> None:
                 f"{what}: build_features() raises {type(error).__name__}: {error}; drop such rows, "
                 "or raise an InputError that says what is wrong"
             ) from error
-        for part_name, part in features.parts.items():
+        for part_name, part in features.splits.items():
             finite = np.isfinite(part.x).all() and np.isfinite(part.y).all()
             assert finite or refused, f"{what}: accepted, and features.{part_name} has NaN or infinity"
 
@@ -180,9 +189,9 @@ def digest(dataset: Dataset) -> str:
 
 def digest_of(features: Features) -> str:
     """Digest of all values."""
-    from jukebox_orch.ml.artifacts import FeatureSet
+    from jukebox_orch.ml.artifacts import StoredFeatures
 
-    return FeatureSet(features, "", {}).digest
+    return StoredFeatures(features, "", {}).digest
 
 
 def _damaged_datasets(project: ModelProject, dataset: Dataset) -> Iterator[tuple[str, Dataset]]:

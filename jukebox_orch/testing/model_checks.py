@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jukebox_orch.contract.project import Features, ModelProject, Part
+from jukebox_orch.contract import Features, ModelProject, Split
 from jukebox_orch.testing.data_checks import Trained
 
 
@@ -20,8 +20,8 @@ def check_features(project: ModelProject, features: Features) -> None:
     classification = project.task.kind == "classification"
     assert bool(features.labels) == classification, f"labels of a {project.task.kind}: {features.labels}"
     assert len(set(features.labels)) == len(features.labels), f"labels repeat: {features.labels}"
-    for name, part in features.parts.items():
-        _check_part(f"features.{name}", part, features)
+    for name, split in features.splits.items():
+        _check_split(f"features.{name}", split, features)
     if classification:
         learned = (
             np.unique(features.train.y) if features.train.y.ndim == 1 else features.train.y.sum(axis=0) > 0
@@ -37,7 +37,7 @@ def check_features(project: ModelProject, features: Features) -> None:
 
 def check_overlap(features: Features) -> None:
     """No split key in two splits."""
-    keys = {name: set(part.keys.tolist()) for name, part in features.parts.items()}
+    keys = {name: set(split.keys.tolist()) for name, split in features.splits.items()}
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = sorted(keys[first] & keys[second])
         assert not shared, f"{first} and {second} share {len(shared)} keys, for example {shared[:3]}"
@@ -99,8 +99,7 @@ def check_prediction(project: ModelProject, trained: Trained) -> None:
 
 def check_model_storage(trained: Trained, folder: Path) -> None:
     """Saved and loaded in safe mode, the model predicts the same."""
-    from jukebox_orch.ml.formats import load_keras
-    from jukebox_orch.ml.training import predict
+    from jukebox_orch.ml.keras_runtime import load_keras, predict
 
     path = folder / "model.keras"
     trained.model.save(path)
@@ -117,7 +116,7 @@ def check_onnx(project: ModelProject, trained: Trained) -> None:
     """The exported file is valid and equal to Keras on the test split."""
     from jukebox_orch.ml.onnx_export import export
 
-    report = export(project, trained.model, trained.features, {}, trained.prediction).report
+    report = export(project, trained.trained_model, trained.features).report
     assert not report.checker_error, report.checker_error
     assert report.max_abs_difference <= project.parity_tolerance, (
         f"ONNX differs from Keras by {report.max_abs_difference:.2g}, allowed is {project.parity_tolerance:g}"
@@ -126,30 +125,30 @@ def check_onnx(project: ModelProject, trained: Trained) -> None:
     assert report.single_row_difference <= project.parity_tolerance, "one row alone gives another answer"
 
 
-def _check_part(name: str, part: Part, features: Features) -> None:
-    n = len(part)
+def _check_split(name: str, split: Split, features: Features) -> None:
+    n = len(split)
     assert n, f"{name} is empty"
-    assert part.x.dtype in (np.float32, np.uint8), f"{name}.x is {part.x.dtype}, not float32 or uint8"
-    assert part.x.shape[1:] == features.shape, (
-        f"{name}.x has shape {part.x.shape}, train has {features.shape}"
+    assert split.x.dtype in (np.float32, np.uint8), f"{name}.x is {split.x.dtype}, not float32 or uint8"
+    assert split.x.shape[1:] == features.shape, (
+        f"{name}.x has shape {split.x.shape}, train has {features.shape}"
     )
-    assert part.x.dtype == features.train.x.dtype, f"{name}.x is {part.x.dtype}, train is not"
-    assert np.isfinite(part.x).all(), f"{name}.x has NaN or infinity"
-    assert part.y.shape in ((n,), (n, len(features.labels))), f"{name}.y has shape {part.y.shape}"
-    assert np.isfinite(part.y).all(), f"{name}.y has NaN or infinity"
-    if features.labels and part.y.ndim == 1:
-        assert np.issubdtype(part.y.dtype, np.integer), f"{name}.y is {part.y.dtype}, not integer classes"
-        inside = (part.y >= 0) & (part.y < len(features.labels))
+    assert split.x.dtype == features.train.x.dtype, f"{name}.x is {split.x.dtype}, train is not"
+    assert np.isfinite(split.x).all(), f"{name}.x has NaN or infinity"
+    assert split.y.shape in ((n,), (n, len(features.labels))), f"{name}.y has shape {split.y.shape}"
+    assert np.isfinite(split.y).all(), f"{name}.y has NaN or infinity"
+    if features.labels and split.y.ndim == 1:
+        assert np.issubdtype(split.y.dtype, np.integer), f"{name}.y is {split.y.dtype}, not integer classes"
+        inside = (split.y >= 0) & (split.y < len(features.labels))
         assert inside.all(), f"{name}.y has classes beyond the {len(features.labels)} labels"
     else:
-        assert part.y.dtype == np.float32, f"{name}.y is {part.y.dtype}, not float32"
-    if features.labels and part.y.ndim == 2:
-        assert np.allclose(part.y.sum(axis=1), 1, atol=1e-4), f"{name}.y: label shares do not sum to 1"
-    assert part.weight.shape == (n,), f"{name}.weight has shape {part.weight.shape}"
-    assert (part.weight > 0).all(), f"{name}.weight has entries that are not above 0"
-    assert part.keys.dtype.kind == "U", f"{name}.keys is {part.keys.dtype}, not strings"
-    assert len(np.unique(part.keys)) == len(part.keys), f"{name}.keys repeat"
-    assert len(part.keys), f"{name}.keys is empty: what was the split made by?"
-    for label, mask in part.slices.items():
+        assert split.y.dtype == np.float32, f"{name}.y is {split.y.dtype}, not float32"
+    if features.labels and split.y.ndim == 2:
+        assert np.allclose(split.y.sum(axis=1), 1, atol=1e-4), f"{name}.y: label shares do not sum to 1"
+    assert split.weight.shape == (n,), f"{name}.weight has shape {split.weight.shape}"
+    assert (split.weight > 0).all(), f"{name}.weight has entries that are not above 0"
+    assert split.keys.dtype.kind == "U", f"{name}.keys is {split.keys.dtype}, not strings"
+    assert len(np.unique(split.keys)) == len(split.keys), f"{name}.keys repeat"
+    assert len(split.keys), f"{name}.keys is empty: what was the split made by?"
+    for label, mask in split.slices.items():
         assert mask.shape == (n,), f"{name}.slices[{label!r}] has shape {mask.shape}"
         assert mask.dtype == bool, f"{name}.slices[{label!r}] is {mask.dtype}, not bool"

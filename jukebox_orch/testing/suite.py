@@ -22,14 +22,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jukebox_orch.contract.project import (
-    Dataset,
-    Features,
-    InputError,
-    ModelProject,
-    Normalization,
-    SourceFile,
-)
+from jukebox_orch.contract import Dataset, Features, InputError, ModelProject, Normalization, SourceFile
 from jukebox_orch.plugins import check_project, discover
 from jukebox_orch.testing import data_checks as examination
 from jukebox_orch.testing import model_checks as model_examination

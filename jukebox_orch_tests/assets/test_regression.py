@@ -6,8 +6,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from jukebox_orch.assets.evaluation import evaluation_checks
-from jukebox_orch.assets.training_graph import Graph
+from jukebox_orch.assets.checks import check_results
+from jukebox_orch.assets.evaluation import CHECKS
 from jukebox_orch_tests.support.deployment import Workplace, checks, failures
 from jukebox_orch_tests.support.projects import Rents
 from kfp_bridge.records import AssetRecord, TaskRecord
@@ -41,8 +41,8 @@ def test_gates_are_ceilings_and_the_baseline_is_the_mean(trained):
 def test_a_larger_error_is_worse(rmse: float, failed: set[str], trained):
     report = trained[0].value("rents/evaluation")
     worse = report.test.model_copy(update={"metrics": {**report.test.metrics, "rmse": rmse}})
-    verdicts = evaluation_checks(Graph(Rents()), report.model_copy(update={"test": worse}))
-    assert {v.check_name for v in verdicts if not v.passed} == failed
+    results = check_results(Rents(), CHECKS, report.model_copy(update={"test": worse}))
+    assert {r.check_name for r in results if not r.passed} == failed
 
 
 def test_plots_and_tables_are_those_of_a_regression(trained):

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from jukebox_orch.assets import build_training_graph
 from jukebox_orch.assets.run_config import config_schema
-from jukebox_orch.contract.project import Gates, Hyperparameters, InputError, Settings
+from jukebox_orch.contract import Gates, Hyperparameters, InputError, Settings
 from jukebox_orch.projects.jukebox import Jukebox
 from jukebox_orch_tests.support.deployment import Workplace, made
 from jukebox_orch_tests.support.projects import Blobs
@@ -268,7 +268,7 @@ def test_hyperparameters_of_a_plugin_may_be_bounded_by_themselves():
     class Even(Hyperparameters):
         epochs: int = Field(default=4, multiple_of=2, description="Even")
 
-    project = type("Project", (Blobs,), {"hyperparameters": Even})
+    project = type("Project", (Blobs,), {"hyperparameters": Even, "__module__": __name__})
     with pytest.raises(dg.DagsterError) as error:
         resolved(definitions(project()).resolve_job_def("blobs_training"), {"hyperparameters": {"epochs": 3}})
     assert "hyperparameters.epochs = 3: Input should be a multiple of 2" in everything(error.value)

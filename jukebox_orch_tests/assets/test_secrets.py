@@ -81,11 +81,11 @@ def test_the_password_still_reaches_the_server(monkeypatch: pytest.MonkeyPatch):
     """MLflow reads it from the variables of its own, which are set for this process."""
     import os
 
-    from jukebox_orch.registry.mlflow_resource import MlflowTracking
+    from jukebox_orch.registry.mlflow_resource import MlflowResource
 
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "")
-    tracking = MlflowTracking(tracking_uri="http://reader:p%40ss@127.0.0.1:1/base", artifact_root="")
+    tracking = MlflowResource(tracking_uri="http://reader:p%40ss@127.0.0.1:1/base", artifact_root="")
     assert tracking.address == "http://127.0.0.1:1/base"
     tracking.client()
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == "reader"

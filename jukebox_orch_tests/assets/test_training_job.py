@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jukebox_orch.contract.project import Features
+from jukebox_orch.contract import Features
 from jukebox_orch_tests.support.deployment import SMALL, Workplace, checks, failures, made
 from jukebox_orch_tests.support.projects import Blobs
 
@@ -168,7 +168,7 @@ def test_a_step_whose_process_is_killed_once_is_tried_again(workplace: Workplace
     result = workplace.execute(
         "blobs_data",
         JUKEBOX_ORCH_EXECUTOR="multiprocess",
-        DIE_IN="jukebox_orch.assets.features:_finite",
+        DIE_IN="jukebox_orch.assets.features:check_results",
         DIE_ONCE=str(workplace.folder / "died"),
     )
     assert (workplace.folder / "died").exists()
@@ -185,7 +185,7 @@ def test_a_run_that_was_killed_while_registering_neither_aliases_half_a_version_
     killed = again.execute(
         "blobs_evaluate_and_register",
         {"version": "2", "gates": SMALL["gates"]},
-        DIE_IN="jukebox_orch.registry.registration:promote",
+        DIE_IN="jukebox_orch.registry.promotion:promote",
         DIE_ONCE=str(again.folder / "died"),
     )
     assert killed.returncode == -signal.SIGKILL

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jukebox_orch.contract.files import content, fetched, shown
-from jukebox_orch.contract.project import InputError, SourceFile
+from jukebox_orch.contract import InputError, SourceFile, display_url, open_verified, read_bytes
 
 DATA = b"0123456789" * 300_000
 
@@ -53,31 +52,31 @@ def file(tmp_path: Path) -> Path:
 
 def test_content_is_that_of_the_file(file: Path, server: str) -> None:
     for url in (str(file), file.as_uri(), f"{server}/200"):
-        assert content(SourceFile(url=url)) == DATA
-        with fetched(SourceFile(url=url)) as stream:
+        assert read_bytes(SourceFile(url=url)) == DATA
+        with open_verified(SourceFile(url=url)) as stream:
             assert stream.read() == DATA
 
 
 def test_the_digest_is_verified_in_either_case(file: Path) -> None:
     digest = hashlib.sha256(DATA).hexdigest()
     for spelled in (digest, digest.upper()):
-        assert content(SourceFile(url=str(file), sha256=spelled)) == DATA
+        assert read_bytes(SourceFile(url=str(file), sha256=spelled)) == DATA
     wrong = SourceFile(url=str(file), sha256="0" * 64)
-    with pytest.raises(InputError, match=rf"data\.bin: has sha256 {digest}, but 0000"):
-        content(wrong)
-    with pytest.raises(InputError, match="has sha256"), fetched(wrong):
+    with pytest.raises(InputError, match=rf"data\.bin: has sha256 {digest}, expected 0000"):
+        read_bytes(wrong)
+    with pytest.raises(InputError, match="has sha256"), open_verified(wrong):
         pass
 
 
 def test_a_fetched_copy_does_not_follow_later_changes(file: Path) -> None:
-    with fetched(SourceFile(url=str(file))) as stream:
+    with open_verified(SourceFile(url=str(file))) as stream:
         file.write_bytes(b"changed")
         assert stream.read() == DATA
 
 
 def test_more_than_the_limit_is_not_read(file: Path) -> None:
     with pytest.raises(InputError, match=r"data\.bin: larger than 1 MiB"):
-        content(SourceFile(url=str(file)), limit=1 << 20)
+        read_bytes(SourceFile(url=str(file)), limit=1 << 20)
 
 
 @pytest.mark.parametrize(
@@ -92,18 +91,18 @@ def test_more_than_the_limit_is_not_read(file: Path) -> None:
 )
 def test_what_will_not_get_better_is_an_input_error(status: int, message: str, server: str) -> None:
     with pytest.raises(InputError, match=rf"/{status}: {message}"):
-        content(SourceFile(url=f"{server}/{status}"))
+        read_bytes(SourceFile(url=f"{server}/{status}"))
 
 
 @pytest.mark.parametrize("status", [500, 503])
 def test_what_may_get_better_is_an_os_error(status: int, server: str) -> None:
     with pytest.raises(OSError, match=rf"/{status}: cannot be read now: HTTP status {status}; try again"):
-        content(SourceFile(url=f"{server}/{status}"))
+        read_bytes(SourceFile(url=f"{server}/{status}"))
 
 
 def test_a_server_that_is_down_is_an_os_error() -> None:
     with pytest.raises(OSError, match="cannot be read now"):
-        content(SourceFile(url="http://127.0.0.1:9/x"))
+        read_bytes(SourceFile(url="http://127.0.0.1:9/x"))
 
 
 def test_missing_file_folder_and_unknown_protocol(tmp_path: Path) -> None:
@@ -113,26 +112,26 @@ def test_missing_file_folder_and_unknown_protocol(tmp_path: Path) -> None:
         ("nosuch://x", "nosuch://x: cannot be read: Protocol not known"),
     ):
         with pytest.raises(InputError, match=message):
-            content(SourceFile(url=url))
+            read_bytes(SourceFile(url=url))
 
 
 def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="pipe: is not a regular file"):
-        content(SourceFile(url=str(tmp_path / "pipe")))
+        read_bytes(SourceFile(url=str(tmp_path / "pipe")))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_forbidden_file(file: Path) -> None:
     file.chmod(0)
     with pytest.raises(InputError, match="access denied"):
-        content(SourceFile(url=str(file)))
+        read_bytes(SourceFile(url=str(file)))
 
 
 def test_credentials_are_not_shown(server: str) -> None:
-    assert shown("https://me:secret@host/a.csv?X-Amz-Signature=abc#f") == "https://host/a.csv"
+    assert display_url("https://me:secret@host/a.csv?X-Amz-Signature=abc#f") == "https://host/a.csv"
     password = "".join(["hun", "ter2"])
     with_password = server.replace("//", f"//me:{password}@")
     with pytest.raises(InputError) as raised:
-        content(SourceFile(url=f"{with_password}/404?token={password}"))
+        read_bytes(SourceFile(url=f"{with_password}/404?token={password}"))
     assert password not in "".join(traceback.format_exception(raised.value))

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jukebox_orch.contract.memmap import pieces, release, take
-from jukebox_orch.ml.artifacts import array_digest
+from jukebox_orch.contract.memmap import array_digest, iter_chunks, release_pages, take_rows
 
 SIZE = 64 << 20
 
@@ -23,7 +22,7 @@ def array_on_disk(tmp_path: Path) -> np.ndarray:
 
 def test_pieces_are_the_array_in_order(tmp_path: Path) -> None:
     array = array_on_disk(tmp_path)
-    starts, parts = zip(*pieces(array, 1000), strict=True)
+    starts, parts = zip(*iter_chunks(array, 1000), strict=True)
     assert starts[:3] == (0, 1000, 2000)
     np.testing.assert_array_equal(np.concatenate(parts), array)
 
@@ -33,9 +32,9 @@ def test_reading_piece_by_piece_keeps_nothing(tmp_path: Path) -> None:
     before = mapped_bytes()
     assert int(array.sum(dtype=np.int64)) > 0
     assert mapped_bytes() - before > SIZE // 2
-    release(array[5:, 3:])
+    release_pages(array[5:, 3:])
     assert mapped_bytes() - before < SIZE // 4
-    for _, piece in pieces(array, 1000):
+    for _, piece in iter_chunks(array, 1000):
         assert piece.max() > 0
     assert mapped_bytes() - before < SIZE // 4
 
@@ -52,12 +51,12 @@ def test_taking_some_entries_keeps_only_those(tmp_path: Path) -> None:
     array = array_on_disk(tmp_path)
     rows = np.arange(0, len(array), 8)
     before = mapped_bytes()
-    taken = take(array, rows)
+    taken = take_rows(array, rows)
     assert mapped_bytes() - before < SIZE // 4
     np.testing.assert_array_equal(taken, array[rows])
 
 
 def test_other_arrays_are_left_alone() -> None:
     array = np.arange(10)
-    release(array)
+    release_pages(array)
     assert array.sum() == 45

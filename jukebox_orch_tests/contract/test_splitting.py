@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox_orch.contract.project import InputError
-from jukebox_orch.contract.splitting import split_by_share
+from jukebox_orch.contract import InputError, split_by_share
 
 
 @given(

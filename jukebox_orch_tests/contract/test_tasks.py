@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from jukebox_orch.contract.project import Features, Normalization, Part
-from jukebox_orch.contract.tasks import Classification, Regression, confusion, row_counts
+from jukebox_orch.contract import Classification, Features, Normalization, Regression, Split
+from jukebox_orch.contract.tasks import confusion, row_counts
 
 CLASSES = 7
 
@@ -24,10 +24,10 @@ def aggregated(draw) -> tuple[np.ndarray, np.ndarray]:
     return counts, probabilities
 
 
-def part_of(counts: np.ndarray) -> Part:
+def part_of(counts: np.ndarray) -> Split:
     weight = counts.sum(axis=1)
     y = (counts / weight[:, None]).astype(np.float64)
-    return Part(np.zeros((len(counts), 1), np.float32), y, weight.astype(np.float32), np.array(["k"]))
+    return Split(np.zeros((len(counts), 1), np.float32), y, weight.astype(np.float32), np.array(["k"]))
 
 
 def expanded(counts: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,8 +88,8 @@ def test_confusion_counts_rows_true_label_down(data):
 def test_integer_labels_score_like_the_same_distributions():
     random = np.random.default_rng(3)
     labels, probabilities = random.integers(0, CLASSES, 50), random.dirichlet(np.ones(CLASSES), 50)
-    rows = Part.of_rows(np.zeros((50, 1), np.float32), labels, np.arange(50))
-    distributions = Part(rows.x, np.eye(CLASSES)[labels], rows.weight, rows.keys)
+    rows = Split.of_rows(np.zeros((50, 1), np.float32), labels, np.arange(50))
+    distributions = Split(rows.x, np.eye(CLASSES)[labels], rows.weight, rows.keys)
     task = Classification()
     assert task.score(rows, probabilities) == pytest.approx(task.score(distributions, probabilities))
     np.testing.assert_array_equal(row_counts(rows, CLASSES), row_counts(distributions, CLASSES))
@@ -97,12 +97,12 @@ def test_integer_labels_score_like_the_same_distributions():
 
 def test_a_class_that_never_occurs_does_not_pull_the_macro_f1_down():
     labels = np.array([0, 0, 1, 1])
-    rows = Part.of_rows(np.zeros((4, 1), np.float32), labels, np.arange(4))
+    rows = Split.of_rows(np.zeros((4, 1), np.float32), labels, np.arange(4))
     assert Classification().score(rows, np.eye(3)[labels])["macro_f1"] == 1
 
 
 def test_a_certain_and_wrong_prediction_has_a_finite_log_loss():
-    rows = Part.of_rows(np.zeros((1, 1), np.float32), np.array([0]), np.arange(1))
+    rows = Split.of_rows(np.zeros((1, 1), np.float32), np.array([0]), np.arange(1))
     assert np.isfinite(Classification().score(rows, np.array([[0.0, 1.0]]))["log_loss"])
 
 
@@ -115,7 +115,7 @@ def test_the_majority_baseline_predicts_the_shares_of_the_training_split_alone()
 
 def test_a_class_that_occurs_and_is_never_predicted_has_collapsed():
     labels = np.array([0, 1, 2])
-    rows = Part.of_rows(np.zeros((3, 1), np.float32), labels, np.arange(3))
+    rows = Split.of_rows(np.zeros((3, 1), np.float32), labels, np.arange(3))
     predicted = np.eye(3)[[0, 0, 2]]
     assert Classification().collapsed(rows, predicted, ("a", "b", "c")) == ["b"]
 
@@ -135,9 +135,9 @@ def test_regression_metrics_equal_scikit_learn_on_the_single_rows(seed: int, ent
     random = np.random.default_rng(seed)
     y, predicted = random.normal(size=entries) * 100, random.normal(size=(entries, 1)) * 100
     repeats = random.integers(1, 5, entries)
-    part = Part(predicted, y.astype(np.float64), repeats.astype(np.float32), np.array(["k"]))
+    split = Split(predicted, y.astype(np.float64), repeats.astype(np.float32), np.array(["k"]))
     rows, guesses = np.repeat(y, repeats), np.repeat(predicted[:, 0], repeats)
-    scores = Regression().score(part, predicted)
+    scores = Regression().score(split, predicted)
     assert scores["rmse"] == pytest.approx(metrics.root_mean_squared_error(rows, guesses))
     assert scores["mae"] == pytest.approx(metrics.mean_absolute_error(rows, guesses))
     assert scores["r2"] == pytest.approx(metrics.r2_score(rows, guesses))
@@ -145,16 +145,16 @@ def test_regression_metrics_equal_scikit_learn_on_the_single_rows(seed: int, ent
 
 def test_the_mean_baseline_is_weighted_and_of_the_training_split():
     x = np.zeros((2, 1), np.float32)
-    train = Part(x, np.array([0.0, 10.0]), np.array([3.0, 1.0], np.float32), np.array(["a"]))
-    test = Part(x, np.array([99.0, 98.0]), np.ones(2, np.float32), np.array(["b"]))
+    train = Split(x, np.array([0.0, 10.0]), np.array([3.0, 1.0], np.float32), np.array(["a"]))
+    test = Split(x, np.array([99.0, 98.0]), np.ones(2, np.float32), np.array(["b"]))
     assert Regression().baseline(train, test)[1].tolist() == [[2.5], [2.5]]
 
 
 def test_a_constant_regression_has_collapsed():
     x = np.zeros((3, 1), np.float32)
-    part = Part.of_rows(x, np.array([1.0, 2.0, 3.0]), np.arange(3))
-    assert Regression().collapsed(part, np.ones((3, 1)), ()) == ["constant prediction"]
-    assert Regression().collapsed(part, np.array([[1.0], [2.0], [3.0]]), ()) == []
+    split = Split.of_rows(x, np.array([1.0, 2.0, 3.0]), np.arange(3))
+    assert Regression().collapsed(split, np.ones((3, 1)), ()) == ["constant prediction"]
+    assert Regression().collapsed(split, np.array([[1.0], [2.0], [3.0]]), ()) == []
 
 
 @pytest.mark.parametrize("task", [Classification(), Regression()])
@@ -162,7 +162,7 @@ def test_balance_has_shares_that_add_up_in_every_split(task):
     random = np.random.default_rng(1)
     y = random.integers(0, 3, 60)
     x = random.normal(size=(60, 2)).astype(np.float32)
-    train, validation, test = (Part.of_rows(x[i], y[i], i) for i in np.split(np.arange(60), 3))
+    train, validation, test = (Split.of_rows(x[i], y[i], i) for i in np.split(np.arange(60), 3))
     labels = ("a", "b", "c") if task.kind == "classification" else ()
     shares = task.balance(Features(train, validation, test, ("x", "y"), labels, Normalization.standard(x)))
     assert isinstance(shares, pd.DataFrame)

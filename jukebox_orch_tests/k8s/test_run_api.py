@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from jukebox_orch.assets.run_config import ASSET_SETTINGS
+from jukebox_orch.assets import NODES
 from jukebox_orch.run_api import KEY_TAG, Parameters, RunLauncher, build_app
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -146,7 +146,7 @@ def test_the_model_to_compare_with_and_the_stage_reach_the_run(client, port):
 
 def test_a_caller_may_set_every_setting_that_is_one_value():
     groups = {"source", "split", "hyperparameters", "gates"}
-    settings = {name for names in ASSET_SETTINGS.values() for name in names}
+    settings = {name for node in NODES for name in node.settings}
     assert set(Parameters.model_fields) == settings - groups | {"epochs"}
 
 

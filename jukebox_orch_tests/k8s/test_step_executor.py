@@ -9,7 +9,7 @@ from dagster_k8s import k8s_job_executor
 from dagster_k8s.executor import K8sStepHandler
 from kubernetes import client
 
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 from jukebox_orch.k8s.step_executor import pod_executor, why_pod_cannot_start, why_pod_failed
 from jukebox_orch_tests import CHECKOUT
 

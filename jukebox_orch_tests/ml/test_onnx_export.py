@@ -9,11 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from jukebox_orch.contract.project import Features, ModelProject, Normalization, Part
+from jukebox_orch.contract import Features, ModelProject, Normalization, Split
 from jukebox_orch.ml import drift
-from jukebox_orch.ml.artifacts import OPSET, FeatureSet, OnnxModel, TrainedModel
-from jukebox_orch.ml.onnx_export import OnnxPredictor, export
-from jukebox_orch.ml.training import predict, train
+from jukebox_orch.ml.artifacts import OPSET, OnnxModel, StoredFeatures, TrainedModel
+from jukebox_orch.ml.keras_runtime import predict
+from jukebox_orch.ml.onnx_export import compare, export
+from jukebox_orch.ml.onnx_predictor import OnnxPredictor
+from jukebox_orch.ml.training import train
 from jukebox_orch_tests.support.projects import Blobs, Rents, ShareSplit
 
 
@@ -25,10 +27,10 @@ class Pictures(Blobs):
     def build_features(self, dataset: Any, split: Any, seed: int) -> Features:
         random = np.random.default_rng(0)
 
-        def part(name: str) -> Part:
+        def part(name: str) -> Split:
             y = np.arange(30) % 3
             x = (random.integers(0, 40, (30, 4, 4, 1)) + 80 * y[:, None, None, None]).astype(np.uint8)
-            return Part.of_rows(x, y, np.array([f"{name}{i}" for i in range(30)]))
+            return Split.of_rows(x, y, np.array([f"{name}{i}" for i in range(30)]))
 
         return Features(part("a"), part("b"), part("c"), ("image",), self.colors, Normalization.unit(0, 255))
 
@@ -37,19 +39,18 @@ class Pictures(Blobs):
         return keras.Sequential([keras.Input(features.shape), *layers])
 
 
-def exported(project: ModelProject, **metadata: str) -> tuple[TrainedModel, Features, OnnxModel]:
+def exported(project: ModelProject, version: str = "") -> tuple[TrainedModel, Features, OnnxModel]:
     data = project.load(project.source())
     features = project.build_features(data, ShareSplit(), 42)
-    feature_set = FeatureSet(features, "d", drift.profile(project.monitored(data)))
+    feature_set = StoredFeatures(features, "d", drift.profile(project.monitored(data)))
     model = train(project, feature_set, project.hyperparameters(epochs=3), 1, print)
-    outputs = predict(model.keras_model, features.test.x)
-    return model, features, export(project, model.keras_model, features, metadata, outputs)
+    return model, features, export(project, model, features, version)
 
 
 @pytest.fixture(scope="module", params=[Blobs, Rents, Pictures], ids=lambda p: p.name)
 def case(request: pytest.FixtureRequest) -> tuple[ModelProject, TrainedModel, Features, OnnxModel]:
     project = request.param()
-    return project, *exported(project, version="1.2.3", dataset_digest="abc")
+    return project, *exported(project, "1.2.3")
 
 
 def test_outputs_equal_keras_on_the_whole_test_split(case):
@@ -98,7 +99,7 @@ def test_the_metadata_says_project_features_labels_and_lineage(case):
     assert json.loads(properties["features"]) == list(features.inputs)
     assert json.loads(properties["labels"]) == list(features.labels)
     assert properties["version"] == "1.2.3"
-    assert properties["dataset_digest"] == "abc"
+    assert properties["dataset_digest"] == "d"
     assert OnnxPredictor(made.content).labels == features.labels
 
 
@@ -115,22 +116,22 @@ def test_the_file_is_valid_of_the_documented_opset_and_self_contained(case):
 
 def test_the_same_network_is_the_same_file_and_other_metadata_another(case):
     project, _, _, made = case
-    assert exported(project, version="1.2.3", dataset_digest="abc")[2].report.sha256 == made.report.sha256
-    assert exported(project, version="1.2.4", dataset_digest="abc")[2].report.sha256 != made.report.sha256
+    assert exported(project, "1.2.3")[2].report.sha256 == made.report.sha256
+    assert exported(project, "1.2.4")[2].report.sha256 != made.report.sha256
 
 
 def test_a_report_shows_a_difference_that_is_there():
     """The proof must be able to fail: Keras' outputs are moved and two rows swap their decision."""
     project = Blobs()
-    model, features, _ = exported(project)
+    model, features, made = exported(project)
     outputs = predict(model.keras_model, features.test.x)
     moved = outputs.copy()
     moved[0, outputs[0].argmax()] -= 0.01
-    report = export(project, model.keras_model, features, {}, moved).report
+    report = compare(project, made.content, features, moved)
     assert report.max_abs_difference == pytest.approx(0.01, abs=1e-4)
     turned = outputs.copy()
     turned[0] = np.roll(turned[0], 1)
-    assert export(project, model.keras_model, features, {}, turned).report.agreement < 1
+    assert compare(project, made.content, features, turned).agreement < 1
 
 
 def test_rows_of_another_shape_are_refused():

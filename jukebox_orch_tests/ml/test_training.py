@@ -8,18 +8,19 @@ import keras
 import numpy as np
 import pytest
 
-from jukebox_orch.contract.project import Features, InputError, ModelProject, Part
+from jukebox_orch.contract import Features, InputError, ModelProject, Split
 from jukebox_orch.ml import drift, training
-from jukebox_orch.ml.artifacts import FeatureSet, TrainedModel
-from jukebox_orch.ml.training import predict, train
+from jukebox_orch.ml.artifacts import StoredFeatures, TrainedModel
+from jukebox_orch.ml.keras_runtime import predict
+from jukebox_orch.ml.training import train
 from jukebox_orch_tests.support.deployment import Workplace, checks, failures, made
 from jukebox_orch_tests.support.projects import Blobs, Rents, ShareSplit, ShortTraining, TableProject
 
 
-def feature_set(project: ModelProject) -> FeatureSet:
+def feature_set(project: ModelProject) -> StoredFeatures:
     data = project.load(project.source())
     features = project.build_features(data, ShareSplit(), 42)
-    return FeatureSet(features, "digest", drift.profile(project.monitored(data)))
+    return StoredFeatures(features, "digest", drift.profile(project.monitored(data)))
 
 
 def trained(
@@ -31,13 +32,13 @@ def trained(
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
     one, same, other = trained(Blobs()), trained(Blobs()), trained(Blobs(), seed=2)
-    assert one.training.model_digest == same.training.model_digest
-    assert one.training.history == same.training.history
-    assert one.training.model_digest != other.training.model_digest
+    assert one.report.model_digest == same.report.model_digest
+    assert one.report.history == same.report.history
+    assert one.report.model_digest != other.report.model_digest
 
 
 def test_scores_history_and_settings_are_those_of_the_training():
-    training = trained(Blobs()).training
+    training = trained(Blobs()).report
     assert len(training.history["loss"]) == len(training.history["val_loss"]) == 3
     assert training.hyperparameters["epochs"] == 3
     assert training.seed == 1
@@ -64,30 +65,30 @@ def test_progress_is_reported_and_always_the_last_epoch():
 
 def test_training_stops_early_with_the_best_weights():
     model = trained(Blobs(), epochs=200, early_stopping_patience=3, learning_rate=0.1)
-    losses = model.training.history["val_loss"]
+    losses = model.report.history["val_loss"]
     assert len(losses) < 200
     assert int(np.argmin(losses)) == len(losses) - 4
 
 
 def test_without_patience_every_epoch_is_run():
-    assert len(trained(Blobs(), epochs=6, early_stopping_patience=0).training.history["loss"]) == 6
+    assert len(trained(Blobs(), epochs=6, early_stopping_patience=0).report.history["loss"]) == 6
 
 
 def test_a_refit_trains_anew_on_both_splits_for_the_best_number_of_epochs():
     settings = {"epochs": 200, "early_stopping_patience": 3, "learning_rate": 0.1}
     lines: list[str] = []
     plain, refit = trained(Blobs(), **settings), trained(Blobs(), log=lines.append, refit=True, **settings)
-    best = int(np.argmin(plain.training.history["val_loss"])) + 1
-    history = dict(refit.training.history)
+    best = int(np.argmin(plain.report.history["val_loss"])) + 1
+    history = dict(refit.report.history)
     again = {name: history.pop(f"refit_{name}") for name in ("loss", "accuracy")}
-    assert history == plain.training.history
+    assert history == plain.report.history
     assert {name: len(values) for name, values in again.items()} == {"loss": best, "accuracy": best}
     assert lines[-1].startswith(f"refit epoch {best}/{best}: accuracy ")
     assert "val_loss" not in lines[-1]
     # What is judged by the validation split is the model that has not seen it.
-    assert refit.training.validation == plain.training.validation
-    assert refit.training.train == plain.training.train
-    assert refit.training.model_digest != plain.training.model_digest
+    assert refit.report.validation == plain.report.validation
+    assert refit.report.train == plain.report.train
+    assert refit.report.model_digest != plain.report.model_digest
 
 
 def test_a_refit_is_the_training_on_rows_of_both_splits():
@@ -97,13 +98,13 @@ def test_a_refit_is_the_training_on_rows_of_both_splits():
     x, y, weight = (
         np.concatenate([getattr(one, name), getattr(other, name)]) for name in ("x", "y", "weight")
     )
-    both = Part(x, y, weight, one.keys)
-    joined = FeatureSet(replace(data.features, train=both), "digest", {})
+    both = Split(x, y, weight, one.keys)
+    joined = StoredFeatures(replace(data.features, train=both), "digest", {})
     settings = ShortTraining(epochs=5, early_stopping_patience=0)
     plain = train(Blobs(), joined, settings, 1, print)
     refit = train(Blobs(), data, settings.model_copy(update={"refit": True}), 1, print)
-    assert refit.training.history["refit_loss"] == plain.training.history["loss"]
-    assert refit.training.model_digest == plain.training.model_digest
+    assert refit.report.history["refit_loss"] == plain.report.history["loss"]
+    assert refit.report.model_digest == plain.report.model_digest
 
 
 def test_a_refit_reads_split_files_that_do_not_fit_into_memory_in_the_same_order(
@@ -111,7 +112,7 @@ def test_a_refit_reads_split_files_that_do_not_fit_into_memory_in_the_same_order
 ):
     one = trained(Blobs(), refit=True)
     monkeypatch.setattr(training, "_IN_MEMORY_BYTES", 0)
-    assert trained(Blobs(), refit=True).training.model_digest == one.training.model_digest
+    assert trained(Blobs(), refit=True).report.model_digest == one.report.model_digest
 
 
 def test_a_diverged_training_is_not_refitted():
@@ -119,7 +120,7 @@ def test_a_diverged_training_is_not_refitted():
         return keras.optimizers.SGD(1e30)
 
     diverging: ModelProject = type("Diverging", (Blobs,), {"optimizer": optimizer})()
-    assert "refit_loss" not in trained(diverging, epochs=20, refit=True).training.history
+    assert "refit_loss" not in trained(diverging, epochs=20, refit=True).report.history
 
 
 class Wrong(Blobs):
@@ -147,7 +148,7 @@ def test_a_diverged_training_ends_at_once_with_scores_that_are_no_numbers(projec
         return keras.optimizers.SGD(1e30)
 
     diverging: ModelProject = type("Diverging", (project,), {"optimizer": optimizer})()
-    training = trained(diverging, epochs=20).training
+    training = trained(diverging, epochs=20).report
     assert not np.isfinite(training.history["loss"]).all()
     assert len(training.history["loss"]) < 20
     assert all(np.isnan(value) for value in training.validation.values())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from onnx import TensorProto, helper
 
-from jukebox_orch.ml.formats import load_keras
-from jukebox_orch.ml.onnx_export import OnnxPredictor, UnsafeFileError, refuse_external_data
+from jukebox_orch.ml.keras_runtime import UnsafeFileError, load_keras
+from jukebox_orch.ml.onnx_predictor import OnnxPredictor, refuse_external_data
 
 
 def keras_file(folder: Path, *layers: Any) -> Path:

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from jukebox_orch.contract.project import InputError, Validation
+from jukebox_orch.contract import InputError, Validation
 from jukebox_orch.projects.image_processor import ImageProcessor, ImageSource
 from jukebox_orch_tests.support.image_files import (
     CLASSES,

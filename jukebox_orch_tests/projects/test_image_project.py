@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jukebox_orch.contract.project import Features, InputError
-from jukebox_orch.ml import onnx_export as export
+from jukebox_orch.contract import Features, InputError
 from jukebox_orch.ml import training
-from jukebox_orch.ml.artifacts import FeatureSet
+from jukebox_orch.ml.artifacts import StoredFeatures
+from jukebox_orch.ml.keras_runtime import predict
+from jukebox_orch.ml.onnx_export import export
+from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.projects.image_processor import (
     ImageHyperparameters,
     ImageProcessor,
@@ -37,22 +39,22 @@ class TestSplits:
     def test_every_class_is_divided_by_the_shares(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.npz", random_images(400), np.repeat([0, 1], [300, 100]))
         features = features_of(path, validation_share=0.1, test_share=0.2)
-        counts = {name: np.bincount(part.y).tolist() for name, part in features.parts.items()}
+        counts = {name: np.bincount(part.y).tolist() for name, part in features.splits.items()}
         assert counts == {"train": [210, 70], "validation": [30, 10], "test": [60, 20]}
 
     def test_pixels_and_labels_stay_together(self, tmp_path: Path) -> None:
         images, labels = random_images(100), np.arange(100) % 2
         by_pixels = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
         features = features_of(save(tmp_path / "a.npz", images, labels))
-        for part in features.parts.values():
+        for part in features.splits.values():
             assert [by_pixels[image.tobytes()] for image in part.x] == part.y.tolist()
 
     def test_equal_images_never_lie_in_two_splits(self, tmp_path: Path) -> None:
         images = np.concatenate([random_images(30)] * 10)
         features = features_of(save(tmp_path / "a.npz", images, np.tile(np.arange(30) % 2, 10)))
-        pixels = [{image.tobytes() for image in part.x} for part in features.parts.values()]
+        pixels = [{image.tobytes() for image in part.x} for part in features.splits.values()]
         assert sum(map(len, pixels)) == len(set.union(*pixels)) == 30
-        keys = [set(part.keys) for part in features.parts.values()]
+        keys = [set(part.keys) for part in features.splits.values()]
         assert sum(map(len, keys)) == len(set.union(*keys)) == 30
 
     def test_the_published_test_images_are_the_test_split(self, tmp_path: Path) -> None:
@@ -79,13 +81,13 @@ class TestSplits:
         images[0] = 255
         images[10] = images[11]
         features = features_of(save(tmp_path / "a.npz", images, np.arange(60) % 2))
-        assert sum(len(part) for part in features.parts.values()) == 57
+        assert sum(len(part) for part in features.splits.values()) == 57
 
     def test_labels_beyond_the_classes_are_in_no_split(self, tmp_path: Path) -> None:
         labels = np.arange(60) % 2
         labels[:4] = [-1, 2, 99, 3]
         path = save(tmp_path / "a.npz", random_images(60), labels, classes=np.array(["a", "b"]))
-        assert sum(len(part) for part in features_of(path).parts.values()) == 56
+        assert sum(len(part) for part in features_of(path).splits.values()) == 56
 
     def test_a_class_that_is_only_in_the_test_split_is_named(self, tmp_path: Path) -> None:
         labels = np.repeat([0, 1], 20)
@@ -95,7 +97,7 @@ class TestSplits:
 
     def test_the_seed_decides(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.npz", random_images(60), np.arange(60) % 2)
-        digests = [FeatureSet(features_of(path, seed), "", {}).digest for seed in (1, 1, 2)]
+        digests = [StoredFeatures(features_of(path, seed), "", {}).digest for seed in (1, 1, 2)]
         assert digests[0] == digests[1] != digests[2]
 
     def test_features_are_raw_bytes_on_disk(self, tmp_path: Path) -> None:
@@ -177,11 +179,11 @@ def trained() -> SimpleNamespace:
     features = project.build_features(project.load(ImageSource()), ImageSplit(), 0)
     started = time.process_time()
     model = training.train(
-        project, FeatureSet(features, "", {}), ImageHyperparameters(), 0, lambda line: None
+        project, StoredFeatures(features, "", {}), ImageHyperparameters(), 0, lambda line: None
     )
     cpu_seconds = time.process_time() - started
-    prediction = training.predict(model.keras_model, features.test.x)
-    onnx = export.export(project, model.keras_model, features, {}, prediction)
+    prediction = predict(model.keras_model, features.test.x)
+    onnx = export(project, model, features)
     return SimpleNamespace(
         features=features, model=model, prediction=prediction, onnx=onnx, cpu_seconds=cpu_seconds
     )
@@ -203,7 +205,7 @@ class TestTrained:
         assert not report.checker_error
 
     def test_augmentation_is_not_in_the_file(self, trained: SimpleNamespace) -> None:
-        predictor = export.OnnxPredictor(trained.onnx.content)
+        predictor = OnnxPredictor(trained.onnx.content)
         first, second = (predictor.predict(trained.features.test.x[:64]) for _ in range(2))
         np.testing.assert_array_equal(first, second)
 
@@ -229,7 +231,7 @@ def test_augmented_training_is_repeatable(tmp_path: Path) -> None:
     hyperparameters = ImageHyperparameters(epochs=2, augmentation="shift_and_flip", batch_size=16)
     weights = [
         training.train(
-            PROJECT, FeatureSet(features, "", {}), hyperparameters, 3, lambda line: None
+            PROJECT, StoredFeatures(features, "", {}), hyperparameters, 3, lambda line: None
         ).keras_model.get_weights()
         for _ in range(2)
     ]
@@ -244,7 +246,7 @@ def test_streaming_from_disk_trains_the_same_model(tmp_path: Path, monkeypatch: 
         monkeypatch.setattr(training, "_IN_MEMORY_BYTES", limit)
         hyperparameters = ImageHyperparameters(epochs=2, augmentation="shift", batch_size=16)
         models.append(
-            training.train(PROJECT, FeatureSet(features, "", {}), hyperparameters, 3, lambda line: None)
+            training.train(PROJECT, StoredFeatures(features, "", {}), hyperparameters, 3, lambda line: None)
         )
     for in_memory, streamed in zip(*(model.keras_model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(in_memory, streamed)

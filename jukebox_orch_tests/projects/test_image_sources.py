@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from jukebox_orch.contract.project import Dataset, InputError, SourceFile
+from jukebox_orch.contract import Dataset, InputError, SourceFile
 from jukebox_orch.projects.image_processor import ImageProcessor, ImageSource
 from jukebox_orch_tests.support.image_files import (
     CLASSES,

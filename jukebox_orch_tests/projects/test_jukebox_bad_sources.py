@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jukebox_orch.contract.project import SourceFile
+from jukebox_orch.contract import SourceFile
 from jukebox_orch_tests.support.jukebox_files import csv_folder, frame, load, parquet_folder, refusal, tables
 
 
@@ -31,7 +31,7 @@ def test_a_changed_file_is_refused(folder: Path) -> None:
     url = str(folder / "song_rankings.parquet")
     message = refusal("", SourceFile(url=url, sha256="0" * 64))
     assert message.startswith(f"{url}: ")
-    assert f"{'0' * 64} was asked for" in message
+    assert f"expected {'0' * 64}" in message
 
 
 @pytest.mark.parametrize("location", ["nowhere", "nowhere.parquet"])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jukebox_orch.contract.project import Dataset, Features, InputError, Normalization, Source
+from jukebox_orch.contract import Dataset, Features, InputError, Normalization, Source
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxHyperparameters, JukeboxSplit, sample
 from jukebox_orch.projects.jukebox.features import aggregate
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES
@@ -33,9 +33,9 @@ def frame(dataset: Dataset, table: str) -> pd.DataFrame:
 
 
 def assert_equal(ours: Features, theirs: Features) -> None:
-    for name, part in ours.parts.items():
+    for name, part in ours.splits.items():
         for field in ("x", "y", "weight", "keys"):
-            assert_array_equal(getattr(part, field), getattr(theirs.parts[name], field))
+            assert_array_equal(getattr(part, field), getattr(theirs.splits[name], field))
 
 
 # --- splits ---
@@ -80,9 +80,9 @@ def test_nothing_usable_is_a_clear_error(dataset: Dataset) -> None:
 
 def test_by_song_keeps_every_song_in_one_split(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_SONG, 0)
-    keys = [set(part.keys) for part in features.parts.values()]
+    keys = [set(part.keys) for part in features.splits.values()]
     assert len(set.union(*keys)) == sum(len(k) for k in keys)
-    assert [len(part) for part in features.parts.values()] == [len(k) for k in keys]
+    assert [len(part) for part in features.splits.values()] == [len(k) for k in keys]
     shares = np.array([len(k) for k in keys]) / sum(len(k) for k in keys)
     assert_allclose(shares, [0.7, 0.15, 0.15], atol=0.03)
     assert features.test.slices["unseen_songs"].all()
@@ -99,8 +99,8 @@ def test_by_song_leaves_songs_where_they_are_when_data_is_added(dataset: Dataset
     rankings = frame(dataset, "rankings")
     first = PROJECT.build_features({**dataset, "rankings": rankings[: len(rankings) // 3]}, BY_SONG, 0)
     later = PROJECT.build_features(dataset, BY_SONG, 0)
-    for name, part in first.parts.items():
-        assert set(part.keys) <= set(later.parts[name].keys)
+    for name, part in first.splits.items():
+        assert set(part.keys) <= set(later.splits[name].keys)
 
 
 def test_by_song_with_too_few_songs_is_a_clear_error(dataset: Dataset) -> None:
@@ -142,7 +142,7 @@ def test_entries_are_raw_features_and_label_shares(dataset: Dataset) -> None:
     assert features.labels == COUNTRIES
     assert features.columns
     songs = frame(dataset, "songs")
-    for part in features.parts.values():
+    for part in features.splits.values():
         assert (part.x.dtype, part.y.dtype, part.weight.dtype) == (np.float32, np.float32, np.float32)
         assert part.x.shape == (len(part), 13)
         assert part.y.shape == (len(part), 72)

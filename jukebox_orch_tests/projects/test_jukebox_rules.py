@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jukebox_orch.contract.project import Dataset, Finding, Source, Validation
+from jukebox_orch.contract import Dataset, Finding, Source, Validation
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit, sample
 from jukebox_orch.projects.jukebox.rules import usability
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, RANGES
@@ -245,7 +245,7 @@ def test_features_hold_exactly_the_rows_that_validation_leaves(
     kinds: list[Literal["by_date", "by_song"]] = ["by_date", "by_song"]
     for kind in kinds:
         features = PROJECT.build_features(dataset, JukeboxSplit(kind=kind), 7)
-        rows = sum(part.weight.sum() for part in features.parts.values())
+        rows = sum(part.weight.sum() for part in features.splits.values())
         assert rows == validation.rows - validation.invalid_rows
 
 

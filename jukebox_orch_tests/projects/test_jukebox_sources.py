@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from jukebox_orch.contract.project import SourceFile
+from jukebox_orch.contract import SourceFile
 from jukebox_orch.projects.jukebox import sample
 from jukebox_orch.projects.jukebox.schema import FEATURES, RANKING_COLUMNS
 from jukebox_orch_tests import CHECKOUT

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jukebox_orch.assets.evaluation import evaluation_checks
-from jukebox_orch.assets.training_graph import Graph
-from jukebox_orch.ml.training import predict
-from jukebox_orch.registry.registration import champion_history, rollback
+from jukebox_orch.assets.checks import check_results
+from jukebox_orch.assets.evaluation import CHECKS
+from jukebox_orch.ml.keras_runtime import predict
+from jukebox_orch.registry.promotion import champion_history, rollback
 from jukebox_orch_tests.support.deployment import SMALL, Workplace, checks, failures
 from jukebox_orch_tests.support.projects import Blobs
 from jukebox_orch_tests.support.registration_crash import add
@@ -228,8 +228,8 @@ def test_while_there_is_no_champion_a_model_is_compared_with_the_baseline(finish
     assert first.metadata["threshold"].value == baseline
     assert "there is no champion yet; majority_class has" in (first.description or "")
     poor = report.test.model_copy(update={"metrics": {**report.test.metrics, "accuracy": baseline - 0.02}})
-    verdicts = evaluation_checks(Graph(Blobs()), report.model_copy(update={"test": poor}))
-    assert [v.passed for v in verdicts if v.check_name == "not_worse_than_champion"] == [False]
+    results = check_results(Blobs(), CHECKS, report.model_copy(update={"test": poor}))
+    assert [r.passed for r in results if r.check_name == "not_worse_than_champion"] == [False]
 
 
 def test_the_stage_names_the_alias_and_a_rollback_takes_it_along(again: Workplace):

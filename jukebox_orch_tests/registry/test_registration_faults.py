@@ -16,15 +16,11 @@ import httpx
 import pytest
 from mlflow.entities import ViewType
 
-from jukebox_orch.registry import registration as subject
-from jukebox_orch.registry.mlflow_resource import MlflowTracking
-from jukebox_orch.registry.registration import (
-    RegistrationError,
-    add_version,
-    champion_history,
-    promote,
-    verify,
-)
+from jukebox_orch.registry import versions
+from jukebox_orch.registry.mlflow_resource import MlflowResource
+from jukebox_orch.registry.promotion import champion_history, promote
+from jukebox_orch.registry.registration import add_version
+from jukebox_orch.registry.versions import RegistrationError, verify
 from jukebox_orch_tests.support.deployment import SMALL, Workplace, failures
 from jukebox_orch_tests.support.registration_crash import (
     POINTS,
@@ -75,7 +71,7 @@ def test_a_crash_leaves_no_alias_on_a_half_version_and_the_next_attempt_adopts_i
 
 def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path: Path):
     program = (
-        "import os, signal; from jukebox_orch.registry.mlflow_resource import MlflowTracking as M\n"
+        "import os, signal; from jukebox_orch.registry.mlflow_resource import MlflowResource as M\n"
         "lock = M(tracking_uri='sqlite:///x').lock('lock-test'); lock.acquire()\n"
         "print('held', flush=True); signal.pause()"
     )
@@ -83,10 +79,10 @@ def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path: Path):
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        lock = MlflowTracking(tracking_uri="sqlite:///y", artifact_root="").lock("lock-test")
+        lock = MlflowResource(tracking_uri="sqlite:///y", artifact_root="").lock("lock-test")
         with pytest.raises(filelock.Timeout):
             lock.acquire(timeout=0.2)
-        MlflowTracking(tracking_uri="sqlite:///y", artifact_root="").lock("other").acquire(
+        MlflowResource(tracking_uri="sqlite:///y", artifact_root="").lock("other").acquire(
             timeout=0.2
         ).lock.release()
     finally:
@@ -148,8 +144,8 @@ def test_a_registry_that_is_down_fails_the_run_after_retries_and_leaves_nothing(
 def test_a_version_whose_copy_in_mlflow_is_wrong_gets_no_alias(
     again: Workplace, monkeypatch: pytest.MonkeyPatch
 ):
-    original = subject._download
-    monkeypatch.setattr(subject, "_download", lambda *a: original(*a) + b"\0")
+    original = versions._download
+    monkeypatch.setattr(versions, "_download", lambda *a: original(*a) + b"\0")
     with pytest.raises(RegistrationError, match="version 2: the file in MLflow is not the registered one"):
         add(again, "broken")
     assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
@@ -206,7 +202,7 @@ def test_a_reply_that_is_lost_after_a_run_was_created_leaves_one_run(served: Wor
     lost: list[str] = []
     run = dg.DagsterRun("blobs_training", run_id=str(uuid4()))
     with losing_proxy(served.mlflow_uri, "/runs/create", lost) as url:
-        mlflow = MlflowTracking(tracking_uri=url)
+        mlflow = MlflowResource(tracking_uri=url)
         made = mlflow.run_id(run, "lost reply", {})
     assert len(lost) == 1
     client = served.client()

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from jukebox_orch.registry.registration import RegistrationError, champion_history, promote, rollback
+from jukebox_orch.registry.promotion import champion_history, promote, rollback
+from jukebox_orch.registry.versions import RegistrationError
 from jukebox_orch_tests.support.deployment import Workplace, failures
 from jukebox_orch_tests.support.registration_crash import add
 

@@ -1,4 +1,4 @@
-"""Cursors: small, versioned, migrated, and a damaged one is told apart from an empty one."""
+"""Cursors: small, versioned, and a damaged one is told apart from an empty one."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox_orch.sensors.cursor import FORMAT_VERSION, CursorError, Memory, SnapshotStore, with_head
+from jukebox_orch.sensors.cursor import CursorCodec, CursorError, SnapshotStore, with_head
 from jukebox_orch.sensors.decisions import SourceUnavailableError
 
 SMALL = {"tags": {"v1.0.0": "a" * 40}}
@@ -19,8 +19,8 @@ LARGE = {"files": {f"{os.urandom(16).hex()}.csv": [1, "t", os.urandom(32).hex()]
 
 
 @pytest.fixture
-def memory(tmp_path) -> Memory:
-    return Memory("git_tag", "file:///r v*", str(tmp_path / "memory"))
+def memory(tmp_path) -> CursorCodec:
+    return CursorCodec("git_tag", "file:///r v*", str(tmp_path / "memory"))
 
 
 @pytest.mark.parametrize("body", [{}, SMALL, LARGE], ids=["empty", "small", "large"])
@@ -28,13 +28,13 @@ def test_a_cursor_gives_back_its_state_and_stays_small(memory, tmp_path, body):
     cursor = memory.encode({"sweep": "k"}, body)
     assert len(cursor) <= 64 * 1024
     assert memory.decode(cursor) == ({"sweep": "k"}, body)
-    another_process = Memory("git_tag", "file:///r v*", str(tmp_path / "memory"))
+    another_process = CursorCodec("git_tag", "file:///r v*", str(tmp_path / "memory"))
     assert another_process.decode(cursor) == ({"sweep": "k"}, body)
 
 
 @given(st.dictionaries(st.text(), st.lists(st.integers() | st.text()), max_size=20))
 def test_any_state_survives(tmp_path_factory, body):
-    memory = Memory("k", "s", str(tmp_path_factory.getbasetemp() / "any"))
+    memory = CursorCodec("k", "s", str(tmp_path_factory.getbasetemp() / "any"))
     assert memory.decode(memory.encode({}, body))[1] == body
 
 
@@ -69,22 +69,7 @@ def test_a_changed_snapshot_is_refused(memory, tmp_path):
     (snapshot,) = (tmp_path / "memory").iterdir()
     snapshot.write_bytes(snapshot.read_bytes()[:-1] + b"x")
     with pytest.raises(CursorError, match="was changed"):
-        Memory("git_tag", "file:///r v*", str(tmp_path / "memory")).decode(cursor)
-
-
-def test_an_older_format_is_migrated_step_by_step(memory):
-    cursor = memory.encode({}, SMALL)
-    steps = {
-        FORMAT_VERSION: lambda c: {**c, "version": FORMAT_VERSION + 1, "head": {"first": True}},
-        FORMAT_VERSION + 1: lambda c: {
-            **c,
-            "version": FORMAT_VERSION + 2,
-            "head": {**c["head"], "second": True},
-        },
-    }
-    head, body = memory.decode(cursor, migrations=steps, current=FORMAT_VERSION + 2)
-    assert head == {"first": True, "second": True}
-    assert body == SMALL
+        CursorCodec("git_tag", "file:///r v*", str(tmp_path / "memory")).decode(cursor)
 
 
 def test_the_snapshots_of_the_old_and_the_new_cursor_stay_and_forgotten_ones_go(memory, tmp_path):
@@ -104,15 +89,15 @@ def test_a_process_killed_while_it_saves_leaves_the_old_memory_whole(memory, tmp
     killed = (
         "import os, signal, sys\n"
         "from upath.implementations.local import PosixUPath\n"
-        "from jukebox_orch.sensors.cursor import Memory\n"
+        "from jukebox_orch.sensors.cursor import CursorCodec\n"
         "PosixUPath.rename = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "large = {'files': [os.urandom(64).hex() for _ in range(5000)]}\n"
-        "Memory('git_tag', 'file:///r v*', sys.argv[1]).encode({}, large)\n"
+        "CursorCodec('git_tag', 'file:///r v*', sys.argv[1]).encode({}, large)\n"
     )
     done = subprocess.run([sys.executable, "-c", killed, tmp_path / "memory"], check=False)
     assert done.returncode == -signal.SIGKILL
     assert len(list((tmp_path / "memory").iterdir())) == 2
-    another_process = Memory("git_tag", "file:///r v*", str(tmp_path / "memory"))
+    another_process = CursorCodec("git_tag", "file:///r v*", str(tmp_path / "memory"))
     assert another_process.decode(cursor) == ({}, LARGE)
     SnapshotStore(str(tmp_path / "memory")).prune([json.loads(cursor)["snapshot"]], time.time() + 2 * 86_400)
     assert [path.name for path in (tmp_path / "memory").iterdir()] == [json.loads(cursor)["snapshot"]]
@@ -121,4 +106,4 @@ def test_a_process_killed_while_it_saves_leaves_the_old_memory_whole(memory, tmp
 def test_a_memory_that_cannot_be_written_is_a_reason_not_a_lost_cursor(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(SourceUnavailableError, match="cannot be written"):
-        Memory("k", "s", str(tmp_path / "file")).encode({}, LARGE)
+        CursorCodec("k", "s", str(tmp_path / "file")).encode({}, LARGE)

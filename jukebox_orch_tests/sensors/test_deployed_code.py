@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from jukebox_orch import deployment
-from jukebox_orch.deployed_code import Code
+from jukebox_orch.deployed_code import DeployedCode
 from jukebox_orch.sensors import Triggers
 from jukebox_orch_tests.support.git_server import Repository, git
 
@@ -46,15 +46,18 @@ def test_in_kubernetes_a_tag_waits_for_the_deployment_of_its_code(tmp_path, monk
 
 
 def test_a_deployment_knows_its_code_from_the_build_or_from_its_checkout(tmp_path, monkeypatch):
-    assert Code(git_commit="c0ffee1", version="1.0.0").commit() == "c0ffee1"
-    assert Code(git_commit="c0ffee1", version="1.0.0").tag() == "1.0.0"
+    for name in ("GIT_COMMIT", "VERSION"):
+        monkeypatch.delenv(f"JUKEBOX_ORCH_{name}", raising=False)
     checkout = tmp_path / "checkout"
     (checkout / "package").mkdir(parents=True)
-    monkeypatch.setattr("jukebox_orch.deployed_code.__file__", str(checkout / "package" / "code.py"))
-    assert Code().commit() is None
+    monkeypatch.setattr("jukebox_orch.deployment.__file__", str(checkout / "package" / "code.py"))
+    assert deployment.deployed_code() == DeployedCode(None, None)
     git("init", "-q", cwd=checkout)
     git("commit", "-q", "--allow-empty", "-m", "first", cwd=checkout)
-    assert Code().commit() == git("rev-parse", "HEAD", cwd=checkout)
-    assert Code().tag() is None
+    head = git("rev-parse", "HEAD", cwd=checkout)
+    assert deployment.deployed_code() == DeployedCode(head, None)
     git("tag", "v1.0.0", cwd=checkout)
-    assert Code().tag() == "v1.0.0"
+    assert deployment.deployed_code() == DeployedCode(head, "v1.0.0")
+    monkeypatch.setenv("JUKEBOX_ORCH_GIT_COMMIT", "c0ffee1")
+    monkeypatch.setenv("JUKEBOX_ORCH_VERSION", "1.0.0")
+    assert deployment.deployed_code() == DeployedCode("c0ffee1", "1.0.0")

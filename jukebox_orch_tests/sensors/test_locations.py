@@ -9,9 +9,9 @@ import fsspec
 import pytest
 
 from jukebox_orch.sensors.decisions import SourceUnavailableError
-from jukebox_orch.sensors.new_data.decision import Entry, NewDataState
+from jukebox_orch.sensors.new_data.decision import Contents, Entry, NewDataState
 from jukebox_orch.sensors.new_data.locations import open_location
-from jukebox_orch.sensors.new_data.scan import look, read_digests
+from jukebox_orch.sensors.new_data.scan import read_digests, scan
 from jukebox_orch_tests.support.servers import Misbehaviour, free_port, s3_server, self_signed_certificate
 
 
@@ -40,7 +40,7 @@ class TestLocalFolder:
         (landing / "link.csv").symlink_to(tmp_path / "secret.csv")
         (landing / "linked").symlink_to(tmp_path)
         os.mkfifo(landing / "pipe.csv")
-        entries = {e.path: e.kind for e in look(open_location(str(landing)), NewDataState()).entries}
+        entries = {e.path: e.kind for e in scan(open_location(str(landing)), NewDataState()).entries}
         assert entries == {
             "day/a.csv": "file",
             "link.csv": "symlink",
@@ -52,54 +52,52 @@ class TestLocalFolder:
         location = open_location(str(tmp_path))
         for name in ("a.csv", "b.csv", "c.csv"):
             (tmp_path / name).write_bytes(b"x")
-        entries = sorted(look(location, NewDataState()).entries)
+        entries = sorted(scan(location, NewDataState()).entries)
         (tmp_path / "a.csv").unlink()
         (tmp_path / "a.csv").symlink_to("/etc/hostname")
         (tmp_path / "b.csv").unlink()
         os.mkfifo(tmp_path / "b.csv")
-        digests, failures = read_digests(location, entries, limit=10)
-        assert digests == {"c.csv": sha(b"x")}
-        assert failures == {"a.csv": "symbolic link", "b.csv": "changed while the tick was looking"}
+        contents = read_digests(location, entries, limit=10)
+        assert contents.digests == {"c.csv": sha(b"x")}
+        assert contents.failures == {"a.csv": "symbolic link", "b.csv": "changed while the tick was looking"}
 
     def test_a_file_that_grew_after_the_look_is_left_for_the_next_tick(self, tmp_path):
         location = open_location(str(tmp_path))
         (tmp_path / "a.csv").write_bytes(b"x")
-        entries = look(location, NewDataState()).entries
+        entries = scan(location, NewDataState()).entries
         (tmp_path / "a.csv").write_bytes(b"xy")
-        assert read_digests(location, entries, limit=10) == (
-            {},
-            {"a.csv": "changed while the tick was looking"},
-        )
+        failures = {"a.csv": "changed while the tick was looking"}
+        assert read_digests(location, entries, limit=10) == Contents(failures=failures)
 
     def test_reading_stops_at_the_limit_and_at_the_end_of_the_time(self, tmp_path):
         location = open_location(str(tmp_path))
         for i in range(40):
             (tmp_path / f"{i:02}.csv").write_bytes(b"x")
-        entries = sorted(look(location, NewDataState()).entries)
-        digests, _ = read_digests(location, entries, limit=10)
+        entries = sorted(scan(location, NewDataState()).entries)
+        digests = read_digests(location, entries, limit=10).digests
         assert sorted(digests) == [f"{i:02}.csv" for i in range(10)]
-        assert read_digests(location, entries, limit=10, seconds=-1) == ({}, {})
+        assert read_digests(location, entries, limit=10, seconds=-1) == Contents()
 
     def test_a_folder_that_is_not_there_is_a_reason(self, tmp_path):
         with pytest.raises(SourceUnavailableError, match="nowhere/ cannot be listed: No such file"):
-            look(open_location(str(tmp_path / "nowhere")), NewDataState())
+            scan(open_location(str(tmp_path / "nowhere")), NewDataState())
 
     def test_a_mount_that_hangs_is_given_up(self):
         class Hanging:
             prefix = "/mnt/nfs/"
 
-            def look(self, state):
+            def scan(self, state):
                 time.sleep(5)
 
         with pytest.raises(SourceUnavailableError, match=r"/mnt/nfs/ did not answer within 0 s"):
-            look(Hanging(), NewDataState(), seconds=0.1)  # pyright: ignore[reportArgumentType]
+            scan(Hanging(), NewDataState(), seconds=0.1)  # pyright: ignore[reportArgumentType]
 
     def test_a_manifest_in_the_format_of_sha256sum_is_read(self, tmp_path):
         (tmp_path / "d").mkdir()
         (tmp_path / "d" / "a b.csv").write_bytes(b"a")
         made = subprocess.run(["sha256sum", "a b.csv"], cwd=tmp_path / "d", capture_output=True, check=True)
         (tmp_path / "d" / "SHA256SUMS").write_bytes(made.stdout)
-        listing = look(open_location(str(tmp_path)), NewDataState(), with_manifests=True)
+        listing = scan(open_location(str(tmp_path)), NewDataState(), with_manifests=True)
         assert listing.manifests == {"d": {"a b.csv": sha(b"a")}}
 
 
@@ -109,22 +107,22 @@ class TestBucket:
         filesystem.pipe_file("landing/day/a.csv", b"a")
         filesystem.pipe_file("landing/day/sub/b.csv", b"b" * 20_000_000)
         location = open_location("s3://landing/day")
-        listing = look(location, NewDataState())
+        listing = scan(location, NewDataState())
         assert [e.path for e in listing.entries] == ["a.csv", "sub/b.csv"]
         assert all(e.changed_at and abs(e.changed_at - time.time()) < 60 for e in listing.entries)
         assert list(listing.covered) == [("", None)]
         assert location.prefix == "s3://landing/day/"
-        digests, failures = read_digests(location, listing.entries, 10)
-        assert failures == {}
-        assert digests == {"a.csv": sha(b"a"), "sub/b.csv": sha(b"b" * 20_000_000)}
+        contents = read_digests(location, listing.entries, 10)
+        assert contents.failures == {}
+        assert contents.digests == {"a.csv": sha(b"a"), "sub/b.csv": sha(b"b" * 20_000_000)}
 
     def test_an_overwritten_object_has_another_token_and_the_old_version_is_not_read(self, buckets):
         filesystem = fsspec.filesystem("s3")
         filesystem.pipe_file("landing/over/a.csv", b"old")
         location = open_location("s3://landing/over")
-        before = look(location, NewDataState()).entries
+        before = scan(location, NewDataState()).entries
         filesystem.pipe_file("landing/over/a.csv", b"new")
-        assert look(location, NewDataState()).entries[0].token != before[0].token
+        assert scan(location, NewDataState()).entries[0].token != before[0].token
         assert read_digests(location, before, 10) == ({}, {"a.csv": "changed while the tick was looking"})
 
     def test_a_large_bucket_is_seen_newest_keys_first_and_wholly_over_several_looks(
@@ -138,29 +136,29 @@ class TestBucket:
         location = open_location("s3://landing/large")
         state, seen, looks = NewDataState(), set(), 0
         while len(seen) < 2_500 and looks < 10:
-            listing = look(location, state)
+            listing = scan(location, state)
             assert len(listing.entries) <= 2_000
             seen |= {e.path for e in listing.entries}
             state = NewDataState({path: [1, "t", "d"] for path in seen}, sweep=listing.sweep)
             looks += 1
         assert looks == 3
         (buckets / "landing" / "large" / "99999.csv").write_text("new")
-        assert "99999.csv" in {e.path for e in look(location, state).entries}
+        assert "99999.csv" in {e.path for e in scan(location, state).entries}
 
     def test_a_bucket_that_is_not_there_or_refuses_is_a_reason(self, buckets, monkeypatch):
         with pytest.raises(SourceUnavailableError, match=r"s3://nowhere/x/ cannot be listed"):
-            look(open_location("s3://nowhere/x"), NewDataState())
+            scan(open_location("s3://nowhere/x"), NewDataState())
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
         fsspec.filesystem("s3").clear_instance_cache()
         with pytest.raises(SourceUnavailableError, match="cannot be listed"):
-            look(open_location("s3://landing/day"), NewDataState())
+            scan(open_location("s3://landing/day"), NewDataState())
 
     def test_a_server_that_is_down_is_a_reason_in_bounded_time(self, buckets, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
         fsspec.filesystem("s3").clear_instance_cache()
         began = time.monotonic()
         with pytest.raises(SourceUnavailableError):
-            look(open_location("s3://landing/day"), NewDataState())
+            scan(open_location("s3://landing/day"), NewDataState())
         assert time.monotonic() - began < 25
 
     def test_a_server_whose_certificate_nobody_trusts_is_a_reason(self, buckets, monkeypatch, tmp_path):
@@ -168,7 +166,7 @@ class TestBucket:
             monkeypatch.setenv("AWS_ENDPOINT_URL", url)
             fsspec.filesystem("s3").clear_instance_cache()
             with pytest.raises(SourceUnavailableError, match="certificate"):
-                look(open_location("s3://landing/day"), NewDataState())
+                scan(open_location("s3://landing/day"), NewDataState())
 
 
 class TestHttpFile:
@@ -181,7 +179,7 @@ class TestHttpFile:
 
     def test_its_version_is_its_etag_and_the_body_is_only_fetched_to_digest_it(self, server):
         behaviour, location = server
-        (entry,) = look(location, NewDataState()).entries
+        (entry,) = scan(location, NewDataState()).entries
         assert entry == Entry("day.csv", 8, '"1"', None)
         assert {method for method, _ in behaviour.requests} == {"HEAD"}
         assert read_digests(location, [entry], 1) == ({"day.csv": sha(behaviour.body)}, {})
@@ -190,13 +188,13 @@ class TestHttpFile:
     def test_without_an_etag_its_version_is_its_last_modified(self, server):
         behaviour, location = server
         behaviour.headers = {"Last-Modified": "Fri, 15 Dec 2023 10:00:00 GMT"}
-        (entry,) = look(location, NewDataState()).entries
+        (entry,) = scan(location, NewDataState()).entries
         assert entry.token == "Fri, 15 Dec 2023 10:00:00 GMT"
         assert entry.changed_at == 1_702_634_400
 
     def test_a_body_of_another_version_is_not_taken(self, server):
         behaviour, location = server
-        (entry,) = look(location, NewDataState()).entries
+        (entry,) = scan(location, NewDataState()).entries
         behaviour.headers = {"ETag": '"2"'}
         assert read_digests(location, [entry], 1) == (
             {},
@@ -207,25 +205,25 @@ class TestHttpFile:
         behaviour, location = server
         behaviour.headers = {}
         with pytest.raises(SourceUnavailableError, match="neither ETag nor Last-Modified"):
-            look(location, NewDataState())
+            scan(location, NewDataState())
 
     def test_an_error_a_bad_date_and_a_slow_server_are_reasons(self, server):
         behaviour, location = server
         behaviour.status = 503
         with pytest.raises(SourceUnavailableError, match="503"):
-            look(location, NewDataState())
+            scan(location, NewDataState())
         behaviour.status, behaviour.headers = 200, {"Last-Modified": "yesterday"}
         with pytest.raises(SourceUnavailableError, match="cannot be listed"):
-            look(location, NewDataState())
+            scan(location, NewDataState())
         behaviour.delay = 5
         with pytest.raises(SourceUnavailableError, match="did not answer"):
-            look(location, NewDataState(), seconds=0.5)
+            scan(location, NewDataState(), seconds=0.5)
 
     def test_a_server_that_is_down_or_whose_certificate_nobody_trusts_is_a_reason(self, tmp_path):
         with pytest.raises(SourceUnavailableError, match="Connection refused"):
-            look(open_location(f"http://127.0.0.1:{free_port()}/day.csv"), NewDataState())
+            scan(open_location(f"http://127.0.0.1:{free_port()}/day.csv"), NewDataState())
         with (
             Misbehaviour().serve(self_signed_certificate(tmp_path)) as url,
             pytest.raises(SourceUnavailableError, match="CERTIFICATE_VERIFY_FAILED"),
         ):
-            look(open_location(f"{url}/day.csv"), NewDataState())
+            scan(open_location(f"{url}/day.csv"), NewDataState())

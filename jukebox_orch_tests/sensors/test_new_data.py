@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from jukebox_orch.sensors.decisions import SourceUnavailableError, StartedEvent
 from jukebox_orch.sensors.new_data.decision import (
+    Contents,
     Decision,
     Entry,
     Limits,
@@ -49,8 +50,7 @@ def tick(
         listing,
         state,
         selection,
-        digests=digests,
-        failures={},
+        Contents(digests),
         location="/landing/",
         limits=limits,
         started=started,
@@ -251,8 +251,7 @@ def test_a_file_that_cannot_be_read_is_named_and_does_not_hold_up_the_others():
         listing,
         NewDataState(),
         selection,
-        digests={"b.csv": sha("b")},
-        failures={"a.csv": "Permission denied"},
+        Contents({"b.csv": sha("b")}, {"a.csv": "Permission denied"}),
         location="/landing/",
         limits=LIMITS,
     )
@@ -303,7 +302,7 @@ def test_whatever_happens_every_content_that_rests_has_exactly_one_run(operation
     state = NewDataState()
     runs: dict[str, StartedEvent] = {}
 
-    def look(commit: bool, beyond: str = "", upto: str | None = None) -> None:
+    def scan(commit: bool, beyond: str = "", upto: str | None = None) -> None:
         nonlocal state
         there = [file(path, *disk[path]) for path in sorted(disk) if beyond < path <= (upto or "~")]
         unchanged = {entry.path for entry in there if state.knows(entry.path, entry.size, entry.token)}
@@ -330,13 +329,13 @@ def test_whatever_happens_every_content_that_rests_has_exactly_one_run(operation
             content, _ = disk.pop(path)
             disk[value] = (content, clock)
         elif operation in ("tick", "crash"):
-            look(commit=operation == "tick")
+            scan(commit=operation == "tick")
         elif operation == "look at a piece":
-            look(True, path, value)
+            scan(True, path, value)
         elif operation == "lose cursor":
             state = rebuilt(list(runs.values()))
     clock += 1_000
-    look(commit=True)
+    scan(commit=True)
     trained = [f["sha256"] for run in runs.values() for f in run.run_config["source"]["files"]]
     assert len(trained) == len(set(trained))
     assert {sha(content) for content, _ in disk.values()} <= set(trained)

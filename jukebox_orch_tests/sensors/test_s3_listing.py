@@ -13,7 +13,7 @@ from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.new_data.decision import NewDataState
 from jukebox_orch.sensors.new_data.locations import open_location
 from jukebox_orch.sensors.new_data.s3_listing import joined, parse_quickly, pieces, take_objects
-from jukebox_orch.sensors.new_data.scan import look
+from jukebox_orch.sensors.new_data.scan import scan
 from jukebox_orch_tests.support.servers import Misbehaviour, s3_server
 
 ODD_KEYS = ["a b&c<d>\"e'.csv", "100%+1=2;x.csv", "ü/ñ/日本.csv", "&amp;.csv", "plain.csv", "folder/"]
@@ -77,12 +77,12 @@ def test_joined_ranges_cover_the_same_paths(bounds):
 
 def test_a_large_bucket_that_is_known_is_looked_at_whole(bucket, unhurried):
     location = open_location("s3://many")
-    first = look(location, NewDataState())
+    first = scan(location, NewDataState())
     assert len(first.entries) == 5_000
     state = decided(first)
     (bucket / "3" / "new.csv").write_text("new")
     (bucket / "0002.csv").unlink()
-    second = look(location, state)
+    second = scan(location, state)
     assert [entry.path for entry in second.entries] == ["3/new.csv"]
     assert second.unchanged == state.files.keys() - {"0002.csv"}
     assert list(second.covered) == [("", None)]
@@ -92,12 +92,12 @@ def test_a_large_bucket_that_is_known_is_looked_at_whole(bucket, unhurried):
 
 def test_looks_without_time_still_get_everywhere_and_say_where_they_were(bucket, monkeypatch):
     monkeypatch.setattr("jukebox_orch.sensors.new_data.locations.SWEEP_SECONDS", 60)
-    whole = {e.path for e in look(open_location("s3://many"), NewDataState()).entries}
+    whole = {e.path for e in scan(open_location("s3://many"), NewDataState()).entries}
     monkeypatch.setattr("jukebox_orch.sensors.new_data.locations.SWEEP_SECONDS", 0)
     location, state, seen, looks = open_location("s3://many"), NewDataState(), set(), 0
     files: dict = {}
     while looks < 20:
-        listing = look(location, state)
+        listing = scan(location, state)
         looks += 1
         paths = {e.path for e in listing.entries} | set(listing.unchanged)
         for path in paths | whole:
@@ -177,6 +177,6 @@ def test_a_store_that_says_more_without_end_is_a_reason(bucket, monkeypatch, con
         fsspec.filesystem("s3").clear_instance_cache()
         began = time.monotonic()
         with pytest.raises(SourceUnavailableError, match="there are more objects and does not list them"):
-            look(open_location("s3://many"), NewDataState())
+            scan(open_location("s3://many"), NewDataState())
         assert time.monotonic() - began < 10
     fsspec.filesystem("s3").clear_instance_cache()

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
-from jukebox_orch.contract.project import Features, Normalization, Part
-from jukebox_orch.ml.artifacts import FeatureSet
+from jukebox_orch.contract import Features, Normalization, Split
+from jukebox_orch.ml.artifacts import StoredFeatures
 from jukebox_orch.ml.formats import FORMATS, format_of
 from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
 from jukebox_orch.storage.publishing import combined_digest, file_digest, publish
@@ -52,18 +52,18 @@ def _metadata(value: Any) -> dg.MetadataValue:
     return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.text(str(value))
 
 
-def features() -> FeatureSet:
+def features() -> StoredFeatures:
     random = np.random.default_rng(0)
 
-    def part(n: int, name: str) -> Part:
+    def part(n: int, name: str) -> Split:
         x = random.normal(size=(n, 2)).astype(np.float32)
         y = random.dirichlet(np.ones(3), n).astype(np.float32)
         weight = np.ones(n, np.float32)
-        return Part(x, y, weight, np.array([f"{name}-ü", "long key " * 9]), {"new songs > 3": x[:, 0] > 0})
+        return Split(x, y, weight, np.array([f"{name}-ü", "long key " * 9]), {"new songs > 3": x[:, 0] > 0})
 
     train = part(5, "a")
     normalization = Normalization.standard(train.x)
-    return FeatureSet(
+    return StoredFeatures(
         Features(train, part(3, "b"), part(2, "c"), ("x", "y"), ("a", "b", "c"), normalization),
         "d1",
         {"x": {"shares": [1.0]}},

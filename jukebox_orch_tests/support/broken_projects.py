@@ -13,16 +13,16 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from jukebox_orch.contract.project import (
+from jukebox_orch.contract import (
     Dataset,
     Features,
     Finding,
     Gates,
     ModelProject,
     Normalization,
-    Part,
     Settings,
     Source,
+    Split,
     Validation,
 )
 from jukebox_orch_tests.support.projects import Blobs, Rents
@@ -241,13 +241,13 @@ class TestsOnTrainingRows(_ChangesFeatures):
             np.concatenate([getattr(p, f) for p in (features.train, features.test)])
             for f in ("x", "y", "keys")
         ]
-        return replace(features, train=Part.of_rows(*whole))
+        return replace(features, train=Split.of_rows(*whole))
 
 
 @caught_by("test_constants_are_those_of_the_training_split", "not the mean of the training split")
 class ConstantsFromAllRows(_ChangesFeatures):
     def change(self, features: Features) -> Features:
-        every = np.concatenate([part.x for part in features.parts.values()])
+        every = np.concatenate([part.x for part in features.splits.values()])
         return replace(features, normalization=Normalization.standard(every))
 
 

@@ -13,7 +13,8 @@ import dagster as dg
 import fsspec
 import pydantic
 
-from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors, load_triggers
+from jukebox_orch.deployed_code import DeployedCode
+from jukebox_orch.sensors import Triggers, build_sensors, load_triggers
 
 FOLDER = Path(os.environ["SENSOR_TEST_FOLDER"])
 

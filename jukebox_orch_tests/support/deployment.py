@@ -17,10 +17,10 @@ import yaml
 from mlflow import MlflowClient
 
 from jukebox_orch import assets
-from jukebox_orch.assets.training_graph import Graph
-from jukebox_orch.contract.project import ModelProject
-from jukebox_orch.deployed_code import Code
-from jukebox_orch.registry.mlflow_resource import MlflowTracking
+from jukebox_orch.assets.training_graph import TrainingGraph
+from jukebox_orch.contract import ModelProject
+from jukebox_orch.deployed_code import DeployedCode
+from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.storage.artifact_store import ArtifactStore
 from jukebox_orch.storage.model_store import ModelStore
 from jukebox_orch_tests import CHECKOUT
@@ -31,10 +31,10 @@ SMALL = {"hyperparameters": {"epochs": 4}, "gates": {"metric_floor": 0.5}}
 
 @functools.cache
 def _code_version(project: type[ModelProject]) -> str:
-    return Graph(project()).code_version
+    return TrainingGraph(project()).code_version
 
 
-class SteadyGraph(Graph):
+class SteadyGraph(TrainingGraph):
     """Its code version is taken once: a checkout that is edited while tests run would change it."""
 
     code_version = property(lambda graph: _code_version(type(graph.project)))  # pyright: ignore
@@ -59,10 +59,10 @@ class Workplace:
             _replace(database, str(self.folder), str(folder))
         return Workplace(folder)
 
-    def mlflow(self) -> MlflowTracking:
+    def mlflow(self) -> MlflowResource:
         """Make the resource anew: MLflow's global address is the one of the newest."""
         root = str(self.folder / "mlflow") if self.mlflow_uri.startswith("sqlite") else ""
-        return MlflowTracking(tracking_uri=self.mlflow_uri, artifact_root=root)
+        return MlflowResource(tracking_uri=self.mlflow_uri, artifact_root=root)
 
     def client(self) -> MlflowClient:
         return self.mlflow().client()
@@ -75,7 +75,7 @@ class Workplace:
 
     def definitions(self, project: ModelProject | None = None, **options: Any) -> dg.Definitions:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(assets, "Graph", SteadyGraph)
+            patch.setattr(assets, "TrainingGraph", SteadyGraph)
             graph = assets.build_training_graph(project or Blobs(), **options)
         return dg.Definitions.merge(
             graph,
@@ -84,7 +84,7 @@ class Workplace:
                     "artifact_store": self.artifact_store(),
                     "model_store": self.store(),
                     "mlflow": self.mlflow(),
-                    "code": Code(git_commit="c0ffee", version="1.0.0"),
+                    "code": DeployedCode("c0ffee", "1.0.0"),
                 },
                 executor=dg.in_process_executor,
             ),

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from jukebox_orch.contract.project import Dataset, InputError, Source, SourceFile
+from jukebox_orch.contract import Dataset, InputError, Source, SourceFile
 from jukebox_orch.projects.jukebox import Jukebox, sample
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from jukebox_orch.contract.files import content
-from jukebox_orch.contract.project import (
+from jukebox_orch.contract import (
+    Classification,
     Dataset,
     Features,
     Finding,
@@ -19,13 +19,14 @@ from jukebox_orch.contract.project import (
     InputError,
     ModelProject,
     Normalization,
-    Part,
+    Regression,
     Settings,
     Source,
+    Split,
     Validation,
+    read_bytes,
+    split_by_share,
 )
-from jukebox_orch.contract.splitting import split_by_share
-from jukebox_orch.contract.tasks import Classification, Regression
 
 if TYPE_CHECKING:
     import keras
@@ -58,12 +59,12 @@ class TableProject(ModelProject):
     def load(self, source: Source) -> Dataset:
         if not source.location and not source.files:
             return {"rows": self.generate()}
-        from jukebox_orch.contract.project import SourceFile
+        from jukebox_orch.contract import SourceFile
 
         tables = []
         for file in source.files or [SourceFile(url=source.location)]:
             try:
-                tables.append(pd.read_csv(io.BytesIO(content(file))))
+                tables.append(pd.read_csv(io.BytesIO(read_bytes(file))))
             except ValueError as error:
                 raise InputError(f"{file.url}: {error}") from error
         return {"rows": pd.concat(tables, ignore_index=True)}
@@ -98,7 +99,7 @@ class TableProject(ModelProject):
         keys = np.arange(len(rows))
         parts = split_by_share(keys, split.validation_share, split.test_share, seed)
         return Features(
-            **{name: Part.of_rows(x[index], y[index], keys[index]) for name, index in parts.items()},
+            **{name: Split.of_rows(x[index], y[index], keys[index]) for name, index in parts.items()},
             inputs=self.columns,
             labels=self.labels(),
             normalization=Normalization.standard(x[parts["train"]]),

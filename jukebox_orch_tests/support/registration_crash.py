@@ -17,11 +17,12 @@ import onnx
 from mlflow import MlflowClient
 
 from jukebox_orch.ml.artifacts import OnnxModel
-from jukebox_orch.ml.onnx_export import OnnxPredictor
+from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.registry import registration as subject
 from jukebox_orch.registry import tracking
-from jukebox_orch.registry.mlflow_resource import MlflowTracking
-from jukebox_orch.registry.registration import Registration, add_version, promote
+from jukebox_orch.registry.mlflow_resource import MlflowResource
+from jukebox_orch.registry.promotion import promote
+from jukebox_orch.registry.registration import RegistrationRequest, RegistrationResult, add_version
 from jukebox_orch.storage import model_store, publishing
 from jukebox_orch.storage.model_store import ModelStore
 from jukebox_orch_tests.support.deployment import Workplace
@@ -48,8 +49,8 @@ def model_of(point: str) -> str:
 
 
 def register(
-    mlflow: MlflowTracking, store: ModelStore, onnx: OnnxModel, run_id: str, name: str
-) -> subject.AddedVersion:
+    mlflow: MlflowResource, store: ModelStore, onnx: OnnxModel, run_id: str, name: str
+) -> RegistrationResult:
     """Do what the asset `registered_model` does for a first version."""
     added = add_version(mlflow, store, registration(mlflow, onnx, run_id, name))
     promote(mlflow, name, added.number, alias="staging", by="test", why="first version")
@@ -57,8 +58,8 @@ def register(
 
 
 def registration(
-    mlflow: MlflowTracking, onnx: OnnxModel, run_id: str, name: str, **tags: str
-) -> Registration:
+    mlflow: MlflowResource, onnx: OnnxModel, run_id: str, name: str, **tags: str
+) -> RegistrationRequest:
     predictor = OnnxPredictor(onnx.content)
     inputs = {i: [[1.0], [2.0]] for i in predictor.inputs}
     feed = {i: np.asarray(value, np.float32) for i, value in inputs.items()}
@@ -71,7 +72,7 @@ def registration(
     def files(number: str) -> Mapping[str, bytes]:
         return {"example.json": json.dumps(example).encode(), "README.md": f"version {number}".encode()}
 
-    return Registration(
+    return RegistrationRequest(
         model_name=name,
         onnx=onnx,
         mlflow_run_id=run_id,

@@ -5,7 +5,8 @@ from typing import Any
 
 import dagster as dg
 
-from jukebox_orch.sensors import DeployedCode, Triggers, build_sensors
+from jukebox_orch.deployed_code import DeployedCode
+from jukebox_orch.sensors import Triggers, build_sensors
 
 
 @dg.op

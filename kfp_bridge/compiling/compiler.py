@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Optional
 
+from kfp_bridge.compiling.pods import apply_pod
 from kfp_bridge.errors import BridgeError, ExportError
 from kfp_bridge.names import identifier, task_name
 from kfp_bridge.pipeline_graph import (
@@ -31,7 +32,6 @@ from kfp_bridge.pipeline_graph import (
     PipelineGraph,
     Step,
 )
-from kfp_bridge.reading.pods import apply_pod
 
 if TYPE_CHECKING:
     from kfp import dsl

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from pydantic import Field
 
-from jukebox_orch.contract.files import content
-from jukebox_orch.contract.project import (
+from jukebox_orch.contract import (
+    Classification,
     Dataset,
     Features,
     Finding,
@@ -19,14 +19,14 @@ from jukebox_orch.contract.project import (
     InputError,
     ModelProject,
     Normalization,
-    Part,
     Settings,
     Source,
     SourceFile,
+    Split,
     Validation,
+    read_bytes,
+    split_by_share,
 )
-from jukebox_orch.contract.splitting import split_by_share
-from jukebox_orch.contract.tasks import Classification
 
 if TYPE_CHECKING:
     import keras
@@ -118,7 +118,7 @@ class AcmeIris(ModelProject):
         keys = flowers.astype(str).agg(" ".join, axis=1).to_numpy(str)
         rows = split_by_share(keys, split.validation_share, split.test_share, seed, strata=y)
         return Features(
-            **{name: Part.of_rows(x[index], y[index], keys[index]) for name, index in rows.items()},
+            **{name: Split.of_rows(x[index], y[index], keys[index]) for name, index in rows.items()},
             inputs=MEASUREMENTS,
             labels=SPECIES,
             normalization=Normalization.standard(x[rows["train"]]),
@@ -139,7 +139,7 @@ class AcmeIris(ModelProject):
 
 def _read(file: SourceFile) -> pd.DataFrame:
     try:
-        return pd.read_csv(io.BytesIO(content(file)))
+        return pd.read_csv(io.BytesIO(read_bytes(file)))
     except ValueError as error:  # InputError is one, and so is everything that is wrong with a CSV file
         raise InputError(f"{file.url}: {error}") from error
 

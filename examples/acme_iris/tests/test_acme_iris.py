@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from acme_iris import AcmeIris
 
-from jukebox_orch.contract.project import InputError, Source
+from jukebox_orch.contract import InputError, Source
 from jukebox_orch.testing.suite import ProjectContract
 
 

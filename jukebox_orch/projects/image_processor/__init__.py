@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from jukebox_orch.contract.project import (
+from jukebox_orch.contract import (
+    Classification,
     Dataset,
     Features,
     Gates,
     Hyperparameters,
     ModelProject,
     Normalization,
-    Part,
     Settings,
     Source,
+    Split,
     Validation,
 )
-from jukebox_orch.contract.tasks import Classification
 
 if TYPE_CHECKING:
     import keras
@@ -138,7 +138,7 @@ class ImageProcessor(ModelProject):
         rows = split_rows(dataset, split.validation_share, split.test_share, split.published_test, seed)
         images, samples, names = tables(dataset)
         parts = {
-            name: Part.of_rows(
+            name: Split.of_rows(
                 select(images, index), samples["label"].to_numpy()[index].astype("int64"), digests
             )
             for name, (index, digests) in rows.items()

@@ -17,7 +17,7 @@ from typing import IO, cast
 
 import numpy as np
 
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 
 _RECORD = 1 + 3 * 32 * 32
 # The published archive unpacks to 185 MB. More than this is something else, or an attack.

@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from jukebox_orch.contract.project import Features
+    from jukebox_orch.contract import Features
 
 _COLUMNS, _ROWS = 6, 4
 

@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 from jukebox_orch.projects.image_processor.spool import CHUNK, SHAPE
 
 _ARRAYS = ("images", "labels", "classes", "test")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.contract.project import Dataset
+from jukebox_orch.contract import Dataset
 from jukebox_orch.projects.image_processor.sources import sample_table
 
 

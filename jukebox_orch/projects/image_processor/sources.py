@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.contract.files import content, fetched, shown, unreadable
-from jukebox_orch.contract.project import Dataset, InputError, SourceFile
+from jukebox_orch.contract import (
+    Dataset,
+    InputError,
+    SourceFile,
+    display_url,
+    open_verified,
+    read_bytes,
+    read_error,
+)
 from jukebox_orch.projects.image_processor.cifar import read_cifar
 from jukebox_orch.projects.image_processor.npz import read_npz
 from jukebox_orch.projects.image_processor.pictures import FILE_LIMIT, decode
@@ -52,7 +59,7 @@ def list_files(location: str) -> list[SourceFile]:
         info = fs.info(path)
     except Exception as error:  # noqa: BLE001 - every file system of fsspec has errors of its own
         # Their texts may show credentials, so they are not chained.
-        raise unreadable(location, error) from None
+        raise read_error(location, error) from None
     if info["type"] != "directory":
         return [SourceFile(url=location)]
 
@@ -65,15 +72,15 @@ def list_files(location: str) -> list[SourceFile]:
             folders += 1
             inside = _entries(fs, entry["name"])
             if not inside:
-                problems.append(f"{shown(url)}: class folder without an image")
+                problems.append(f"{display_url(url)}: class folder without an image")
             for image in inside:
                 _sort_in(_url(fs, image["name"]), image, _PICTURES, files, problems)
         else:
             _sort_in(url, entry, (".npz", *_ARCHIVES), files, problems)
     if folders and any(not f.url.lower().endswith(_PICTURES) for f in files):
-        problems.append(f"{shown(location)}: has archives and class folders; keep one of them")
+        problems.append(f"{display_url(location)}: has archives and class folders; keep one of them")
     if not files and not problems:
-        problems.append(f"{shown(location)}: the folder is empty")
+        problems.append(f"{display_url(location)}: the folder is empty")
     _raise(problems)
     return files
 
@@ -86,14 +93,14 @@ def sample_table(labels: np.ndarray, files: np.ndarray, rows: np.ndarray, test: 
 
 def _read_archives(files: list[SourceFile], collected: _Collected) -> Dataset:
     for file in files:
-        name, where = file.url.lower(), shown(file.url)
+        name, where = file.url.lower(), display_url(file.url)
         if name.endswith(".npz"):
-            with fetched(file) as stream:
+            with open_verified(file) as stream:
                 npz = read_npz(where, stream)
                 collected.add(where, npz.images, npz.labels, npz.test)
                 collected.name_classes(where, npz.classes)
         elif name.endswith(_ARCHIVES):
-            with fetched(file) as stream:
+            with open_verified(file) as stream:
                 classes, batches = read_cifar(where, stream)
             for batch in batches:
                 test = np.full(len(batch.labels), batch.test)
@@ -113,7 +120,7 @@ def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
 
     def picture(file: SourceFile) -> np.ndarray | str:
         try:
-            return decode(shown(file.url), content(file, FILE_LIMIT), convert)
+            return decode(display_url(file.url), read_bytes(file, FILE_LIMIT), convert)
         except InputError as error:
             return str(error)
 
@@ -132,7 +139,10 @@ def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
         images = spool.array()
     n = len(files)
     samples = sample_table(
-        labels, np.array([shown(file.url) for file in files], object), np.zeros(n, int), np.zeros(n, bool)
+        labels,
+        np.array([display_url(file.url) for file in files], object),
+        np.zeros(n, int),
+        np.zeros(n, bool),
     )
     return {"images": images, "samples": samples, "classes": pd.DataFrame({"name": classes})}
 
@@ -182,7 +192,7 @@ def _sort_in(
     url: str, entry: dict[str, Any], kinds: tuple[str, ...], files: list[SourceFile], problems: list[str]
 ) -> None:
     """Accept an entry of a folder as a file to read, or say what is wrong with it."""
-    where = shown(url)
+    where = display_url(url)
     if entry.get("islink"):
         problems.append(f"{where}: is a link; only regular files are read")
     elif entry["type"] == "directory":

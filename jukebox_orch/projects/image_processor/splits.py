@@ -7,9 +7,8 @@ import hashlib
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.contract.memmap import pieces
-from jukebox_orch.contract.project import Dataset, Finding, InputError, Validation
-from jukebox_orch.contract.splitting import split_by_share
+from jukebox_orch.contract import Dataset, Finding, InputError, Validation, split_by_share
+from jukebox_orch.contract.memmap import iter_chunks
 from jukebox_orch.projects.image_processor.spool import CHUNK, SHAPE
 
 _SMALLEST_CLASS = 3
@@ -107,7 +106,7 @@ def color_statistics(dataset: Dataset) -> pd.DataFrame:
     """Per image: label, brightness (mean of all values), contrast (their deviation), mean of each colour."""
     images, samples, _ = tables(dataset)
     values = np.empty((len(images), 5))
-    for start, piece in pieces(images, CHUNK):
+    for start, piece in iter_chunks(images, CHUNK):
         colors = piece.mean(axis=(1, 2))
         values[start : start + len(piece), 0] = colors.mean(axis=1)
         values[start : start + len(piece), 1] = piece.std(axis=(1, 2, 3))
@@ -125,7 +124,7 @@ def _unusable(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     """(n,) bool: blank; (n,) bool: same pixels, other label; (n,) uint64: digest of the pixels."""
     blank = np.empty(len(images), bool)
     digests = np.empty(len(images), np.uint64)
-    for start, piece in pieces(images, CHUNK):
+    for start, piece in iter_chunks(images, CHUNK):
         flat = np.ascontiguousarray(piece).reshape(len(piece), -1, 3)
         blank[start : start + len(piece)] = (flat == flat[:, :1]).all(axis=(1, 2))
         joined = b"".join(hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in flat)

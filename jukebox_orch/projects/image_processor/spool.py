@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from jukebox_orch.contract.memmap import release
+from jukebox_orch.contract.memmap import release_pages
 
 SHAPE = (32, 32, 3)
 """Height, width, channels (red, green, blue) of every image."""
@@ -50,5 +50,5 @@ def select(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     with Spool() as spool:
         for start in range(0, len(rows), CHUNK):
             spool.append(images[rows[start : start + CHUNK]])
-            release(images)
+            release_pages(images)
         return spool.array()

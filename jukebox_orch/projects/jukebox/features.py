@@ -8,17 +8,14 @@ label distribution and a weight; loss and gradients stay what they are row by ro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.contract.project import Dataset, Features, InputError, Normalization, Part
+from jukebox_orch.contract import Dataset, Features, InputError, Normalization, Split
 from jukebox_orch.projects.jukebox.rules import usability
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES
-
-if TYPE_CHECKING:
-    from jukebox_orch.projects.jukebox.project import JukeboxSplit
+from jukebox_orch.projects.jukebox.settings import JukeboxSplit
 
 
 def song_features(dataset: Dataset, split: JukeboxSplit, seed: int) -> Features:
@@ -139,14 +136,14 @@ def _by_song(rows: pd.DataFrame, songs: pd.DataFrame, split: JukeboxSplit, seed:
     }
 
 
-def _part(rows: pd.DataFrame, songs: pd.DataFrame, keys: np.ndarray, before: np.ndarray | None) -> Part:
+def _part(rows: pd.DataFrame, songs: pd.DataFrame, keys: np.ndarray, before: np.ndarray | None) -> Split:
     entries, y, weight = aggregate(rows["song"].to_numpy(), rows["country"].to_numpy(), len(COUNTRIES))
     x = songs.loc[entries, list(FEATURES)].to_numpy(dtype=np.float32)
     slices = {}
     if before is not None:
         known = np.isin(entries, before)
         slices = {n: m for n, m in {"known_songs": known, "unseen_songs": ~known}.items() if m.any()}
-    return Part(x=x, y=y, weight=weight, keys=keys, slices=slices)
+    return Split(x=x, y=y, weight=weight, keys=keys, slices=slices)
 
 
 def _days(dates: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.contract.project import Dataset, Finding, Validation
+from jukebox_orch.contract import Dataset, Finding, Validation
 from jukebox_orch.projects.jukebox.schema import (
     COUNTRIES,
     FEATURES,

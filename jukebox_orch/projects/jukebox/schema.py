@@ -22,7 +22,7 @@ FEATURES = (
     "valence",
     "tempo",
 )
-"""The model's inputs, in the order of the columns of `Part.x`."""
+"""The model's inputs, in the order of the columns of `Split.x`."""
 
 SONG_COLUMNS = ("spotify_id", "name", "artists", *FEATURES)
 """Table `songs`: one row per song."""

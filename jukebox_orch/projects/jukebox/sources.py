@@ -12,8 +12,7 @@ from collections.abc import Sequence
 import fsspec
 import pandas as pd
 
-from jukebox_orch.contract.files import content, shown, unreadable
-from jukebox_orch.contract.project import Dataset, InputError, Source, SourceFile
+from jukebox_orch.contract import Dataset, InputError, Source, SourceFile, display_url, read_bytes, read_error
 from jukebox_orch.projects.jukebox.schema import FEATURES, RANKING_COLUMNS, SONG_COLUMNS
 from jukebox_orch.projects.jukebox.tables import MAX_BYTES, SUFFIXES, read_table
 
@@ -32,12 +31,12 @@ def read_dataset(source: Source) -> Dataset:
     """
     songs, rankings = [], []
     for file in source.files or _list(source.location):
-        table = read_table(content(file, MAX_BYTES), file.url, shown(file.url), _columns)
+        table = read_table(read_bytes(file, MAX_BYTES), file.url, display_url(file.url), _columns)
         if set(FEATURES) <= set(table):
             songs.append(table[list(SONG_COLUMNS)].drop_duplicates().astype({"spotify_id": "str"}))
         if set(RANKING_COLUMNS) <= set(table):
             rankings.append(table[list(RANKING_COLUMNS)])
-    where = shown(source.location) if not source.files else "the listed files"
+    where = display_url(source.location) if not source.files else "the listed files"
     for tables, what, example in (
         (songs, "song properties", "song_properties.parquet"),
         (rankings, "rankings", "song_rankings.parquet"),
@@ -57,7 +56,7 @@ def _list(location: str) -> Sequence[SourceFile]:
             return [SourceFile(url=location, sha256="")]
         entries = fs.ls(path, detail=True)
     except Exception as error:  # noqa: BLE001 - every file system of fsspec has errors of its own
-        raise unreadable(location, error) from None  # their texts may show credentials
+        raise read_error(location, error) from None  # their texts may show credentials
     names = sorted(
         fs.unstrip_protocol(entry["name"])
         for entry in entries
@@ -67,7 +66,7 @@ def _list(location: str) -> Sequence[SourceFile]:
     )
     if not names:
         raise InputError(
-            f"{shown(location)}: no data files there; expected files ending in {', '.join(SUFFIXES)}"
+            f"{display_url(location)}: no data files there; expected files ending in {', '.join(SUFFIXES)}"
         )
     return [SourceFile(url=name, sha256="") for name in names]
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
-from jukebox_orch.contract.project import InputError
+from jukebox_orch.contract import InputError
 from jukebox_orch.projects.jukebox.schema import FEATURES, WHOLE_NUMBERS
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".csv.zip")

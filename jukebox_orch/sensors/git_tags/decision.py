@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from packaging.version import InvalidVersion, Version
 
+from jukebox_orch.deployed_code import DeployedCode
 from jukebox_orch.sensors.decisions import (
     EVENT_ID_TAG,
     EVENT_TAG,
@@ -24,14 +25,6 @@ TAG_TAG = "git/tag"
 COMMIT_TAG = "git/commit"
 _VERSION_TEXT = re.compile(r"[0-9][0-9A-Za-z.+-]{0,62}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class DeployedCode:
-    """The code this deployment runs: the commit and version it was built from, None where not known."""
-
-    commit: str | None
-    version: str | None
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,14 @@ class Selection:
     refused: Mapping[str, Sequence[str]]
 
 
+@dataclass(frozen=True)
+class Contents:
+    """What reading files gave: path -> sha256, and path -> why a file could not be read."""
+
+    digests: Mapping[str, str] = field(default_factory=dict)
+    failures: Mapping[str, str] = field(default_factory=dict)
+
+
 def select(listing: Listing, state: NewDataState, now: float, limits: Limits) -> Selection:
     """Pick the files that are complete, safe and not yet known in their present form."""
     markers = {
@@ -156,9 +164,8 @@ def decide(
     listing: Listing,
     state: NewDataState,
     selection: Selection,
+    contents: Contents,
     *,
-    digests: Mapping[str, str],
-    failures: Mapping[str, str],
     location: str,
     limits: Limits,
     started: Collection[str] = (),
@@ -169,13 +176,13 @@ def decide(
         listing: What the look saw.
         state: What the sensor remembers.
         selection: The files `select` picked.
-        digests: path -> sha256 of the selected files read in this tick, at most `max_files_per_run`; the rest
-            are read in the next ticks.
-        failures: path -> why it could not be read.
+        contents: Of the selected files read in this tick, at most `max_files_per_run`; the rest are read in
+            the next ticks.
         location: What a path is appended to, to give the URL a run reads.
         limits: The trigger's settings.
         started: Digests known from earlier runs, whatever the state says.
     """
+    digests, failures = contents.digests, contents.failures
     files, gone = _without_vanished(listing, state)
     new: dict[str, str] = {}
     read = 0

@@ -30,7 +30,7 @@ class Location(Protocol):
 
     prefix: str
 
-    def look(self, state: NewDataState) -> Listing:
+    def scan(self, state: NewDataState) -> Listing:
         """List the entries; may raise what the source raises."""
         ...
 
@@ -68,7 +68,7 @@ class LocalFolder:
         self._root = root
         self.prefix = f"{root}/"
 
-    def look(self, state: NewDataState) -> Listing:
+    def scan(self, state: NewDataState) -> Listing:
         """List the whole tree."""
         entries: list[Entry] = []
         unchanged: set[str] = set()
@@ -115,7 +115,7 @@ class RemoteFolder:
         self._root = root.rstrip("/")
         self.prefix = filesystem.unstrip_protocol(self._root) + "/"
 
-    def look(self, state: NewDataState) -> Listing:
+    def scan(self, state: NewDataState) -> Listing:
         """List everything below the root."""
         self._filesystem.invalidate_cache()
         found = self._filesystem.find(self._root, detail=True)
@@ -156,7 +156,7 @@ class RemoteFolder:
 class Bucket(RemoteFolder):
     """An S3 prefix; listed in pieces that are asked for at once, a large one over several looks."""
 
-    def look(self, state: NewDataState) -> Listing:
+    def scan(self, state: NewDataState) -> Listing:
         """List what is after the last known key, and on from where the last look ended until the time is over."""
         parse_quickly(self._filesystem.s3)
         deadline = time.monotonic() + SWEEP_SECONDS
@@ -165,7 +165,7 @@ class Bucket(RemoteFolder):
         entries: list[Entry] = []
         unchanged: set[str] = set()
 
-        def look_at(piece: Range) -> Range:
+        def scan_range(piece: Range) -> Range:
             after, upto = piece
             position = after
             while (piece in always and position == after) or time.monotonic() < deadline:
@@ -185,7 +185,7 @@ class Bucket(RemoteFolder):
             return after, position
 
         with ThreadPoolExecutor(_LISTERS) as listers:
-            covered = joined(listers.map(look_at, (newest, *sweep)))
+            covered = joined(listers.map(scan_range, (newest, *sweep)))
         swept = next(upto for after, upto in covered if after == state.sweep)
         return Listing(entries, unchanged, covered, swept or "")
 
@@ -211,7 +211,7 @@ class HttpFile:
         self.prefix, _, self._name = url.rpartition("/")
         self.prefix += "/"
 
-    def look(self, state: NewDataState) -> Listing:
+    def scan(self, state: NewDataState) -> Listing:
         """Ask for the file's headers only."""
         with self._client() as client:
             response = client.head(self._url)

@@ -13,10 +13,10 @@ from typing import TypeVar
 import httpx
 
 from jukebox_orch.sensors.decisions import SourceUnavailableError
-from jukebox_orch.sensors.new_data.decision import MANIFEST, Entry, Listing, NewDataState
+from jukebox_orch.sensors.new_data.decision import MANIFEST, Contents, Entry, Listing, NewDataState
 from jukebox_orch.sensors.new_data.locations import Location
 
-LOOK_SECONDS = 20.0
+SCAN_SECONDS = 20.0
 READ_SECONDS = 25.0
 """Together below the 60 s that Dagster gives one sensor evaluation."""
 _READERS = 8
@@ -26,8 +26,8 @@ _MANIFEST_BYTES = 16 * 1024**2
 T = TypeVar("T")
 
 
-def look(
-    location: Location, state: NewDataState, with_manifests: bool = False, seconds: float = LOOK_SECONDS
+def scan(
+    location: Location, state: NewDataState, with_manifests: bool = False, seconds: float = SCAN_SECONDS
 ) -> Listing:
     """List a location, and read the manifests of folders with unknown files when asked to.
 
@@ -36,7 +36,7 @@ def look(
     """
 
     def list_all() -> Listing:
-        listing = location.look(state)
+        listing = location.scan(state)
         if not with_manifests:
             return listing
         folders = {e.path.rpartition("/")[0] for e in listing.entries if e.path not in state.files}
@@ -47,12 +47,8 @@ def look(
 
 def read_digests(
     location: Location, entries: Sequence[Entry], limit: int, seconds: float = READ_SECONDS
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Read files in order until `limit` were read or the time is over.
-
-    Returns:
-        path -> sha256, and path -> why a file could not be read. A file in neither was not reached.
-    """
+) -> Contents:
+    """Read files in order until `limit` were read or the time is over; a file that is in neither was not reached."""
     digests: dict[str, str] = {}
     failures: dict[str, str] = {}
     deadline = time.monotonic() + seconds
@@ -74,7 +70,7 @@ def read_digests(
             batch = entries[position : position + min(_READERS, limit - len(digests))]
             list(readers.map(read, batch))
             position += len(batch)
-    return digests, failures
+    return Contents(digests, failures)
 
 
 def _within(seconds: float, what: str, function: Callable[[], T]) -> T:

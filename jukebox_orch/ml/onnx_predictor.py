@@ -1,0 +1,112 @@
+"""Predicts with an ONNX file through onnxruntime; refuses files that point outside themselves."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jukebox_orch.contract.memmap import iter_chunks
+from jukebox_orch.ml.keras_runtime import UnsafeFileError, scoring_batch
+
+if TYPE_CHECKING:
+    import onnx
+
+
+class OnnxPredictor:
+    """An ONNX file ready to predict with onnxruntime on the CPU, outputs as in the file.
+
+    Attributes:
+        inputs: names of the inputs, in order.
+        labels: class names from the file's metadata; empty for regression.
+        metadata: all of the file's metadata.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        """Load the file's bytes.
+
+        Raises:
+            UnsafeFileError: weights are stored outside the file.
+            ValueError: not a model that onnxruntime can read.
+        """
+        import onnxruntime
+
+        refuse_external_data(content)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = 2
+        try:
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            raise ValueError(f"onnxruntime cannot read the model: {error}") from error
+        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+        self.inputs = tuple(i.name for i in self.session.get_inputs())
+        self.labels: tuple[str, ...] = tuple(json.loads(self.metadata.get("labels", "[]")))
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Outputs (n, outputs) for raw inputs (n, …), in batches of bounded size."""
+        parts = [self.session.run(None, self.feed(piece))[0] for _, piece in iter_chunks(x, scoring_batch(x))]
+        return np.concatenate(parts)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+    def feed(self, x: np.ndarray) -> dict[str, np.ndarray]:
+        """One array per input of the file: a column each, or the whole tensor.
+
+        Raises:
+            ValueError: the shape of `x` is not what the file takes.
+        """
+        if len(self.inputs) == 1:
+            return {self.inputs[0]: np.ascontiguousarray(x)}
+        if x.ndim != 2 or x.shape[1] != len(self.inputs):
+            raise ValueError(f"the model takes {len(self.inputs)} inputs of shape [batch, 1], not {x.shape}")
+        return {name: np.ascontiguousarray(x[:, i : i + 1]) for i, name in enumerate(self.inputs)}
+
+
+def refuse_external_data(content: bytes) -> None:
+    """Refuse a file whose tensors live in other files.
+
+    Raises:
+        UnsafeFileError: naming the tensor and the path it points to.
+        ValueError: the bytes are no ONNX model.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+    from onnx import external_data_helper
+
+    try:
+        model = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise ValueError(f"not an ONNX model: {error}") from error
+    for tensor in _tensors(model):
+        if external_data_helper.uses_external_data(tensor):
+            location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "?")
+            raise UnsafeFileError(
+                f"tensor {tensor.name!r} is stored outside the ONNX file, in {location!r}: refused"
+            )
+
+
+def _tensors(model: onnx.ModelProto) -> list[Any]:
+    """Every tensor that can carry data: initializers and attributes of nodes, in subgraphs and functions too."""
+    import onnx
+
+    found: list[Any] = []
+    graphs: list[Any] = [model.graph, *model.functions]
+    for training in model.training_info:
+        graphs += [training.initialization, training.algorithm]
+    while graphs:
+        graph = graphs.pop()
+        sparse = []
+        if isinstance(graph, onnx.GraphProto):
+            found += graph.initializer
+            sparse += graph.sparse_initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                found += [attribute.t] if attribute.HasField("t") else []
+                found += attribute.tensors
+                sparse += [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+                sparse += attribute.sparse_tensors
+                graphs += [attribute.g] if attribute.HasField("g") else []
+                graphs += attribute.graphs
+        for tensor in sparse:
+            found += [tensor.values, tensor.indices]
+    return found

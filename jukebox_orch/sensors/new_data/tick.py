@@ -1,0 +1,70 @@
+"""One tick of the new-data trigger: read the cursor, scan the location, decide, write the cursor."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import dagster as dg
+
+from jukebox_orch.sensors.cursor import CursorCodec, with_head
+from jukebox_orch.sensors.decisions import Decision, Evaluate, explained
+from jukebox_orch.sensors.new_data.decision import (
+    EVENT,
+    Limits,
+    NewDataState,
+    decide,
+    rebuilt,
+    select,
+    started_digests,
+)
+from jukebox_orch.sensors.run_history import started_events
+from jukebox_orch.sensors.settings import NewDataTrigger
+
+RECENT_RUNS = 200
+"""Runs looked up before new files start one: Dagster gives up an interrupted tick after a day, its run may exist."""
+
+
+def new_data_tick(trigger: NewDataTrigger, job_name: str, memory_root: str) -> Evaluate:
+    """Return the tick that looks for new files."""
+    codec = CursorCodec(EVENT, trigger.location, memory_root)
+    limits = Limits(**trigger.model_dump(include=set(Limits.__dataclass_fields__)))
+
+    def evaluate(context: dg.SensorEvaluationContext) -> tuple[Decision[NewDataState], str]:
+        from jukebox_orch.sensors.new_data.locations import open_location
+        from jukebox_orch.sensors.new_data.scan import read_digests, scan
+
+        known, problem = codec.decode_or_none(context.cursor, _state)
+        state = known or rebuilt(started_events(context.instance, job_name, EVENT))
+        location = open_location(trigger.location)
+        listing = scan(location, state, with_manifests=limits.complete_when == "manifest")
+        selection = select(listing, state, time.time(), limits)
+        contents = read_digests(location, selection.ready, limits.max_files_per_run)
+        recent = started_events(context.instance, job_name, EVENT, RECENT_RUNS) if contents.digests else []
+        decision = decide(
+            listing,
+            state,
+            selection,
+            contents,
+            location=location.prefix,
+            limits=limits,
+            started=started_digests(recent),
+        )
+        after = decision.state
+        head = {"sweep": after.sweep}
+        if context.cursor and known and replace(after, sweep=known.sweep) == known:
+            return decision, context.cursor if after.sweep == known.sweep else with_head(context.cursor, head)
+        body = {
+            "files": after.files,
+            "waiting": after.waiting,
+            "gone": sorted(after.gone),
+            "markers": after.markers,
+        }
+        return explained(decision, problem), codec.encode(head, body, context.cursor)
+
+    return evaluate
+
+
+def _state(head: dict[str, Any], body: dict[str, Any]) -> NewDataState:
+    return NewDataState(
+        body["files"], body["waiting"], frozenset(body["gone"]), body["markers"], head.get("sweep", "")
+    )

@@ -1,0 +1,87 @@
+"""Stored artifacts outlive the code: old ones are read back, those of another schema are refused in words."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pytest
+
+from jukebox_orch.ml.formats import FORMATS, format_of
+from jukebox_orch.ml.keras_runtime import predict
+from jukebox_orch.ml.onnx_predictor import OnnxPredictor
+from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
+from jukebox_orch.storage.publishing import combined_digest, file_digest
+from jukebox_orch_tests.support.deployment import Workplace
+
+# Artifacts of one run of the project `blobs`, written by the code before formats had a schema number.
+GOLDEN = Path(__file__).parent / "golden"
+RECORDED: dict[str, dict[str, str]] = json.loads((GOLDEN / "materializations.json").read_text())
+
+
+def read(asset: str, folder: Path, sha256: str) -> Any:
+    metadata = {
+        "path": dg.MetadataValue.path(str(folder)),
+        "sha256": dg.MetadataValue.text(sha256),
+        "format": dg.MetadataValue.text(RECORDED[asset]["format"]),
+    }
+    return ArtifactStore(root=str(folder.parent)).read(metadata, dg.AssetKey(["blobs", asset]))
+
+
+@pytest.mark.parametrize("asset", RECORDED)
+def test_artifact_of_an_older_version_is_read_back(asset: str) -> None:
+    value = read(asset, GOLDEN / asset, RECORDED[asset]["sha256"])
+    assert format_of(value).name == RECORDED[asset]["format"]
+    if asset != "registered_model":  # its data version names the version, not the content
+        assert format_of(value).digest(value) == RECORDED[asset]["data_version"]
+
+
+def test_models_of_an_older_version_still_predict_the_same() -> None:
+    x = read("features", GOLDEN / "features", RECORDED["features"]["sha256"]).features.test.x
+    network = read("trained_model", GOLDEN / "trained_model", RECORDED["trained_model"]["sha256"]).keras_model
+    onnx = read("onnx_model", GOLDEN / "onnx_model", RECORDED["onnx_model"]["sha256"])
+    np.testing.assert_allclose(OnnxPredictor(onnx.content).predict(x), predict(network, x), atol=1e-5)
+
+
+def test_format_names_are_the_recorded_ones() -> None:
+    assert set(FORMATS) == {recorded["format"] for recorded in RECORDED.values()}
+
+
+DOCUMENTS = {
+    "validated_data": "report.json",
+    "features": "features.json",
+    "trained_model": "training.json",
+    "evaluation": "report.json",
+    "onnx_model": "report.json",
+    "registered_model": "report.json",
+}
+
+
+@pytest.mark.parametrize("asset", DOCUMENTS)
+@pytest.mark.parametrize("change", ["schema", "field missing"])
+def test_artifact_of_another_schema_is_refused(asset: str, change: str, tmp_path: Path) -> None:
+    folder = tmp_path / asset
+    shutil.copytree(GOLDEN / asset, folder)
+    document = folder / DOCUMENTS[asset]
+    content = json.loads(document.read_text())
+    if change == "schema":
+        content["schema"] = 2
+    else:
+        del content["dataset_digest" if "dataset_digest" in content else "sha256"]
+    document.write_text(json.dumps(content))
+    sha256 = combined_digest({file.name: file_digest(file) for file in folder.iterdir()})
+    reason = "has schema 2, this version reads schema 1" if change == "schema" else "has other fields"
+    with pytest.raises(
+        ArtifactError,
+        match=rf"^blobs/{asset}: .* was written by another version \({DOCUMENTS[asset]} {reason}.*"
+        r"\): materialize the asset again$",
+    ):
+        read(asset, folder, sha256)
+
+
+def test_every_stored_document_carries_its_schema(finished: tuple[Workplace, Any]) -> None:
+    for asset, name in DOCUMENTS.items():
+        folder = Path(finished[0].metadata(f"blobs/{asset}")["path"])
+        assert json.loads((folder / name).read_text())["schema"] == 1, asset
