@@ -38,10 +38,12 @@ test-tutorial: install ## the tutorial, typed as it stands in a new environment,
 test-slow: install ## the repeated crash tests and other long ones
 	$(BIN)/pytest -m "slow and not cluster"
 
-lint: install ## style, format and types
+lint: install ## style, format, types, layers and declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry jukebox_orch kfp_bridge
 
 format: install ## format and sort imports
 	$(BIN)/ruff check --fix .

@@ -16,8 +16,8 @@ import dagster as dg
 
 from benchmarks.measure import PYTHON, last_json, repeat, run
 from kfp_bridge.compiling.compiler import export
-from kfp_bridge.pipeline_graph import Source
-from kfp_bridge.pipeline_spec import load_spec
+from kfp_bridge.pipeline_graph import CodeLocation
+from kfp_bridge.pipeline_spec import read_pipeline_spec
 from kfp_bridge.reading.graph import read_graph
 from kfp_bridge.running.local import executor_input, run_as_processes, task_command
 from kfp_bridge.verifying.verify import verify
@@ -38,9 +38,9 @@ def main() -> None:
 
 def steps(folder: Path) -> None:
     """Wall and CPU seconds of one exported step, and of importing Dagster alone."""
-    source = Source(module="jukebox_orch_tests.bridge.graphs", attribute="toy")
+    source = CodeLocation(module="jukebox_orch_tests.bridge.graphs", attribute="toy")
     export(read_graph(dg_toy(), source, job="toy_training"), IMAGE, folder / "toy.yaml")
-    spec = load_spec(folder / "toy.yaml")
+    spec = read_pipeline_spec(folder / "toy.yaml")
     run_as_processes(spec, {}, folder / "run", say=lambda _: None)
     text = json.dumps(executor_input(spec, "toy-trained-model", {}, folder / "run"))
     command = task_command(spec, "toy-trained-model", text)
@@ -102,10 +102,10 @@ def measure(size: int) -> dict[str, float]:
         path = Path(folder) / "pipeline.yaml"
         started = time.perf_counter()
         cpu = time.process_time()
-        graph = read_graph(defs, Source(module="generated"))
+        graph = read_graph(defs, CodeLocation(module="generated"))
         export(graph, IMAGE, path)
         exported = time.perf_counter()
-        if verify(graph, IMAGE, load_spec(path)):
+        if verify(graph, IMAGE, read_pipeline_spec(path)):
             raise RuntimeError("the export is not the graph")
         ended = time.perf_counter()
         return {

@@ -28,14 +28,14 @@ class ProjectError(TypeError):
 
 
 @dataclass(frozen=True)
-class Discovered:
+class DiscoveredProjects:
     """The projects that keep the contract, by name, and what is wrong with the others, by entry point."""
 
     projects: dict[str, ModelProject]
     problems: dict[str, str]
 
 
-def load_projects() -> Discovered:
+def load_projects() -> DiscoveredProjects:
     """All installed projects.
 
     Raises:
@@ -47,7 +47,7 @@ def load_projects() -> Discovered:
     return found
 
 
-def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> Discovered:
+def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> DiscoveredProjects:
     """Load and check every entry point of the group, in the order of their names."""
     projects: dict[str, ModelProject] = {}
     problems: dict[str, str] = {}
@@ -72,7 +72,7 @@ def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> Disco
         else:
             projects[project.name] = project
             origin[project.name] = who
-    return Discovered(projects, problems)
+    return DiscoveredProjects(projects, problems)
 
 
 def check_project(candidate: object, who: str) -> ModelProject:
@@ -82,7 +82,7 @@ def check_project(candidate: object, who: str) -> ModelProject:
         ProjectError: naming everything that is missing or wrong.
     """
     if not (inspect.isclass(candidate) and issubclass(candidate, ModelProject)):
-        raise ProjectError(f"{who} is not a subclass of jukebox_orch.contract.project.ModelProject")
+        raise ProjectError(f"{who} is not a subclass of jukebox_orch.contract.ModelProject")
     problems = [f"lacks {name}()" for name in sorted(candidate.__abstractmethods__)]
     problems += _attribute_problems(candidate) + _signature_problems(candidate)
     if problems:
@@ -103,9 +103,7 @@ def _attribute_problems(project: type[ModelProject]) -> list[str]:
     if not isinstance(getattr(project, "description", None), str):
         problems.append("lacks description")
     if not isinstance(getattr(project, "task", None), Task):
-        problems.append(
-            "lacks task (Classification(), Regression() or another jukebox_orch.contract.tasks.Task)"
-        )
+        problems.append("lacks task (Classification(), Regression() or another jukebox_orch.contract.Task)")
     problems += [
         f"lacks {name}, a mapping"
         for name in ("rules", "tables")

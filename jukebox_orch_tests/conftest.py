@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from jukebox_orch.ml.keras_runtime import set_tensorflow
-from jukebox_orch_tests.support.deployment import SMALL, Workplace
+from jukebox_orch_tests.support.deployment import SMALL, Deployment
 from jukebox_orch_tests.support.servers import free_port, s3_server, wait_until
 
 # Before a test module imports Keras: with other settings the same model predicts other last digits.
@@ -31,10 +31,10 @@ def no_leftover_deployment() -> Iterator[None]:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, migrated: Path) -> Iterator[Workplace]:
+def deployment(tmp_path: Path, migrated: Path) -> Iterator[Deployment]:
     """A fresh deployment with an empty MLflow."""
     shutil.copy(migrated, tmp_path / "mlflow.db")
-    place = Workplace(tmp_path)
+    place = Deployment(tmp_path)
     yield place
     place.instance.dispose()
 
@@ -42,11 +42,11 @@ def workplace(tmp_path: Path, migrated: Path) -> Iterator[Workplace]:
 @pytest.fixture(scope="session")
 def finished(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path
-) -> Iterator[tuple[Workplace, dg.ExecuteInProcessResult]]:
+) -> Iterator[tuple[Deployment, dg.ExecuteInProcessResult]]:
     """One whole run of the project blobs, to be looked at only."""
     folder = tmp_path_factory.mktemp("finished")
     shutil.copy(migrated, folder / "mlflow.db")
-    place = Workplace(folder)
+    place = Deployment(folder)
     result = place.run(**SMALL, version="1.0.0", tags={"git/tag": "v1.0.0", "git/code_matches_tag": "no"})
     assert result.success
     yield place, result
@@ -54,7 +54,7 @@ def finished(
 
 
 @pytest.fixture
-def again(finished: tuple[Workplace, dg.ExecuteInProcessResult], tmp_path: Path) -> Iterator[Workplace]:
+def again(finished: tuple[Deployment, dg.ExecuteInProcessResult], tmp_path: Path) -> Iterator[Deployment]:
     """A copy of the finished deployment, to go on from."""
     place = finished[0].copy(tmp_path / "again")
     yield place

@@ -200,7 +200,7 @@ def test_both_see_the_same_new_file_each_with_a_cursor_of_its_own(
 
 def test_both_train_with_their_own_settings(values: dict[str, dict[str, Any]]) -> None:
     for region, epochs, batch_size, seed in (("emea", 20, 32, 42), ("apac", 25, 16, 7)):
-        training = values[region]["trained_model"].training
+        training = values[region]["trained_model"].report
         assert (training.hyperparameters["epochs"], training.hyperparameters["batch_size"]) == (
             epochs,
             batch_size,

@@ -32,9 +32,9 @@ def lacking(name: str) -> type:
 
 
 PROBLEMS = {
-    "a module": (pytest, "is not a subclass of jukebox_orch.contract.project.ModelProject"),
-    "an instance": (Blobs(), "is not a subclass of jukebox_orch.contract.project.ModelProject"),
-    "another class": (dict, "is not a subclass of jukebox_orch.contract.project.ModelProject"),
+    "a module": (pytest, "is not a subclass of jukebox_orch.contract.ModelProject"),
+    "an instance": (Blobs(), "is not a subclass of jukebox_orch.contract.ModelProject"),
+    "another class": (dict, "is not a subclass of jukebox_orch.contract.ModelProject"),
     "the contract itself": (ModelProject, "lacks build_features(), lacks build_model(), lacks load()"),
     "no load": (lacking("load"), "lacks load()"),
     "no validate": (lacking("validate"), "lacks validate()"),

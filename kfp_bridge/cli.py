@@ -3,12 +3,13 @@
 Exit code 0; 1 for a difference, something unmapped or a failed run; 2 for input that is not usable.
 """
 
+import inspect
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
@@ -19,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kfp_bridge.errors import BridgeError
-from kfp_bridge.pipeline_graph import Source
+from kfp_bridge.pipeline_graph import CodeLocation
 
 if TYPE_CHECKING:
     from kfp_bridge.pipeline_graph import PipelineGraph
@@ -38,68 +39,138 @@ app = typer.Typer(
     Exit codes: 0 done, 1 a difference, something that does not map or a failed run, 2 input that is not usable.""",
 )
 
-Module = Annotated[str | None, typer.Option("-m", "--module-name", help="Module that holds the Definitions.")]
-File = Annotated[
-    str | None, typer.Option("-f", "--python-file", help="Python file that holds them, as the image has it.")
-]
-Attribute = Annotated[
-    str | None, typer.Option("-a", "--attribute", help="Name of the Definitions, if there are several.")
-]
-Job = Annotated[str | None, typer.Option("--job", "-j", help="Asset job to export; without it all assets.")]
-Select = Annotated[
-    str | None, typer.Option(help="Dagster asset selection, e.g. 'key:\"jukebox/onnx_model\"+'.")
-]
-Image = Annotated[
-    str,
-    typer.Option(help="Image of every task: the project with kfp_bridge, tagged with anything but latest."),
-]
-PodConfig = Annotated[
-    Path | None,
-    typer.Option(
-        help="YAML in the form of the dagster-k8s/config tag for every task's pod; an asset's own tag wins."
-    ),
-]
-Name = Annotated[str | None, typer.Option(help="Pipeline name; by default the job's.")]
 Pipeline = Annotated[Path, typer.Argument(help="Exported YAML.")]
 Parameters = Annotated[
     list[str] | None,
     typer.Option("-p", "--parameter", help="NAME=VALUE, as often as wanted; lists and structs in JSON."),
 ]
-Host = Annotated[str, typer.Option(envvar="KFP_HOST", help="URL of the KFP API server.")]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(envvar="KFP_TOKEN_FILE", help="File with the bearer token; or KFP_TOKEN holds the token."),
-]
-Namespace = Annotated[str | None, typer.Option(envvar="KFP_NAMESPACE", help="Namespace on a multi-user KFP.")]
 Experiment = Annotated[str, typer.Option(help="KFP experiment; created if it is not there.")]
 
 
-def _reported(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn a BridgeError into its message and exit code."""
+@dataclass(frozen=True)
+class GraphOptions:
+    """Which graph is exported, and as what."""
 
-    @wraps(command)
-    def run(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except BridgeError as error:
-            print(f"kfp-bridge: {error}", file=sys.stderr)
-            raise typer.Exit(error.exit_code) from error
+    image: Annotated[
+        str,
+        typer.Option(
+            help="Image of every task: the project with kfp_bridge, tagged with anything but latest."
+        ),
+    ]
+    module: Annotated[
+        str | None, typer.Option("-m", "--module-name", help="Module that holds the Definitions.")
+    ] = None
+    file: Annotated[
+        str | None,
+        typer.Option("-f", "--python-file", help="Python file that holds them, as the image has it."),
+    ] = None
+    attribute: Annotated[
+        str | None, typer.Option("-a", "--attribute", help="Name of the Definitions, if there are several.")
+    ] = None
+    job: Annotated[
+        str | None, typer.Option("--job", "-j", help="Asset job to export; without it all assets.")
+    ] = None
+    select: Annotated[
+        str | None, typer.Option(help="Dagster asset selection, e.g. 'key:\"jukebox/onnx_model\"+'.")
+    ] = None
+    name: Annotated[str | None, typer.Option(help="Pipeline name; by default the job's.")] = None
+    pod_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML in the form of the dagster-k8s/config tag for every task's pod; an asset's own tag wins."
+        ),
+    ] = None
 
-    return run
+    def read(self) -> "PipelineGraph":
+        """Load the code location and read the graph; with DAGSTER_HOME, imports are looked up there."""
+        import dagster as dg
+
+        from kfp_bridge.reading.definitions import load_definitions
+        from kfp_bridge.reading.graph import read_graph
+
+        if (self.module is None) == (self.file is None):
+            raise BridgeError("name the code location with either -m MODULE or -f FILE")
+        location = CodeLocation(self.module, self.file, self.attribute)
+        chosen: dict[str, Any] = {"job": self.job, "select": self.select, "name": self.name}
+        pods = _pod_config(self.pod_config)
+        defs = load_definitions(location)
+        if "DAGSTER_HOME" not in os.environ:
+            return read_graph(defs, location, **chosen, pod_config=pods)
+        with dg.DagsterInstance.get() as instance:
+            return read_graph(defs, location, **chosen, instance=instance, pod_config=pods)
 
 
-@app.command()
-@_reported
+@dataclass(frozen=True)
+class HostOptions:
+    """Which KFP API server is asked, and as whom."""
+
+    host: Annotated[str, typer.Option(envvar="KFP_HOST", help="URL of the KFP API server.")]
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="KFP_TOKEN_FILE", help="File with the bearer token; or KFP_TOKEN holds the token."
+        ),
+    ] = None
+    namespace: Annotated[
+        str | None, typer.Option(envvar="KFP_NAMESPACE", help="Namespace on a multi-user KFP.")
+    ] = None
+
+    def connect(self) -> "KfpHost":
+        """The client of the server."""
+        from kfp_bridge.service.client import KfpHost
+
+        token = os.environ.get("KFP_TOKEN")
+        return KfpHost(self.host, token=token, token_file=self.token_file, namespace=self.namespace)
+
+
+def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function as a command.
+
+    A parameter whose type is a dataclass becomes one option per field; a BridgeError becomes its message and exit
+    code.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        parameters = inspect.signature(function).parameters.values()
+        groups: dict[str, Any] = {p.name: p.annotation for p in parameters if is_dataclass(p.annotation)}
+        flat = [option for p in parameters for option in _options(p)]
+
+        @wraps(function)
+        def run(**values: Any) -> None:
+            for argument, group in groups.items():
+                values[argument] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+            try:
+                function(**values)
+            except BridgeError as error:
+                print(f"kfp-bridge: {error}", file=sys.stderr)
+                raise typer.Exit(error.exit_code) from error
+
+        run.__dict__["__signature__"] = inspect.Signature(flat)
+        return app.command(name)(run)
+
+    return register
+
+
+def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """The parameter itself, or one for each field of its dataclass."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    if not is_dataclass(parameter.annotation):
+        return [parameter.replace(kind=keyword)]
+    return [
+        inspect.Parameter(
+            field.name,
+            keyword,
+            annotation=field.type,
+            default=inspect.Parameter.empty if field.default is MISSING else field.default,
+        )
+        for field in fields(parameter.annotation)
+    ]
+
+
+@_command()
 def export(
-    image: Image,
+    options: GraphOptions,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .yaml.")],
-    module: Module = None,
-    file: File = None,
-    attribute: Attribute = None,
-    job: Job = None,
-    select: Select = None,
-    name: Name = None,
-    pod_config: PodConfig = None,
     strict: Annotated[bool, typer.Option(help="Stop at anything that KFP cannot express.")] = True,
     manifest: Annotated[
         bool, typer.Option("--manifest", help="Write Kubernetes manifests instead of IR YAML.")
@@ -110,57 +181,42 @@ def export(
     """Write a job or a selection of assets as a KFP pipeline; byte-identical while nothing changes."""
     from kfp_bridge.compiling import compiler
 
-    graph = _graph(Source(module, file, attribute), job, select, name, pod_config)
+    graph = options.read()
     if report:
         _show_report(graph)
     if report_json is not None:
         rows = [asdict(row) for row in graph.report]
         report_json.write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    compiler.export(graph, image, output, strict=strict, manifest=manifest)
-    print(f"{output}: {len(graph.steps)} tasks, {len(graph.parameters)} parameters, image {image}")
+    compiler.export(graph, options.image, output, strict=strict, manifest=manifest)
+    print(f"{output}: {len(graph.steps)} tasks, {len(graph.parameters)} parameters, image {options.image}")
 
 
-@app.command()
-@_reported
-def verify(
-    pipeline: Pipeline,
-    image: Image,
-    module: Module = None,
-    file: File = None,
-    attribute: Attribute = None,
-    job: Job = None,
-    select: Select = None,
-    name: Name = None,
-    pod_config: PodConfig = None,
-) -> None:
+@_command()
+def verify(pipeline: Pipeline, options: GraphOptions) -> None:
     """Read an exported YAML back and compare every promise in it with Dagster's graph; exit 1 on any difference."""
-    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.pipeline_spec import read_pipeline_spec
     from kfp_bridge.verifying import verify as verifier
 
-    spec = load_spec(pipeline)
-    differences = verifier.verify(
-        _graph(Source(module, file, attribute), job, select, name, pod_config), image, spec
-    )
+    spec = read_pipeline_spec(pipeline)
+    differences = verifier.verify(options.read(), options.image, spec)
     _show_differences(differences, "Dagster's graph", str(pipeline))
     print(f"{pipeline}: the same graph, {len(spec.tasks)} tasks")
 
 
-@app.command()
-@_reported
+@_command()
 def diff(
     old: Annotated[Path, typer.Argument(help="Exported YAML.")],
     new: Annotated[Path, typer.Argument(help="Exported YAML.")],
 ) -> None:
     """Show what changed between two exports; exit 1 on any difference."""
-    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.pipeline_spec import read_pipeline_spec
     from kfp_bridge.verifying import verify as verifier
 
-    _show_differences(verifier.diff(load_spec(old), load_spec(new)), str(old), str(new))
+    _show_differences(verifier.diff(read_pipeline_spec(old), read_pipeline_spec(new)), str(old), str(new))
     print("no difference")
 
 
-@app.command("run-local")
-@_reported
+@_command("run-local")
 def run_local(
     pipeline: Pipeline,
     parameter: Parameters = None,
@@ -173,10 +229,10 @@ def run_local(
     ] = False,
 ) -> None:
     """Run an exported YAML on this machine: in containers, or as isolated processes where no engine is."""
-    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.pipeline_spec import read_pipeline_spec
     from kfp_bridge.running import local
 
-    spec = load_spec(pipeline)
+    spec = read_pipeline_spec(pipeline)
     values = dict(local.parse_value(spec, assignment) for assignment in parameter or [])
     root = output or Path(tempfile.mkdtemp(prefix=f"{spec.name}-"))
     if processes or not local.has_container_engine():
@@ -190,19 +246,17 @@ def run_local(
     print(f"{spec.name}: succeeded; artifacts in {root}")
 
 
-@app.command()
-@_reported
-def upload(pipeline: Pipeline, host: Host, token_file: TokenFile = None, namespace: Namespace = None) -> None:
+@_command()
+def upload(pipeline: Pipeline, host: HostOptions) -> None:
     """Upload an exported YAML; the same file twice is one version, named by its content."""
-    version = _host(host, token_file, namespace).upload(pipeline)
+    version = host.connect().upload(pipeline)
     print(f"{version.name}: {'uploaded' if version.created else 'already there'} ({version.version_id})")
 
 
-@app.command()
-@_reported
+@_command()
 def submit(
     pipeline: Pipeline,
-    host: Host,
+    host: HostOptions,
     parameter: Parameters = None,
     run_name: Annotated[
         str | None,
@@ -215,17 +269,15 @@ def submit(
     wait: Annotated[
         float | None, typer.Option(help="Wait this many seconds for the end; exit 1 unless it succeeds.")
     ] = None,
-    token_file: TokenFile = None,
-    namespace: Namespace = None,
 ) -> None:
     """Upload if needed and start a run."""
-    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.pipeline_spec import read_pipeline_spec
     from kfp_bridge.running.local import parse_value, pipeline_values
 
-    spec = load_spec(pipeline)
+    spec = read_pipeline_spec(pipeline)
     values = dict(parse_value(spec, assignment) for assignment in parameter or [])
     pipeline_values(spec, values)
-    api = _host(host, token_file, namespace)
+    api = host.connect()
     version = api.upload(pipeline)
     name = run_name or f"{version.name}-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
     run, started = api.submit(
@@ -244,50 +296,44 @@ def submit(
             raise typer.Exit(1)
 
 
-@app.command()
-@_reported
+@_command()
 def schedule(
     pipeline: Pipeline,
-    host: Host,
+    host: HostOptions,
     experiment: Experiment = "Default",
     controller_timezone: Annotated[
         str, typer.Option(help="CRON_SCHEDULE_TIMEZONE of the KFP controller.")
     ] = "UTC",
-    token_file: TokenFile = None,
-    namespace: Namespace = None,
 ) -> None:
     """Make KFP recurring runs of the job's Dagster schedules; the same again changes nothing."""
-    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.pipeline_spec import read_pipeline_spec
 
-    spec = load_spec(pipeline)
-    api = _host(host, token_file, namespace)
+    spec = read_pipeline_spec(pipeline)
+    api = host.connect()
     lines = api.schedule(
         api.upload(pipeline), spec, controller_timezone=controller_timezone, experiment=experiment
     )
     print("\n".join(lines) or f"{pipeline}: its job has no schedule")
 
 
-@app.command()
-@_reported
+@_command()
 def sync(
     pipeline: Pipeline,
-    host: Host,
+    host: HostOptions,
     artifact_root: Annotated[
         str | None,
         typer.Option(help="Pipeline root of runs that name none; default minio://mlpipeline/v2/artifacts."),
     ] = None,
-    token_file: TokenFile = None,
-    namespace: Namespace = None,
 ) -> None:
     """Bring the ended KFP runs of a pipeline into the instance at DAGSTER_HOME, each event once."""
     import dagster as dg
 
-    from kfp_bridge.pipeline_spec import load_spec
+    from kfp_bridge.pipeline_spec import read_pipeline_spec
     from kfp_bridge.service.sync import DEFAULT_ROOT
     from kfp_bridge.service.sync import sync as synchronize
 
-    name = load_spec(pipeline).name
-    api = _host(host, token_file, namespace)
+    name = read_pipeline_spec(pipeline).name
+    api = host.connect()
     if "DAGSTER_HOME" not in os.environ:
         raise BridgeError("DAGSTER_HOME is not set: it says which Dagster instance gets the events")
     with dg.DagsterInstance.get() as instance:
@@ -295,24 +341,6 @@ def sync(
             print(
                 f"{run.run_id}: {run.state}: {run.materializations} materializations and {run.checks} checks are new"
             )
-
-
-def _graph(
-    source: Source, job: str | None, select: str | None, name: str | None, pod_config: Path | None
-) -> "PipelineGraph":
-    import dagster as dg
-
-    from kfp_bridge.reading.definitions import load_definitions
-    from kfp_bridge.reading.graph import read_graph
-
-    if (source.module is None) == (source.file is None):
-        raise BridgeError("name the code location with either -m MODULE or -f FILE")
-    defs = load_definitions(source)
-    pods = _pod_config(pod_config)
-    if "DAGSTER_HOME" not in os.environ:
-        return read_graph(defs, source, job=job, select=select, name=name, pod_config=pods)
-    with dg.DagsterInstance.get() as instance:
-        return read_graph(defs, source, job=job, select=select, name=name, instance=instance, pod_config=pods)
 
 
 def _pod_config(path: Path | None) -> dict[str, Any]:
@@ -327,12 +355,6 @@ def _pod_config(path: Path | None) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BridgeError(f"--pod-config {path}: expected a mapping such as {{container_config: …}}")
     return content
-
-
-def _host(host: str, token_file: Path | None, namespace: str | None) -> "KfpHost":
-    from kfp_bridge.service.client import KfpHost
-
-    return KfpHost(host, token=os.environ.get("KFP_TOKEN"), token_file=token_file, namespace=namespace)
 
 
 def _show_report(graph: "PipelineGraph") -> None:

@@ -14,6 +14,9 @@ CONFIG_KEY = "kfp/config"
 COMMAND = ("python", "-m", "kfp_bridge.step")
 """What the container of every task runs."""
 
+STEP_VERSION = 1
+"""Version of the JSON argument of `kfp_bridge.step`: an exported YAML and the image it runs in must have the same."""
+
 INFO_MARK = "kfp-bridge: "
 """Starts the line of the pipeline description that holds what has no place of its own in a pipeline spec."""
 
@@ -29,7 +32,7 @@ Outcome = Literal["mapped", "not exported", "unmapped"]
 
 
 @dataclass(frozen=True)
-class Source:
+class CodeLocation:
     """Where the container finds the Definitions: exactly one of an importable module or a Python file."""
 
     module: str | None = None
@@ -158,7 +161,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Import:
+class ImportedAsset:
     """An asset outside the selection whose last materialization is used: `record` is that materialization."""
 
     key: str
@@ -196,9 +199,9 @@ class PipelineGraph:
     job: str | None
     select: str | None
     description: str
-    source: Source
+    source: CodeLocation
     steps: tuple[Step, ...]
-    imports: tuple[Import, ...]
+    imports: tuple[ImportedAsset, ...]
     parameters: tuple[Parameter, ...]
     partitioned: bool
     schedules: tuple[Schedule, ...]

@@ -69,7 +69,7 @@ class PipelineSpec:
             ) from error
 
 
-def load_spec(path: Path) -> PipelineSpec:
+def read_pipeline_spec(path: Path) -> PipelineSpec:
     """Read a pipeline that `kfp-bridge export` wrote.
 
     Raises:
@@ -81,7 +81,7 @@ def load_spec(path: Path) -> PipelineSpec:
 
 
 def parse_spec(text: str, place: str) -> PipelineSpec:
-    """Like `load_spec`, from text; `place` names it in messages."""
+    """Like `read_pipeline_spec`, from text; `place` names it in messages."""
     try:
         documents = [_without_nulls(document) for document in yaml.load_all(text, Loader=_LOADER) if document]
     except yaml.YAMLError as error:

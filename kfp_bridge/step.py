@@ -24,10 +24,19 @@ from typing import Any
 
 import dagster as dg
 
+from kfp_bridge.dagster_internals import job_subset
 from kfp_bridge.errors import BridgeError, GateError, StepError
 from kfp_bridge.names import identifier
-from kfp_bridge.pipeline_graph import CONFUSION_MATRIX, METRICS, RECORD, REPORT, REPORT_HTML, Source
-from kfp_bridge.reading.definitions import job_subset, load_definitions, partition_tags, resolve_job
+from kfp_bridge.pipeline_graph import (
+    CONFUSION_MATRIX,
+    METRICS,
+    RECORD,
+    REPORT,
+    REPORT_HTML,
+    STEP_VERSION,
+    CodeLocation,
+)
+from kfp_bridge.reading.definitions import load_definitions, partition_tags, resolve_job
 from kfp_bridge.reading.run_config import run_config
 from kfp_bridge.records import (
     DATA_VERSION_TAG,
@@ -60,15 +69,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--step", required=True, help="JSON that kfp-bridge export wrote")
     options = parser.parse_args(arguments)
     try:
-        run_step(json.loads(options.step), parse_executor_input(options.executor_input))
+        run_step(parse_step(options.step), parse_executor_input(options.executor_input))
     except BridgeError as error:
         sys.stdout.flush()
         print(error, file=sys.stderr, flush=True)
         return error.exit_code
-    except ValueError as error:
-        print(f"--step: not JSON: {error}", file=sys.stderr, flush=True)
-        return 2
     return 0
+
+
+def parse_step(text: str) -> dict[str, Any]:
+    """Read the argument that `kfp-bridge export` wrote.
+
+    Raises:
+        BridgeError: not JSON, or of another version than this image reads.
+    """
+    try:
+        step = json.loads(text)
+        version = step.get("version")
+    except (ValueError, AttributeError) as error:
+        raise BridgeError(f"--step: not the JSON that kfp-bridge export writes: {error}") from error
+    if version != STEP_VERSION:
+        raise BridgeError(
+            f"--step: has version {version!r}, the kfp_bridge in this image reads version {STEP_VERSION}: export the "
+            "pipeline again with the kfp_bridge of this image, or run it in the image it was exported for"
+        )
+    return step
 
 
 def run_step(step: Mapping[str, Any], task: ExecutorInput) -> None:
@@ -99,7 +124,7 @@ def reconstruct_job(step_json: str) -> dg.JobDefinition:
     several times in a run; within one process it is the same.
     """
     step = json.loads(step_json)
-    defs = load_definitions(Source(**step["source"]))
+    defs = load_definitions(CodeLocation(**step["source"]))
     job = resolve_job(defs, step["job"], None)
     assets = {dg.AssetKey.from_user_string(asset["asset"]) for asset in step["assets"]}
     checks = {

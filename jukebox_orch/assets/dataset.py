@@ -69,7 +69,7 @@ def _drift(project: ModelProject, loaded: LoadedData) -> Outcome:
     threshold = loaded.drift_warn
     if not loaded.profile:
         return Outcome(True, 0.0, threshold, "no registered model to compare with")
-    values = drift.psi(dict(loaded.profile), project.monitored(loaded.dataset))
+    values = drift.psi(dict(loaded.profile), project.drift_table(loaded.dataset))
     if not values:
         return Outcome(True, 0.0, threshold, "the project monitors no column")
     worst = max(values, key=lambda name: values[name])

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import dagster as dg
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from jukebox_orch.contract import InputError, ModelProject
 
@@ -211,6 +210,6 @@ def _description(info: FieldInfo) -> str:
         f"{sign} {getattr(constraint, attribute)}"
         for constraint in info.metadata
         for attribute, sign in signs.items()
-        if getattr(constraint, attribute, None) not in (None, PydanticUndefined)
+        if getattr(constraint, attribute, None) is not None
     ]
     return (info.description or "") + (f" ({', '.join(bounds)})" if bounds else "")

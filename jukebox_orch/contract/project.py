@@ -98,7 +98,7 @@ class ModelProject(ABC):
         """Predictions of simple rules on the test split, to be beaten, by name; beside the task's own."""
         return {}
 
-    def monitored(self, dataset: Dataset) -> pd.DataFrame:
+    def drift_table(self, dataset: Dataset) -> pd.DataFrame:
         """One row per observation, numeric columns whose drift is watched; default: of the longest table."""
         import pandas as pd
 

@@ -1,15 +1,17 @@
-"""Dagster's Kubernetes run launcher, whose refusals are final; the cluster's dagster.yaml names it.
+"""Kubernetes run launcher that does not retry a run whose tags ask for settings the instance forbids.
 
-Dagster takes a run that could not be launched for one whose pod was lost and starts it again. What a run's tags ask
-of Kubernetes is no better the second time.
+Dagster starts a run again that could not be launched, as if its pod had been lost. A retry of such a run would fail
+the same way. The cluster's dagster.yaml names this class.
 """
 
 from typing import Any
 
 from dagster_k8s import K8sRunLauncher  # noqa: TID253 - nothing but the cluster's dagster.yaml loads this module
 
+from jukebox_orch.dagster_internals import forbid_retries, refused_by_instance
 
-class FinalRunLauncher(K8sRunLauncher):
+
+class NonRetryingRunLauncher(K8sRunLauncher):
     """`K8sRunLauncher`, with its config. A run that asks for what is not allowed fails once."""
 
     def launch_run(self, context: Any) -> None:
@@ -22,10 +24,7 @@ class FinalRunLauncher(K8sRunLauncher):
             Exception: the run's tags ask for more than the instance allows; it will not be tried again. Or
                 Kubernetes did not take the job, which run retries are for.
         """
-        run = context.dagster_run
-        try:
-            self.get_container_context_for_run(run)
-        except Exception:
-            self._instance.add_run_tags(run.run_id, {"dagster/max_retries": "0"})
-            raise
+        if error := refused_by_instance(self, context.dagster_run):
+            forbid_retries(self, context.dagster_run)
+            raise error
         super().launch_run(context)

@@ -15,6 +15,7 @@ import dagster as dg
 import yaml
 
 from jukebox_orch.contract import InputError
+from jukebox_orch.dagster_internals import pod_label, step_handler
 
 # A container that waits for one of these this long (s) will not start by itself.
 _HOPELESS = (
@@ -141,12 +142,8 @@ def _read(settings_file: str) -> dict[str, Any]:
 
 
 def _explain_failures(executor: Any) -> Any:
-    """Let the executor's health check say why a pod failed, and see pods that will never start.
-
-    Dagster's step handler only says that the job failed, and takes a pod whose image cannot be pulled for
-    healthy until the run's time is over. It has no public hook: `_step_handler` is the one private name here.
-    """
-    handler = executor._step_handler
+    """Let the executor's health check say why a pod failed, and see pods that will never start."""
+    handler = step_handler(executor)
     check = handler.check_step_health
 
     def check_step_health(context: Any) -> Any:
@@ -167,11 +164,10 @@ def _explain_failures(executor: Any) -> Any:
 
 def _pods_of_step(context: Any) -> Sequence[Any]:
     """The pods of the step's attempts, by the labels that dagster-k8s sets."""
-    from dagster_k8s.utils import sanitize_k8s_label
     from kubernetes.client import CoreV1Api
 
     (step,) = context.execute_step_args.step_keys_to_execute
-    labels = {"dagster/run-id": context.dagster_run.run_id, "dagster/op": sanitize_k8s_label(step)}
+    labels = {"dagster/run-id": context.dagster_run.run_id, "dagster/op": pod_label(step)}
     selector = ",".join(f"{name}={value}" for name, value in labels.items())
     return CoreV1Api().list_namespaced_pod(_namespace(context), label_selector=selector).items
 

@@ -18,4 +18,4 @@ def make_features(
         InputError: the data does not suit the split.
     """
     features = project.build_features(dataset, split, seed)
-    return StoredFeatures(features, dataset_digest, drift.profile(project.monitored(dataset)))
+    return StoredFeatures(features, dataset_digest, drift.profile(project.drift_table(dataset)))

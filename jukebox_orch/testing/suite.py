@@ -174,9 +174,9 @@ class ProjectContract:
         model_examination.check_baselines(project, features)
 
     def test_monitored_columns_are_numbers(self, project: ModelProject, dataset: Dataset) -> None:
-        table = project.monitored(dataset)
+        table = project.drift_table(dataset)
         wrong = [str(name) for name, kind in table.dtypes.items() if not pd.api.types.is_numeric_dtype(kind)]
-        assert not wrong, f"monitored() has columns that are no numbers: {wrong}"
+        assert not wrong, f"drift_table() has columns that are no numbers: {wrong}"
 
     # The model
 

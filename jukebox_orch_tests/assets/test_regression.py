@@ -8,7 +8,7 @@ import pytest
 
 from jukebox_orch.assets.checks import check_results
 from jukebox_orch.assets.evaluation import CHECKS
-from jukebox_orch_tests.support.deployment import Workplace, checks, failures
+from jukebox_orch_tests.support.deployment import Deployment, checks, failures
 from jukebox_orch_tests.support.projects import Rents
 from kfp_bridge.records import AssetRecord, TaskRecord
 from kfp_bridge.running.reports import confusion_matrix, scalar_metrics
@@ -17,8 +17,8 @@ from kfp_bridge.running.reports import confusion_matrix, scalar_metrics
 @pytest.fixture(scope="module")
 def trained(
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[Workplace, dg.ExecuteInProcessResult]]:
-    place = Workplace(tmp_path_factory.mktemp("regression"))
+) -> Iterator[tuple[Deployment, dg.ExecuteInProcessResult]]:
+    place = Deployment(tmp_path_factory.mktemp("regression"))
     result = place.run(project=Rents())
     assert result.success, failures(result)
     yield place, result

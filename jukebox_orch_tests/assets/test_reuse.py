@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from jukebox_orch.storage.artifact_store import ArtifactStore
-from jukebox_orch_tests.support.deployment import SMALL, SteadyGraph, Workplace, failures, made, tamper
+from jukebox_orch_tests.support.deployment import SMALL, Deployment, SteadyGraph, failures, made, tamper
 
 
-def test_a_file_changed_between_two_steps_stops_the_run(again: Workplace):
+def test_a_file_changed_between_two_steps_stops_the_run(again: Deployment):
     path = Path(again.metadata("blobs/features")["path"])
     tamper(path, "changed")
     result = again.run(only=["evaluation"])
@@ -35,7 +35,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-def test_only_evaluation_uses_the_latest_materializations(again: Workplace, read: list[str]):
+def test_only_evaluation_uses_the_latest_materializations(again: Deployment, read: list[str]):
     before = again.metadata("blobs/evaluation")["path"]
     result = again.run(only=["evaluation"])
     assert result.success
@@ -46,7 +46,7 @@ def test_only_evaluation_uses_the_latest_materializations(again: Workplace, read
     )
 
 
-def test_the_same_run_again_reuses_everything_expensive_and_another_version_only_converts(again: Workplace):
+def test_the_same_run_again_reuses_everything_expensive_and_another_version_only_converts(again: Deployment):
     assert again.run(**SMALL, version="1.0.0").success
     assert reused(again) == ["features", "trained_model", "onnx_model"]
     assert again.metadata("blobs/registered_model")["was registered before"]
@@ -56,13 +56,13 @@ def test_the_same_run_again_reuses_everything_expensive_and_another_version_only
     assert again.versions() == [1, 2]
 
 
-def reused(place: Workplace) -> list[str]:
+def reused(place: Deployment) -> list[str]:
     nouns = ["features", "trained_model", "onnx_model"]
     return [noun for noun in nouns if "reused_from_run" in place.metadata(f"blobs/{noun}")]
 
 
 @pytest.mark.parametrize("change", [{"seed": 43}, {"split": {"test_share": 0.25}}], ids=["seed", "split"])
-def test_features_are_made_again_when_their_settings_change(change: dict, again: Workplace):
+def test_features_are_made_again_when_their_settings_change(change: dict, again: Deployment):
     assert again.run("data", **change).success
     assert "features" not in reused(again)
     assert again.run("data").success
@@ -70,14 +70,14 @@ def test_features_are_made_again_when_their_settings_change(change: dict, again:
 
 
 @pytest.mark.parametrize("change", [{"seed": 43}, {"hyperparameters": {"epochs": 1}}], ids=["seed", "epochs"])
-def test_a_model_is_trained_again_when_its_settings_change(change: dict, again: Workplace):
+def test_a_model_is_trained_again_when_its_settings_change(change: dict, again: Deployment):
     config = {"hyperparameters": {"epochs": 4}, "seed": 42}
     for settings_, expected in ((config, True), ({**config, **change}, False)):
         again.run(only=["trained_model"], ops={"blobs__trained_model": {"config": settings_}})
         assert ("trained_model" in reused(again)) is expected
 
 
-def test_changed_code_and_changed_data_recompute(again: Workplace, monkeypatch: pytest.MonkeyPatch):
+def test_changed_code_and_changed_data_recompute(again: Deployment, monkeypatch: pytest.MonkeyPatch):
     from jukebox_orch_tests.support.projects import Blobs
 
     class MoreBlobs(Blobs):
@@ -93,7 +93,7 @@ def test_changed_code_and_changed_data_recompute(again: Workplace, monkeypatch: 
     assert "features" not in reused(again)
 
 
-def test_a_damaged_artifact_is_computed_again_in_place_of_reused(again: Workplace):
+def test_a_damaged_artifact_is_computed_again_in_place_of_reused(again: Deployment):
     tamper(Path(again.metadata("blobs/features")["path"]), "changed")
     tamper(Path(again.metadata("blobs/trained_model")["path"]), "removed")
     old = again.version("blobs/trained_model")
@@ -105,26 +105,26 @@ def test_a_damaged_artifact_is_computed_again_in_place_of_reused(again: Workplac
 
 
 def test_a_run_that_goes_on_after_a_failure_uses_its_own_values_not_the_newest(
-    workplace: Workplace, monkeypatch: pytest.MonkeyPatch, read: list[str]
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, read: list[str]
 ):
     """Run A fails at its gate, run B makes other features; A, re-executed, must go on with A's."""
     config = {**SMALL, "seed": 1}
-    failed = workplace.run(**{**config, "gates": {"metric_floor": 2.0}})
+    failed = deployment.run(**{**config, "gates": {"metric_floor": 2.0}})
     assert not failed.success
-    own = workplace.metadata("blobs/features")["path"]
-    assert workplace.run("data", seed=2).success
-    assert workplace.metadata("blobs/features")["path"] != own
-    for name, value in workplace.environment().items():
+    own = deployment.metadata("blobs/features")["path"]
+    assert deployment.run("data", seed=2).success
+    assert deployment.metadata("blobs/features")["path"] != own
+    for name, value in deployment.environment().items():
         monkeypatch.setenv(name, value)
     read.clear()
     again = dg.ReexecutionOptions(failed.run_id, ["blobs__evaluation*"])
     location = importlib.reload(importlib.import_module("jukebox_orch_tests.support.code_location"))
     with dg.execute_job(
         dg.reconstructable(location.blobs_training),
-        workplace.instance,
+        deployment.instance,
         run_config=config,
         reexecution_options=again,
     ) as result:
         assert result.success
     assert own in read
-    assert workplace.metadata("blobs/features")["path"] not in read
+    assert deployment.metadata("blobs/features")["path"] not in read

@@ -14,7 +14,7 @@ from jukebox_orch.assets import build_training_graph
 from jukebox_orch.assets.run_config import config_schema
 from jukebox_orch.contract import Gates, Hyperparameters, InputError, Settings
 from jukebox_orch.projects.jukebox import Jukebox
-from jukebox_orch_tests.support.deployment import Workplace, made
+from jukebox_orch_tests.support.deployment import Deployment, made
 from jukebox_orch_tests.support.projects import Blobs
 
 BAD = {
@@ -72,17 +72,17 @@ def test_all_bad_fields_are_named_at_once():
         assert field in everything(error.value)
 
 
-def test_the_command_exits_with_1_and_names_the_field(workplace: Workplace):
-    result = workplace.execute("blobs_training", {"hyperparameters": {"epochs": 0}})
+def test_the_command_exits_with_1_and_names_the_field(deployment: Deployment):
+    result = deployment.execute("blobs_training", {"hyperparameters": {"epochs": 0}})
     assert result.returncode == 1
     assert "hyperparameters.epochs = 0: Input should be greater than or equal to 1" in result.stderr
-    assert workplace.instance.get_runs_count() == 0
+    assert deployment.instance.get_runs_count() == 0
 
 
-def test_a_bad_value_in_the_form_of_a_single_asset_fails_its_step_without_retries(workplace: Workplace):
+def test_a_bad_value_in_the_form_of_a_single_asset_fails_its_step_without_retries(deployment: Deployment):
     project = Blobs()
     ops = {"blobs__dataset": {"config": {"gates": {"drift_warn": -1.0}}}}
-    result = workplace.run(project=project, only=["dataset"], ops=ops)
+    result = deployment.run(project=project, only=["dataset"], ops=ops)
     assert not result.success
     assert made(result) == []
     (failure,) = [e for e in result.all_events if e.is_step_failure]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jukebox_orch_tests.support.deployment import SMALL, Workplace
+from jukebox_orch_tests.support.deployment import SMALL, Deployment
 
 PASSWORD, KEY = "canary-password-7f3a", "canary-key-91bc"
 
@@ -15,10 +15,10 @@ PASSWORD, KEY = "canary-password-7f3a", "canary-key-91bc"
 @pytest.fixture(scope="module")
 def run_with_secrets(
     mlflow_server: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[Workplace, str]]:
+) -> Iterator[tuple[Deployment, str]]:
     """A whole run in a process whose environment holds secrets, one of them in the MLflow address."""
     address = mlflow_server.replace("http://", f"http://reader:{PASSWORD}@")
-    place = Workplace(tmp_path_factory.mktemp("secrets"), mlflow=address)
+    place = Deployment(tmp_path_factory.mktemp("secrets"), mlflow=address)
     result = place.execute(
         "blobs_training", SMALL, AWS_SECRET_ACCESS_KEY=KEY, DATABASE_URL=f"postgresql://u:{KEY}@host/db"
     )

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from jukebox_orch.contract import Features
-from jukebox_orch_tests.support.deployment import SMALL, Workplace, checks, failures, made
+from jukebox_orch_tests.support.deployment import SMALL, Deployment, checks, failures, made
 from jukebox_orch_tests.support.projects import Blobs
 
 NOUNS = [
@@ -30,7 +30,7 @@ NOUNS = [
 ]
 
 
-def materialized(place: Workplace, run_id: str = "") -> list[str]:
+def materialized(place: Deployment, run_id: str = "") -> list[str]:
     """Return the nouns that the run made, by default the newest."""
     events = place.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run_id)
     return [event.asset_key.path[-1] for event in events if event.asset_key]
@@ -39,11 +39,11 @@ def materialized(place: Workplace, run_id: str = "") -> list[str]:
 @pytest.fixture(scope="module")
 def sample(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path
-) -> Iterator[tuple[Workplace, subprocess.CompletedProcess]]:
+) -> Iterator[tuple[Deployment, subprocess.CompletedProcess]]:
     """The command of the quickstart on the embedded sample."""
     folder = tmp_path_factory.mktemp("sample")
     shutil.copy(migrated, folder / "mlflow.db")
-    place = Workplace(folder)
+    place = Deployment(folder)
     yield place, place.execute("jukebox_training", module="jukebox_orch.definitions")
     place.instance.dispose()
 
@@ -89,22 +89,22 @@ def test_the_metadata_shows_pictures_and_tables(sample):
     assert "jukebox version 1" in str(place.metadata("jukebox/registered_model")["model card"])
 
 
-def test_nothing_trains_on_data_that_failed_validation(workplace: Workplace):
-    broken = workplace.folder / "broken.csv"
+def test_nothing_trains_on_data_that_failed_validation(deployment: Deployment):
+    broken = deployment.folder / "broken.csv"
     rows = Blobs().generate()
     rows["color"] = rows["color"].where(rows.index % 3 > 0, "pink")
     rows.to_csv(broken, index=False)
     before = broken.read_bytes()
-    result = workplace.execute("blobs_training", {"source": {"location": str(broken)}})
+    result = deployment.execute("blobs_training", {"source": {"location": str(broken)}})
     assert result.returncode == 1
-    assert sorted(materialized(workplace)) == ["dataset", "features", "validated_data"]
-    assert workplace.versions() == []
-    assert not Path(workplace.models).exists()
+    assert sorted(materialized(deployment)) == ["dataset", "features", "validated_data"]
+    assert deployment.versions() == []
+    assert not Path(deployment.models).exists()
     assert "missing or unknown target" in result.stderr
     assert broken.read_bytes() == before
 
 
-def test_nothing_is_registered_below_the_metric_floor(again: Workplace):
+def test_nothing_is_registered_below_the_metric_floor(again: Deployment):
     result = again.execute("blobs_training", {**SMALL, "version": "2", "gates": {"metric_floor": 1.1}})
     assert result.returncode == 1
     assert "registered_model" not in materialized(again)
@@ -113,7 +113,7 @@ def test_nothing_is_registered_below_the_metric_floor(again: Workplace):
     assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
 
 
-def test_without_a_floor_any_finite_metric_passes_it(again: Workplace):
+def test_without_a_floor_any_finite_metric_passes_it(again: Deployment):
     result = again.run("evaluate_and_register", gates={"metric_floor": None}, version="2")
     assert result.success, failures(result)
     check = checks(result)["evaluation:metric_floor"]
@@ -121,17 +121,17 @@ def test_without_a_floor_any_finite_metric_passes_it(again: Workplace):
     assert "gates.metric_floor sets none" in (check.description or "")
 
 
-def test_too_many_unusable_rows_stop_the_run_and_a_few_do_not(workplace: Workplace):
+def test_too_many_unusable_rows_stop_the_run_and_a_few_do_not(deployment: Deployment):
     class Dirty(Blobs):
         def generate(self) -> pd.DataFrame:
             rows = super().generate()
             rows.loc[:8, "height"] = float("nan")
             return rows
 
-    passed = workplace.run("data", project=Dirty())
+    passed = deployment.run("data", project=Dirty())
     assert passed.success
     assert not checks(passed)["validated_data:invalid_rows"].passed
-    stopped = workplace.run("data", project=Dirty(), gates={"max_invalid_share": 0.02})
+    stopped = deployment.run("data", project=Dirty(), gates={"max_invalid_share": 0.02})
     check = checks(stopped)["validated_data:invalid_share"]
     assert not check.passed
     assert check.severity == dg.AssetCheckSeverity.ERROR
@@ -139,48 +139,48 @@ def test_too_many_unusable_rows_stop_the_run_and_a_few_do_not(workplace: Workpla
     assert check.metadata["threshold"].value == 0.02
 
 
-def test_bad_input_fails_its_step_once_and_says_what_to_do(workplace: Workplace):
-    result = workplace.run("data", source={"location": str(workplace.folder / "nothing.csv")})
+def test_bad_input_fails_its_step_once_and_says_what_to_do(deployment: Deployment):
+    result = deployment.run("data", source={"location": str(deployment.folder / "nothing.csv")})
     assert not result.success
     assert made(result) == []
     assert "nothing.csv: not found; check the path or URL" in failures(result)
     assert not [e for e in result.all_events if e.is_step_up_for_retry]
 
 
-def test_every_step_in_a_fresh_process_gives_the_same_file_as_one_process(finished, workplace: Workplace):
-    result = workplace.execute(
+def test_every_step_in_a_fresh_process_gives_the_same_file_as_one_process(finished, deployment: Deployment):
+    result = deployment.execute(
         "blobs_training",
         {**SMALL, "version": "1.0.0"} | {"seed": 42},
         JUKEBOX_ORCH_EXECUTOR="multiprocess",
         OPENBLAS_NUM_THREADS="1",
     )
     assert result.returncode == 0, result.stderr[-3_000:]
-    pids = {event.pid for event in workplace.events(dg.DagsterEventType.STEP_SUCCESS)}
+    pids = {event.pid for event in deployment.events(dg.DagsterEventType.STEP_SUCCESS)}
     assert len(pids) == len(NOUNS)
     for noun in ("dataset", "features", "trained_model", "evaluation"):
-        assert workplace.version(f"blobs/{noun}") == finished[0].version(f"blobs/{noun}"), noun
-    (here,) = [workplace.metadata("blobs/onnx_model")["onnx_sha256"]]
+        assert deployment.version(f"blobs/{noun}") == finished[0].version(f"blobs/{noun}"), noun
+    (here,) = [deployment.metadata("blobs/onnx_model")["onnx_sha256"]]
     assert here == finished[0].metadata("blobs/onnx_model")["onnx_sha256"]
-    assert workplace.aliases()["champion"] == "1"
+    assert deployment.aliases()["champion"] == "1"
 
 
-def test_a_step_whose_process_is_killed_once_is_tried_again(workplace: Workplace):
-    result = workplace.execute(
+def test_a_step_whose_process_is_killed_once_is_tried_again(deployment: Deployment):
+    result = deployment.execute(
         "blobs_data",
         JUKEBOX_ORCH_EXECUTOR="multiprocess",
         DIE_IN="jukebox_orch.assets.features:check_results",
-        DIE_ONCE=str(workplace.folder / "died"),
+        DIE_ONCE=str(deployment.folder / "died"),
     )
-    assert (workplace.folder / "died").exists()
+    assert (deployment.folder / "died").exists()
     assert result.returncode == 0, result.stderr[-3_000:]
-    assert sorted(materialized(workplace)) == ["dataset", "features", "validated_data"]
-    folders = [p.name for p in Path(workplace.artifacts, "blobs", "features").iterdir()]
+    assert sorted(materialized(deployment)) == ["dataset", "features", "validated_data"]
+    folders = [p.name for p in Path(deployment.artifacts, "blobs", "features").iterdir()]
     assert len(folders) == 1
-    assert list(Path(workplace.artifacts, ".incoming").iterdir()) == []
+    assert list(Path(deployment.artifacts, ".incoming").iterdir()) == []
 
 
 def test_a_run_that_was_killed_while_registering_neither_aliases_half_a_version_nor_blocks_the_next(
-    again: Workplace,
+    again: Deployment,
 ):
     killed = again.execute(
         "blobs_evaluate_and_register",
@@ -197,7 +197,7 @@ def test_a_run_that_was_killed_while_registering_neither_aliases_half_a_version_
     assert again.value("blobs/registered_model").adopted
 
 
-def test_two_runs_at_the_same_time_never_share_a_file(workplace: Workplace):
+def test_two_runs_at_the_same_time_never_share_a_file(deployment: Deployment):
     command = [
         sys.executable,
         "-m",
@@ -208,12 +208,12 @@ def test_two_runs_at_the_same_time_never_share_a_file(workplace: Workplace):
         "jukebox_orch_tests.support.code_location",
     ]
     for seed in (1, 2):
-        (workplace.folder / f"{seed}.yaml").write_text(f"seed: {seed}\n")
+        (deployment.folder / f"{seed}.yaml").write_text(f"seed: {seed}\n")
     processes = [
         subprocess.Popen(
             [*command, "-j", "blobs_data", "-c", f"{seed}.yaml"],
-            env=workplace.environment(),
-            cwd=workplace.folder,
+            env=deployment.environment(),
+            cwd=deployment.folder,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -223,12 +223,12 @@ def test_two_runs_at_the_same_time_never_share_a_file(workplace: Workplace):
     for process in processes:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors[-3_000:]
-    runs = workplace.instance.get_runs()
+    runs = deployment.instance.get_runs()
     assert len(runs) == 2
     own = {
         run.run_id: {
             str(event.step_materialization_data.materialization.metadata["path"].value)
-            for event in workplace.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run.run_id)
+            for event in deployment.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run.run_id)
         }
         for run in runs
     }
@@ -238,7 +238,7 @@ def test_two_runs_at_the_same_time_never_share_a_file(workplace: Workplace):
     assert not first & second
 
 
-def test_a_model_whose_gate_failed_is_not_registered_by_a_later_job(workplace: Workplace):
+def test_a_model_whose_gate_failed_is_not_registered_by_a_later_job(deployment: Deployment):
     """Blocking checks stop their own run only: a later job must not take up what they stopped."""
 
     class Stuck(Blobs):
@@ -254,57 +254,57 @@ def test_a_model_whose_gate_failed_is_not_registered_by_a_later_job(workplace: W
             network.set_weights([np.zeros((3, 3)), np.eye(3)[rarest] * 9])
             return network
 
-    stopped = workplace.run(project=Stuck(), hyperparameters={"epochs": 1})
+    stopped = deployment.run(project=Stuck(), hyperparameters={"epochs": 1})
     assert not stopped.success
     assert "evaluation" not in made(stopped)
-    later = workplace.run("evaluate_and_register", project=Stuck(), gates={"metric_floor": 0.0})
+    later = deployment.run("evaluate_and_register", project=Stuck(), gates={"metric_floor": 0.0})
     assert not later.success
     assert "trained_model did not pass its checks" in failures(later)
-    assert workplace.versions() == []
+    assert deployment.versions() == []
 
 
-def test_a_model_is_not_trained_on_data_whose_validation_failed_before(workplace: Workplace):
+def test_a_model_is_not_trained_on_data_whose_validation_failed_before(deployment: Deployment):
     class Pink(Blobs):
         def generate(self) -> pd.DataFrame:
             return super().generate().assign(color=lambda t: t["color"].where(t.index % 50 > 0, "pink"))
 
-    assert not workplace.run("data", project=Pink()).success
-    later = workplace.run(project=Pink(), only=["trained_model"])
+    assert not deployment.run("data", project=Pink()).success
+    later = deployment.run(project=Pink(), only=["trained_model"])
     assert not later.success
     assert made(later) == []
     assert "validated_data did not pass its checks (target: missing or unknown target)" in failures(later)
 
 
-def test_a_model_is_not_trained_on_data_with_too_many_unusable_rows_before(workplace: Workplace):
+def test_a_model_is_not_trained_on_data_with_too_many_unusable_rows_before(deployment: Deployment):
     class Dirty(Blobs):
         def generate(self) -> pd.DataFrame:
             return super().generate().assign(height=lambda t: t["height"].where(t.index > 8))
 
     gates = {"max_invalid_share": 0.02}
-    assert not workplace.run("data", project=Dirty(), gates=gates).success
-    later = workplace.run(project=Dirty(), only=["trained_model"])
+    assert not deployment.run("data", project=Dirty(), gates=gates).success
+    later = deployment.run(project=Dirty(), only=["trained_model"])
     assert made(later) == []
     stopped_by = (
         "validated_data did not pass its checks (invalid_share: 9 of 300 rows are not usable (3.00%))"
     )
     assert stopped_by in failures(later)
-    assert workplace.run("data", project=Dirty()).success
-    assert made(workplace.run(project=Dirty(), only=["trained_model"])) == ["trained_model"]
+    assert deployment.run("data", project=Dirty()).success
+    assert made(deployment.run(project=Dirty(), only=["trained_model"])) == ["trained_model"]
 
 
-def test_a_model_is_not_trained_on_splits_that_overlapped_before(workplace: Workplace):
+def test_a_model_is_not_trained_on_splits_that_overlapped_before(deployment: Deployment):
     class Leaky(Blobs):
         def build_features(self, dataset: Any, split: Any, seed: int) -> Features:
             features = super().build_features(dataset, split, seed)
             return replace(features, test=features.train)
 
-    assert not workplace.run("data", project=Leaky()).success
-    later = workplace.run(project=Leaky(), only=["trained_model"])
+    assert not deployment.run("data", project=Leaky()).success
+    later = deployment.run(project=Leaky(), only=["trained_model"])
     assert made(later) == []
     assert "features did not pass its checks (no_overlap: shared: " in failures(later)
 
 
-def test_a_model_that_failed_its_evaluation_is_not_registered_by_a_later_run(again: Workplace):
+def test_a_model_that_failed_its_evaluation_is_not_registered_by_a_later_run(again: Deployment):
     assert not again.run(**SMALL | {"gates": {"metric_floor": 1.1}, "version": "2"}).success
     later = again.run(only=["onnx_model", "registered_model"])
     assert made(later) == ["onnx_model"]
@@ -312,13 +312,13 @@ def test_a_model_that_failed_its_evaluation_is_not_registered_by_a_later_run(aga
     assert again.versions() == [1]
 
 
-def test_a_file_that_is_not_what_keras_says_is_not_registered_by_a_later_run(workplace: Workplace):
+def test_a_file_that_is_not_what_keras_says_is_not_registered_by_a_later_run(deployment: Deployment):
     class Exact(Blobs):
         parity_tolerance = 0.0
 
-    stopped = workplace.run(project=Exact(), **SMALL)
+    stopped = deployment.run(project=Exact(), **SMALL)
     assert not checks(stopped)["onnx_model:same_as_keras"].passed
-    later = workplace.run(project=Exact(), only=["registered_model"])
+    later = deployment.run(project=Exact(), only=["registered_model"])
     assert made(later) == []
     assert "onnx_model did not pass its checks (same_as_keras: largest difference over " in failures(later)
-    assert workplace.versions() == []
+    assert deployment.versions() == []

@@ -8,10 +8,10 @@ import pytest
 
 from kfp_bridge.compiling.compiler import export
 from kfp_bridge.errors import ExportError
-from kfp_bridge.pipeline_graph import PipelineGraph, Source
+from kfp_bridge.pipeline_graph import CodeLocation, PipelineGraph
 from kfp_bridge.reading.graph import read_graph
 
-SOURCE = Source(module="anything")
+SOURCE = CodeLocation(module="anything")
 DATASET = {"kfp/artifact_type": "Dataset"}
 
 

@@ -11,10 +11,10 @@ from jukebox_orch_tests.bridge import graphs as bridge_graphs
 from jukebox_orch_tests.bridge.kfp.server import KfpServer, running_kfp_server
 from kfp_bridge.compiling.compiler import export
 from kfp_bridge.errors import BridgeError, RunError
-from kfp_bridge.pipeline_graph import Source
-from kfp_bridge.pipeline_spec import load_spec
+from kfp_bridge.pipeline_graph import CodeLocation
+from kfp_bridge.pipeline_spec import read_pipeline_spec
 from kfp_bridge.reading.graph import read_graph
-from kfp_bridge.running.local import LocalRun, run_as_processes
+from kfp_bridge.running.local import run_as_processes
 from kfp_bridge.service.client import KfpHost, version_name
 from kfp_bridge.service.cron import kfp_cron
 from kfp_bridge.service.sync import RUN_ID, sync
@@ -23,7 +23,7 @@ from kfp_bridge.service.sync import RUN_ID, sync
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("export") / "toy.yaml"
-    source = Source(module="jukebox_orch_tests.bridge.graphs", attribute="toy")
+    source = CodeLocation(module="jukebox_orch_tests.bridge.graphs", attribute="toy")
     export(read_graph(bridge_graphs.toy, source, job="toy_training"), "image:1", path)
     return path
 
@@ -139,7 +139,7 @@ def test_waiting_ends_with_the_run_or_the_timeout(server: KfpServer, host: KfpHo
 def test_schedules_become_recurring_runs_once(
     server: KfpServer, host: KfpHost, pipeline: Path, tmp_path: Path
 ):
-    spec, version = load_spec(pipeline), host.upload(pipeline)
+    spec, version = read_pipeline_spec(pipeline), host.upload(pipeline)
     assert host.schedule(version, spec, controller_timezone="UTC", experiment="Default") == [
         "nightly: 0 0 2 * * *: created"
     ]
@@ -154,7 +154,7 @@ def test_schedules_become_recurring_runs_once(
     changed = tmp_path / "changed.yaml"
     changed.write_text(pipeline.read_text().replace("image:1", "image:2"))
     lines = host.schedule(
-        host.upload(changed), load_spec(changed), controller_timezone="UTC", experiment="Default"
+        host.upload(changed), read_pipeline_spec(changed), controller_timezone="UTC", experiment="Default"
     )
     assert lines == ["nightly: 0 0 2 * * *: replaced"]
     assert len(server.recurring_runs) == 1
@@ -166,7 +166,7 @@ def test_a_schedule_in_another_timezone_is_refused(host: KfpHost, pipeline: Path
     ):
         host.schedule(
             host.upload(pipeline),
-            load_spec(pipeline),
+            read_pipeline_spec(pipeline),
             controller_timezone="Europe/Berlin",
             experiment="Default",
         )
@@ -187,15 +187,15 @@ def test_cron_that_kfp_does_not_know_is_refused(cron: str):
 
 
 @pytest.fixture(scope="module")
-def finished(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalRun:
-    return run_as_processes(load_spec(pipeline), {}, tmp_path_factory.mktemp("finished"))
+def finished(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_as_processes(read_pipeline_spec(pipeline), {}, tmp_path_factory.mktemp("finished"))
 
 
-def as_kfp_stores(run: LocalRun, root: Path, run_id: str, tasks: list[str]) -> None:
+def as_kfp_stores(run: Path, root: Path, run_id: str, tasks: list[str]) -> None:
     """Lay the artifacts out as KFP does: <root>/<pipeline>/<run id>/<task>/<uuid>/<name>."""
     for task in tasks:
         shutil.copytree(
-            run.root / task,
+            run / task,
             root / "toy-training" / run_id / task / "0a1b2c",
             ignore=shutil.ignore_patterns("work"),
         )
@@ -211,12 +211,12 @@ def test_sync_brings_every_event_into_dagster_once(
     server: KfpServer,
     host: KfpHost,
     pipeline: Path,
-    finished: LocalRun,
+    finished: Path,
     home: dg.DagsterInstance,
     tmp_path: Path,
 ):
     root = tmp_path / "store"
-    spec, version = load_spec(pipeline), host.upload(pipeline)
+    spec, version = read_pipeline_spec(pipeline), host.upload(pipeline)
     # Three runs, so that the list has pages: one ended well, one failed at the second task, one goes on.
     runs = [host.submit(version, name, {})[0].run_id for name in ("good", "failed", "running")]
     as_kfp_stores(finished, root, runs[0], list(spec.tasks))

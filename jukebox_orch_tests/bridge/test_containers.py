@@ -7,8 +7,8 @@ import pytest
 from jukebox_orch_tests.bridge import graphs as bridge_graphs
 from kfp_bridge.compiling.compiler import export
 from kfp_bridge.errors import BridgeError, RunError
-from kfp_bridge.pipeline_graph import Source
-from kfp_bridge.pipeline_spec import PipelineSpec, load_spec
+from kfp_bridge.pipeline_graph import CodeLocation
+from kfp_bridge.pipeline_spec import PipelineSpec, read_pipeline_spec
 from kfp_bridge.reading.graph import read_graph
 from kfp_bridge.records import parse_record
 from kfp_bridge.running.local import has_container_engine, raise_on_lost_failure, run_in_containers
@@ -20,10 +20,10 @@ HOW = (
 
 
 def exported(attribute: str, folder: Path, job: str | None = None) -> PipelineSpec:
-    source = Source(module="jukebox_orch_tests.bridge.graphs", attribute=attribute)
+    source = CodeLocation(module="jukebox_orch_tests.bridge.graphs", attribute=attribute)
     graph = read_graph(getattr(bridge_graphs, attribute), source, job=job)
     export(graph, IMAGE, folder / "pipeline.yaml")
-    return load_spec(folder / "pipeline.yaml")
+    return read_pipeline_spec(folder / "pipeline.yaml")
 
 
 def image_is_there() -> bool:

@@ -9,7 +9,7 @@ import pytest
 from jukebox_orch_tests.bridge import graphs as bridge_graphs
 from jukebox_orch_tests.bridge.graph_reader import DATASET, SOURCE, graph_of
 from kfp_bridge.errors import BridgeError
-from kfp_bridge.pipeline_graph import Source
+from kfp_bridge.pipeline_graph import CodeLocation
 from kfp_bridge.reading.definitions import load_definitions
 from kfp_bridge.reading.graph import read_graph
 
@@ -74,14 +74,14 @@ def test_a_file_without_definitions_is_refused(
     path = tmp_path / "code.py"
     path.write_text(content)
     with pytest.raises(BridgeError, match=message):
-        load_definitions(Source(file=str(path), attribute=attribute))
+        load_definitions(CodeLocation(file=str(path), attribute=attribute))
 
 
 def test_a_missing_module_or_file_is_refused():
     with pytest.raises(BridgeError, match="cannot load no_such_module: ModuleNotFoundError"):
-        load_definitions(Source(module="no_such_module"))
+        load_definitions(CodeLocation(module="no_such_module"))
     with pytest.raises(BridgeError, match=r"absent\.py: no such file"):
-        load_definitions(Source(file="absent.py"))
+        load_definitions(CodeLocation(file="absent.py"))
 
 
 def test_lazy_definitions_of_a_file_are_found(tmp_path: Path):
@@ -90,4 +90,6 @@ def test_lazy_definitions_of_a_file_are_found(tmp_path: Path):
         "import dagster as dg\n@dg.asset\ndef one(): return 1\n"
         "@dg.definitions\ndef defs(): return dg.Definitions(assets=[one])\n"
     )
-    assert load_definitions(Source(file=str(path))).resolve_all_asset_specs()[0].key == dg.AssetKey("one")
+    assert load_definitions(CodeLocation(file=str(path))).resolve_all_asset_specs()[0].key == dg.AssetKey(
+        "one"
+    )

@@ -7,17 +7,17 @@ from jukebox_orch.definitions import defs
 from jukebox_orch_tests import CHECKOUT
 from kfp_bridge.cli import app
 from kfp_bridge.compiling.compiler import export
-from kfp_bridge.pipeline_graph import ARTIFACT_TYPES, Source
-from kfp_bridge.pipeline_spec import PipelineSpec, load_spec
+from kfp_bridge.pipeline_graph import ARTIFACT_TYPES, CodeLocation
+from kfp_bridge.pipeline_spec import PipelineSpec, read_pipeline_spec
 from kfp_bridge.reading.graph import read_graph
 
 PAGE = (CHECKOUT / "docs" / "kfp-bridge.md").read_text(encoding="utf-8")
 
 
 def jukebox(folder: Path) -> PipelineSpec:
-    graph = read_graph(defs, Source(module="jukebox_orch.definitions"), job="jukebox_training")
+    graph = read_graph(defs, CodeLocation(module="jukebox_orch.definitions"), job="jukebox_training")
     export(graph, "registry.example/jukebox:1.0", folder / "jukebox.yaml")
-    return load_spec(folder / "jukebox.yaml")
+    return read_pipeline_spec(folder / "jukebox.yaml")
 
 
 def test_the_drawing_has_the_edges_and_types_of_the_exported_file(tmp_path: Path):

@@ -10,7 +10,7 @@ from jukebox_orch_tests.bridge import graphs as bridge_graphs
 from jukebox_orch_tests.bridge.graph_reader import DATASET, SOURCE, graph_of, steps
 from kfp_bridge.compiling.compiler import export
 from kfp_bridge.pipeline_graph import Retry, Schedule
-from kfp_bridge.pipeline_spec import load_spec
+from kfp_bridge.pipeline_spec import read_pipeline_spec
 from kfp_bridge.reading.graph import read_graph
 from kfp_bridge.verifying.verify import verify
 
@@ -152,7 +152,7 @@ def test_what_the_environment_holds_is_in_the_arguments_of_a_cached_task(tmp_pat
             return 1
 
         export(graph_of(read, generated), "image:1", tmp_path / "graph.yaml")
-        spec = load_spec(tmp_path / "graph.yaml")
+        spec = read_pipeline_spec(tmp_path / "graph.yaml")
         first, second = (spec.executor(task)["container"]["args"][-1] for task in ("read", "generated"))
         return first, second
 
@@ -220,14 +220,14 @@ def test_an_external_asset_with_a_materialization_is_imported(tmp_path: Path):
         ("lake", "Dataset", "s3://lake/rows.parquet")
     ]
     export(graph, "image:1", tmp_path / "pipeline.yaml")
-    spec = load_spec(tmp_path / "pipeline.yaml")
+    spec = read_pipeline_spec(tmp_path / "pipeline.yaml")
     assert spec.executor("importer")["importer"]["artifactUri"] == {"constant": "s3://lake/rows.parquet"}
     assert verify(graph, "image:1", spec) == []
     text = (
         (tmp_path / "pipeline.yaml").read_text().replace("s3://lake/rows.parquet", "s3://lake/other.parquet")
     )
     (tmp_path / "edited.yaml").write_text(text)
-    assert verify(graph, "image:1", load_spec(tmp_path / "edited.yaml"))
+    assert verify(graph, "image:1", read_pipeline_spec(tmp_path / "edited.yaml"))
 
 
 def test_pod_config_is_the_default_of_every_task_and_the_assets_tag_wins():
@@ -248,5 +248,5 @@ def test_pod_config_is_the_default_of_every_task_and_the_assets_tag_wins():
 def test_the_graph_for_a_real_cluster_exports(tmp_path: Path):
     graph = read_graph(bridge_graphs.greeting, SOURCE, job="greeting")
     export(graph, "image:1", tmp_path / "greeting.yaml")
-    assert verify(graph, "image:1", load_spec(tmp_path / "greeting.yaml")) == []
+    assert verify(graph, "image:1", read_pipeline_spec(tmp_path / "greeting.yaml")) == []
     assert graph.schedules == (Schedule("every_minute", ("* * * * *",), "UTC", True, {}),)

@@ -9,7 +9,7 @@ import pytest
 
 from jukebox_orch_tests import CHECKOUT
 from jukebox_orch_tests.support.installed import install
-from kfp_bridge.pipeline_spec import load_spec
+from kfp_bridge.pipeline_spec import read_pipeline_spec
 
 EXAMPLE = CHECKOUT / "examples" / "acme_iris"
 
@@ -42,4 +42,4 @@ def test_a_projects_graph_is_exported_and_verified(project: str, tmp_path: Path)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     assert "the same graph, 7 tasks" in verified.stdout
     own = {"image_processor": {"augmentation", "convert"}, "acme_iris": {"hidden_units"}}
-    assert own[project] <= set(load_spec(tmp_path / "pipeline.yaml").parameters)
+    assert own[project] <= set(read_pipeline_spec(tmp_path / "pipeline.yaml").parameters)

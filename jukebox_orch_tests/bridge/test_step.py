@@ -10,12 +10,12 @@ import pytest
 from jukebox_orch_tests.bridge import graphs as bridge_graphs
 from kfp_bridge.compiling.compiler import export
 from kfp_bridge.errors import BridgeError, RunError
-from kfp_bridge.pipeline_graph import Source
-from kfp_bridge.pipeline_spec import PipelineSpec, load_spec
+from kfp_bridge.pipeline_graph import CodeLocation
+from kfp_bridge.pipeline_spec import PipelineSpec, read_pipeline_spec
 from kfp_bridge.reading.graph import read_graph
 from kfp_bridge.records import parse_record
 from kfp_bridge.running.executor_io import local_path
-from kfp_bridge.running.local import LocalRun, executor_input, parse_value, run_as_processes, task_command
+from kfp_bridge.running.local import executor_input, parse_value, run_as_processes, task_command
 from kfp_bridge.step import main
 from kfp_bridge.verifying.verify import verify
 
@@ -23,7 +23,7 @@ from kfp_bridge.verifying.verify import verify
 def exported(
     attribute: str, folder: Path, *, job: str | None = None, select: str | None = None, **options: Any
 ) -> PipelineSpec:
-    source = Source(module="jukebox_orch_tests.bridge.graphs", attribute=attribute)
+    source = CodeLocation(module="jukebox_orch_tests.bridge.graphs", attribute=attribute)
     graph = read_graph(
         getattr(bridge_graphs, attribute),
         source,
@@ -32,7 +32,7 @@ def exported(
         instance=options.pop("instance", None),
     )
     export(graph, "image:1", folder / f"{attribute}.yaml", **options)
-    spec = load_spec(folder / f"{attribute}.yaml")
+    spec = read_pipeline_spec(folder / f"{attribute}.yaml")
     assert verify(graph, "image:1", spec) == []
     return spec
 
@@ -43,16 +43,16 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> PipelineSpec:
 
 
 @pytest.fixture(scope="module")
-def toy_run(toy: PipelineSpec, tmp_path_factory: pytest.TempPathFactory) -> LocalRun:
+def toy_run(toy: PipelineSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_as_processes(toy, {"epochs": 3, "layers": [8.0]}, tmp_path_factory.mktemp("run"))
 
 
-def step_arguments(spec: PipelineSpec, task: str, run: LocalRun, parameters: dict[str, Any]) -> list[str]:
-    command = task_command(spec, task, json.dumps(executor_input(spec, task, parameters, run.root)))
+def step_arguments(spec: PipelineSpec, task: str, run: Path, parameters: dict[str, Any]) -> list[str]:
+    command = task_command(spec, task, json.dumps(executor_input(spec, task, parameters, run)))
     return command[3:]
 
 
-def test_the_exported_steps_make_what_dagster_makes(toy_run: LocalRun):
+def test_the_exported_steps_make_what_dagster_makes(toy_run: Path):
     job = bridge_graphs.toy.resolve_job_def("toy_training")
     with dg.DagsterInstance.ephemeral() as instance:
         result = job.execute_in_process(
@@ -66,24 +66,22 @@ def test_the_exported_steps_make_what_dagster_makes(toy_run: LocalRun):
             if "sha256" in event.step_materialization_data.materialization.metadata
         }
     made = {
-        "toy/dataset": toy_run.parameter("toy-dataset", "toy_dataset_digest"),
-        "toy/trained_model": toy_run.parameter("toy-trained-model", "toy_trained_model_digest"),
-        "toy/published": toy_run.parameter("toy-published", "toy_published_digest"),
+        "toy/dataset": (toy_run / "toy-dataset" / "toy_dataset_digest").read_text(),
+        "toy/trained_model": (toy_run / "toy-trained-model" / "toy_trained_model_digest").read_text(),
+        "toy/published": (toy_run / "toy-published" / "toy_published_digest").read_text(),
     }
     assert made == expected
 
 
-def test_parameters_reach_the_run_config_in_their_types(toy_run: LocalRun):
-    model = json.loads(toy_run.artifact("toy-trained-model", "toy_trained_model").read_text())
+def test_parameters_reach_the_run_config_in_their_types(toy_run: Path):
+    model = json.loads((toy_run / "toy-trained-model" / "toy_trained_model").read_text())
     assert model == {"weights": [3, 6, 9], "layers": [8], "name": "toy"}
 
 
-def test_numbers_become_metrics_and_the_matrix_is_drawn(toy_run: LocalRun):
+def test_numbers_become_metrics_and_the_matrix_is_drawn(toy_run: Path):
     from kfp import dsl
 
-    output = json.loads((toy_run.root / "toy-trained-model" / "executor_output.json").read_text())[
-        "artifacts"
-    ]
+    output = json.loads((toy_run / "toy-trained-model" / "executor_output.json").read_text())["artifacts"]
     assert output["dagster_metrics"]["artifacts"][0]["metadata"]["accuracy"] == 0.875
     assert output["dagster_metrics"]["artifacts"][0]["metadata"]["ok"] == 1
     reference = dsl.ClassificationMetrics()
@@ -92,23 +90,23 @@ def test_numbers_become_metrics_and_the_matrix_is_drawn(toy_run: LocalRun):
 
 
 def test_the_executor_output_is_what_a_launcher_parses_and_has_every_artifact(
-    toy: PipelineSpec, toy_run: LocalRun
+    toy: PipelineSpec, toy_run: Path
 ):
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
 
-    for output in toy_run.root.glob("*/executor_output.json"):
+    for output in toy_run.glob("*/executor_output.json"):
         json_format.Parse(output.read_text(), pipeline_spec_pb2.ExecutorOutput())  # type: ignore[attr-defined]
         declared = toy.component(output.parent.name)["outputDefinitions"]["artifacts"]
         assert json.loads(output.read_text())["artifacts"].keys() == declared.keys()
 
 
 def test_a_step_does_not_go_on_from_a_gate_that_failed(
-    toy: PipelineSpec, toy_run: LocalRun, capfd: pytest.CaptureFixture[str]
+    toy: PipelineSpec, toy_run: Path, capfd: pytest.CaptureFixture[str]
 ):
     """kfp.local may take the container of a failed gate for one that succeeded."""
     arguments = step_arguments(toy, "toy-trained-model", toy_run, {})
-    record = toy_run.artifact("toy-dataset", "dagster_record")
+    record = toy_run / "toy-dataset" / "dagster_record"
     original = record.read_text()
     content = json.loads(original)
     next(check for check in content["checks"] if check["check_name"] == "not_empty")["passed"] = False
@@ -121,17 +119,17 @@ def test_a_step_does_not_go_on_from_a_gate_that_failed(
     assert "blocking asset check toy/dataset:not_empty failed: rows found; refusing to go on" in said
 
 
-def test_the_report_shows_checks_and_markdown_and_hides_no_markup(toy_run: LocalRun):
-    markdown = toy_run.artifact("toy-dataset", "dagster_report").read_text()
+def test_the_report_shows_checks_and_markdown_and_hides_no_markup(toy_run: Path):
+    markdown = (toy_run / "toy-dataset" / "dagster_report").read_text()
     assert "| FAILED | toy/dataset:drift | WARN |" in markdown
     assert "| passed | toy/dataset:not_empty | ERROR, blocking | rows found |" in markdown
-    page = toy_run.artifact("toy-dataset", "dagster_report_html").read_text()
+    page = (toy_run / "toy-dataset" / "dagster_report_html").read_text()
     assert "<strong>three</strong>" in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page
 
 
-def test_the_record_keeps_every_metadata_type_and_the_data_version(toy_run: LocalRun):
-    record = parse_record(toy_run.artifact("toy-dataset", "dagster_record").read_text(), "record")
+def test_the_record_keeps_every_metadata_type_and_the_data_version(toy_run: Path):
+    record = parse_record((toy_run / "toy-dataset" / "dagster_record").read_text(), "record")
     event = record.of("toy/dataset").event  # type: ignore[union-attr]
     assert isinstance(event.metadata["preview"], dg.MarkdownMetadataValue)
     assert event.tags
@@ -139,8 +137,8 @@ def test_the_record_keeps_every_metadata_type_and_the_data_version(toy_run: Loca
     assert {check.check_name: check.passed for check in record.checks} == {"not_empty": True, "drift": False}
 
 
-def test_no_step_needs_more_than_its_artifacts(toy: PipelineSpec, toy_run: LocalRun):
-    assert all(not list((toy_run.root / task / "work").iterdir()) for task in toy.tasks)
+def test_no_step_needs_more_than_its_artifacts(toy: PipelineSpec, toy_run: Path):
+    assert all(not list((toy_run / task / "work").iterdir()) for task in toy.tasks)
 
 
 @pytest.fixture(scope="module")
@@ -189,11 +187,9 @@ def test_a_failing_step_is_tried_as_often_as_its_policy_says(tmp_path: Path):
     assert sum("RUN_START" in line for line in log) == 3
 
 
-def test_an_altered_artifact_is_refused(
-    toy: PipelineSpec, toy_run: LocalRun, capfd: pytest.CaptureFixture[str]
-):
+def test_an_altered_artifact_is_refused(toy: PipelineSpec, toy_run: Path, capfd: pytest.CaptureFixture[str]):
     arguments = step_arguments(toy, "toy-published", toy_run, {})
-    artifact = toy_run.artifact("toy-trained-model", "toy_trained_model")
+    artifact = toy_run / "toy-trained-model" / "toy_trained_model"
     original = artifact.read_bytes()
     artifact.write_bytes(original.replace(b"toy", b"tox"))
     try:
@@ -227,7 +223,7 @@ def test_an_altered_artifact_is_refused(
     ],
 )
 def test_an_incomplete_executor_input_is_refused(
-    edit: Any, message: str, toy: PipelineSpec, toy_run: LocalRun, capfd: pytest.CaptureFixture[str]
+    edit: Any, message: str, toy: PipelineSpec, toy_run: Path, capfd: pytest.CaptureFixture[str]
 ):
     arguments = step_arguments(toy, "toy-published", toy_run, {})
     content = json.loads(arguments[1])
@@ -236,9 +232,28 @@ def test_an_incomplete_executor_input_is_refused(
     assert message in capfd.readouterr().err.strip().splitlines()[-1]
 
 
-def test_text_that_is_no_json_is_refused(capfd: pytest.CaptureFixture[str]):
-    assert main(["--executor-input", "{", "--step", "{}"]) == 2
+def test_executor_input_that_is_not_json_is_refused(capfd: pytest.CaptureFixture[str]):
+    assert main(["--executor-input", "{", "--step", '{"version": 1}']) == 2
     assert "not the JSON of a KFP launcher" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ("{", "--step: not the JSON that kfp-bridge export writes"),
+        ("[]", "--step: not the JSON that kfp-bridge export writes"),
+        (
+            "{}",
+            "--step: has version None, the kfp_bridge in this image reads version 1: export the pipeline again",
+        ),
+        ('{"version": 2}', "--step: has version 2, the kfp_bridge in this image reads version 1"),
+    ],
+)
+def test_step_argument_of_another_version_is_refused(
+    step: str, message: str, capfd: pytest.CaptureFixture[str]
+):
+    assert main(["--executor-input", "{}", "--step", step]) == 2
+    assert message in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a/b", "gs://bucket/a", "minio://mlpipeline/v2/x", "/tmp/plain"])
@@ -252,15 +267,14 @@ def test_graphs_multi_assets_and_checks_on_several_assets_run(tmp_path: Path):
     spec = exported("zoo", tmp_path)
     assert set(spec.tasks) == {"splits", "halves", "scaled", "positive"}
     run = run_as_processes(spec, {"factor": 5}, tmp_path / "run")
-    assert json.loads(run.artifact("scaled", "scaled").read_text()) == [10]
-    record = parse_record(run.artifact("positive", "dagster_record").read_text(), "record")
+    assert json.loads((run / "scaled" / "scaled").read_text()) == [10]
+    record = parse_record((run / "positive" / "dagster_record").read_text(), "record")
     assert {(str(check.asset_key.to_user_string()), check.passed) for check in record.checks} == {
         ("left", True),
         ("scaled", False),
     }
     assert {
-        asset.asset
-        for asset in parse_record(run.artifact("splits", "dagster_record").read_text(), "r").assets
+        asset.asset for asset in parse_record((run / "splits" / "dagster_record").read_text(), "r").assets
     } == {
         "train_split",
         "test_split",
@@ -270,8 +284,8 @@ def test_graphs_multi_assets_and_checks_on_several_assets_run(tmp_path: Path):
 def test_a_partition_is_a_parameter(tmp_path: Path):
     spec = exported("partitioned", tmp_path)
     run = run_as_processes(spec, {"partition_key": "tuesday"}, tmp_path / "run")
-    assert json.loads(run.artifact("daily-upper", "daily_upper").read_text()) == "TUESDAY"
-    record = parse_record(run.artifact("daily-upper", "dagster_record").read_text(), "record")
+    assert json.loads((run / "daily-upper" / "daily_upper").read_text()) == "TUESDAY"
+    record = parse_record((run / "daily-upper" / "dagster_record").read_text(), "record")
     assert record.assets[0].event.partition == "tuesday"
     with pytest.raises(RunError, match="partition_key 'friday': job 'kfp_pipeline' has no such partition"):
         run_as_processes(spec, {"partition_key": "friday"}, tmp_path / "friday")
@@ -281,7 +295,7 @@ def test_a_partition_is_a_parameter(tmp_path: Path):
 
 def test_dagsters_own_file_system_io_manager_works(tmp_path: Path):
     run = run_as_processes(exported("with_default_files", tmp_path), {}, tmp_path / "run")
-    assert run.artifact("total", "total").stat().st_size > 0
+    assert (run / "total" / "total").stat().st_size > 0
 
 
 def test_an_unselected_upstream_is_imported_from_its_last_materialization(tmp_path: Path):
@@ -291,7 +305,7 @@ def test_an_unselected_upstream_is_imported_from_its_last_materialization(tmp_pa
             "toy", tmp_path, job="toy_training", select='key:"toy/published"', instance=instance, strict=False
         )
         run = run_as_processes(spec, {}, tmp_path / "run")
-    assert json.loads(run.artifact("toy-published", "toy_published").read_text()) == {
+    assert json.loads((run / "toy-published" / "toy_published").read_text()) == {
         "published": "toy",
         "weights": [5, 10, 15],
     }

@@ -13,12 +13,12 @@ import yaml
 from jukebox_orch_tests.bridge import graphs as bridge_graphs
 from kfp_bridge.compiling.compiler import build_pipeline, export
 from kfp_bridge.errors import BridgeError
-from kfp_bridge.pipeline_graph import PipelineGraph, Source
-from kfp_bridge.pipeline_spec import load_spec, parse_spec
+from kfp_bridge.pipeline_graph import CodeLocation, PipelineGraph
+from kfp_bridge.pipeline_spec import parse_spec, read_pipeline_spec
 from kfp_bridge.reading.graph import read_graph
 from kfp_bridge.verifying.verify import diff, verify
 
-SOURCE = Source(module="jukebox_orch_tests.bridge.graphs", attribute="toy")
+SOURCE = CodeLocation(module="jukebox_orch_tests.bridge.graphs", attribute="toy")
 IMAGE = "registry.example/toy:1.2.3"
 MODEL, CHECK, PUBLISHED = "toy-trained-model", "toy-trained-model-enough-weights", "toy-published"
 
@@ -45,7 +45,7 @@ def test_the_same_graph_gives_the_same_bytes(graph: PipelineGraph, exported: Pat
 def test_a_faithful_export_has_no_difference(job: str | None, manifest: bool, tmp_path: Path):
     graph = read_graph(bridge_graphs.toy, SOURCE, job=job)
     export(graph, IMAGE, tmp_path / "toy.yaml", manifest=manifest)
-    assert [str(d) for d in verify(graph, IMAGE, load_spec(tmp_path / "toy.yaml"))] == []
+    assert [str(d) for d in verify(graph, IMAGE, read_pipeline_spec(tmp_path / "toy.yaml"))] == []
 
 
 def test_the_yaml_is_what_kfps_own_compiler_writes(graph: PipelineGraph, exported: Path, tmp_path: Path):
@@ -61,7 +61,7 @@ def test_kfps_own_loader_reads_it(exported: Path):
 
     loaded = components.load_component_from_file(str(exported))
     assert loaded.name == "toy-training"
-    assert set(loaded.component_spec.inputs or {}) == set(load_spec(exported).parameters)
+    assert set(loaded.component_spec.inputs or {}) == set(read_pipeline_spec(exported).parameters)
 
 
 def test_manifests_are_kubernetes_resources(graph: PipelineGraph, tmp_path: Path):
@@ -128,6 +128,7 @@ MUTATIONS: dict[str, Callable[[dict, dict], Any]] = {
     "check in an asset no longer blocking": lambda s, p: _argument(
         s, "toy-dataset", lambda a: [c.update(blocking=False) for c in a["checks"]]
     ),
+    "argument of another version": lambda s, p: _argument(s, "toy-dataset", lambda a: a.update(version=2)),
     "check removed": lambda s, p: _argument(s, "toy-dataset", lambda a: a["checks"].pop()),
     "warning made blocking": lambda s, p: _argument(
         s, "toy-dataset", lambda a: a["checks"][0].update(blocking=True)
@@ -281,9 +282,9 @@ def test_a_difference_names_fact_and_both_sides(graph: PipelineGraph, exported: 
 
 def test_diff_of_two_exports_shows_what_changed(graph: PipelineGraph, exported: Path, tmp_path: Path):
     export(graph, "registry.example/toy:2", tmp_path / "new.yaml")
-    changed = diff(load_spec(exported), load_spec(tmp_path / "new.yaml"))
-    assert {d.fact for d in changed} == {f"task {name}: image" for name in load_spec(exported).tasks}
-    assert diff(load_spec(exported), load_spec(exported)) == []
+    changed = diff(read_pipeline_spec(exported), read_pipeline_spec(tmp_path / "new.yaml"))
+    assert {d.fact for d in changed} == {f"task {name}: image" for name in read_pipeline_spec(exported).tasks}
+    assert diff(read_pipeline_spec(exported), read_pipeline_spec(exported)) == []
 
 
 @pytest.mark.parametrize(
@@ -328,4 +329,6 @@ def test_an_unknown_field_of_the_graph_would_be_noticed(graph: PipelineGraph, ex
             continue
         pod = dataclasses.replace(step.pod, **{field.name: () if isinstance(value, tuple) else None})
         steps = tuple(dataclasses.replace(s, pod=pod) if s is step else s for s in graph.steps)
-        assert verify(dataclasses.replace(graph, steps=steps), IMAGE, load_spec(exported)), field.name
+        assert verify(dataclasses.replace(graph, steps=steps), IMAGE, read_pipeline_spec(exported)), (
+            field.name
+        )

@@ -132,7 +132,7 @@ def test_dagster_takes_the_settings_of_the_cluster():
 
     launcher = InstanceRef.from_dir(str(CHECKOUT / "k8s/base")).run_launcher_data
     assert launcher is not None
-    assert launcher.class_name == "FinalRunLauncher"
+    assert launcher.class_name == "NonRetryingRunLauncher"
 
 
 def test_the_code_location_has_the_name_and_module_of_the_local_workspace(local):

@@ -42,7 +42,7 @@ class Pictures(Blobs):
 def exported(project: ModelProject, version: str = "") -> tuple[TrainedModel, Features, OnnxModel]:
     data = project.load(project.source())
     features = project.build_features(data, ShareSplit(), 42)
-    feature_set = StoredFeatures(features, "d", drift.profile(project.monitored(data)))
+    feature_set = StoredFeatures(features, "d", drift.profile(project.drift_table(data)))
     model = train(project, feature_set, project.hyperparameters(epochs=3), 1, print)
     return model, features, export(project, model, features, version)
 

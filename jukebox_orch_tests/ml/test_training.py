@@ -13,14 +13,14 @@ from jukebox_orch.ml import drift, training
 from jukebox_orch.ml.artifacts import StoredFeatures, TrainedModel
 from jukebox_orch.ml.keras_runtime import predict
 from jukebox_orch.ml.training import train
-from jukebox_orch_tests.support.deployment import Workplace, checks, failures, made
+from jukebox_orch_tests.support.deployment import Deployment, checks, failures, made
 from jukebox_orch_tests.support.projects import Blobs, Rents, ShareSplit, ShortTraining, TableProject
 
 
 def feature_set(project: ModelProject) -> StoredFeatures:
     data = project.load(project.source())
     features = project.build_features(data, ShareSplit(), 42)
-    return StoredFeatures(features, "digest", drift.profile(project.monitored(data)))
+    return StoredFeatures(features, "digest", drift.profile(project.drift_table(data)))
 
 
 def trained(
@@ -154,12 +154,12 @@ def test_a_diverged_training_ends_at_once_with_scores_that_are_no_numbers(projec
     assert all(np.isnan(value) for value in training.validation.values())
 
 
-def test_a_diverged_training_fails_its_check_and_nothing_is_registered(workplace: Workplace):
+def test_a_diverged_training_fails_its_check_and_nothing_is_registered(deployment: Deployment):
     class Diverging(Blobs):
         def optimizer(self, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
             return keras.optimizers.SGD(1e30)
 
-    result = workplace.run(project=Diverging())
+    result = deployment.run(project=Diverging())
     assert not result.success
     assert made(result)[-1] == "trained_model", failures(result)
     said = checks(result)["trained_model:finite_loss"]
@@ -167,14 +167,14 @@ def test_a_diverged_training_fails_its_check_and_nothing_is_registered(workplace
     assert "loss of epoch 1 is " in (said.description or "")
     assert not checks(result)["trained_model:beats_baseline"].passed
     assert not [e for e in result.all_events if e.is_step_up_for_retry]
-    assert workplace.versions() == []
-    (run,) = workplace.client().search_runs(
-        [e.experiment_id for e in workplace.client().search_experiments(filter_string="name = 'blobs'")]
+    assert deployment.versions() == []
+    (run,) = deployment.client().search_runs(
+        [e.experiment_id for e in deployment.client().search_experiments(filter_string="name = 'blobs'")]
     )
     assert run.info.status == "FAILED"
 
 
-def test_a_model_that_is_no_better_than_the_majority_is_stopped(workplace: Workplace):
+def test_a_model_that_is_no_better_than_the_majority_is_stopped(deployment: Deployment):
     class Stuck(Blobs):
         def optimizer(self, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
             return keras.optimizers.SGD(0.0)
@@ -187,10 +187,10 @@ def test_a_model_that_is_no_better_than_the_majority_is_stopped(workplace: Workp
             network.set_weights([np.zeros((3, 3)), np.eye(3)[rarest] * 9])
             return network
 
-    result = workplace.run(project=Stuck(), hyperparameters={"epochs": 1})
+    result = deployment.run(project=Stuck(), hyperparameters={"epochs": 1})
     assert not result.success
     assert made(result)[-1] == "trained_model"
     check = checks(result)["trained_model:beats_baseline"]
     assert not check.passed
     assert set(check.metadata) >= {"value", "threshold"}
-    assert workplace.versions() == []
+    assert deployment.versions() == []

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from jukebox_orch.projects.jukebox import Jukebox
-from jukebox_orch_tests.support.deployment import Workplace, checks, failures, made
+from jukebox_orch_tests.support.deployment import Deployment, checks, failures, made
 from jukebox_orch_tests.support.jukebox_files import csv_folder, parquet_folder, tables
 
 Tables = tuple[pd.DataFrame, pd.DataFrame]
@@ -36,19 +36,21 @@ BAD: dict[str, tuple[Callable[[pd.DataFrame, pd.DataFrame], Tables], str]] = {
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_stops_the_whole_job_and_leaves_the_source_as_it_is(
-    case: str, workplace: Workplace, tmp_path: Path
+    case: str, deployment: Deployment, tmp_path: Path
 ):
     make, message = BAD[case]
     folder = csv_folder(_folder(tmp_path), *make(*tables()))
-    _stops(workplace, folder, message)
+    _stops(deployment, folder, message)
 
 
 @pytest.mark.parametrize(("share", "message"), [(0.0, "song_rankings.parquet: "), (0.5, "it may be cut off")])
-def test_a_cut_off_file_stops_the_whole_job(share: float, message: str, workplace: Workplace, tmp_path: Path):
+def test_a_cut_off_file_stops_the_whole_job(
+    share: float, message: str, deployment: Deployment, tmp_path: Path
+):
     folder = parquet_folder(_folder(tmp_path), *tables())
     file = folder / "song_rankings.parquet"
     file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
-    _stops(workplace, folder, message)
+    _stops(deployment, folder, message)
 
 
 def _folder(tmp_path: Path) -> Path:
@@ -57,7 +59,7 @@ def _folder(tmp_path: Path) -> Path:
     return folder
 
 
-def _stops(place: Workplace, folder: Path, message: str) -> None:
+def _stops(place: Deployment, folder: Path, message: str) -> None:
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
     result = place.run(project=Jukebox(), source={"location": str(folder)})
     assert not result.success

@@ -51,7 +51,7 @@ def test_an_unknown_protocol_is_a_clear_error() -> None:
 def test_a_missing_driver_is_a_clear_error() -> None:
     code = (
         "import sys; sys.modules['s3fs'] = None\n"
-        "from jukebox_orch.contract.project import InputError, Source\n"
+        "from jukebox_orch.contract import InputError, Source\n"
         "from jukebox_orch.projects.jukebox import Jukebox\n"
         "try: Jukebox().load(Source(location='s3://bucket/data'))\n"
         "except InputError as error: print(error)"

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from jukebox_orch_tests.support.deployment import Workplace
+from jukebox_orch_tests.support.deployment import Deployment
 
 ONE: dict[str, Any] = {
     "seed": 1,
@@ -22,7 +22,7 @@ ONE: dict[str, Any] = {
 OTHER: dict[str, Any] = {**ONE, "seed": 2, "split": {"train_days": 0}}
 
 
-def start(place: Workplace, name: str, config: dict[str, Any]) -> subprocess.Popen[str]:
+def start(place: Deployment, name: str, config: dict[str, Any]) -> subprocess.Popen[str]:
     (place.folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     command = ["-m", "dagster", "job", "execute", "-m", "jukebox_orch.definitions", "-j", "jukebox_training"]
     return subprocess.Popen(
@@ -36,9 +36,11 @@ def start(place: Workplace, name: str, config: dict[str, Any]) -> subprocess.Pop
 
 
 @pytest.fixture(scope="module")
-def places(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[tuple[Workplace, Workplace]]:
+def places(
+    tmp_path_factory: pytest.TempPathFactory, migrated: Path
+) -> Iterator[tuple[Deployment, Deployment]]:
     """Two runs at the same time in one deployment; then the first of them again in another."""
-    shared, apart = (Workplace(tmp_path_factory.mktemp(name)) for name in ("shared", "apart"))
+    shared, apart = (Deployment(tmp_path_factory.mktemp(name)) for name in ("shared", "apart"))
     for place in (shared, apart):
         shutil.copy(migrated, place.folder / "mlflow.db")
     for runs in (
@@ -53,20 +55,20 @@ def places(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator
         place.instance.dispose()
 
 
-def found(place: Workplace, run_id: str) -> dict[str, dg.AssetMaterialization]:
+def found(place: Deployment, run_id: str) -> dict[str, dg.AssetMaterialization]:
     """Return what a run made, by noun."""
     events = place.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run_id)
     made = [event.step_materialization_data.materialization for event in events]
     return {each.asset_key.path[-1]: each for each in made}
 
 
-def runs_by_seed(place: Workplace) -> dict[int, dict[str, dg.AssetMaterialization]]:
+def runs_by_seed(place: Deployment) -> dict[int, dict[str, dg.AssetMaterialization]]:
     return {
         int(str(dict(run.run_config)["seed"])): found(place, run.run_id) for run in place.instance.get_runs()
     }
 
 
-def test_runs_at_the_same_time_use_their_own_files_all_the_way(places: tuple[Workplace, Workplace]):
+def test_runs_at_the_same_time_use_their_own_files_all_the_way(places: tuple[Deployment, Deployment]):
     shared, _ = places
     for run in shared.instance.get_runs():
         made = found(shared, run.run_id)
@@ -84,7 +86,7 @@ def test_runs_at_the_same_time_use_their_own_files_all_the_way(places: tuple[Wor
 
 
 def test_runs_at_the_same_time_register_one_version_each_and_the_later_one_has_the_aliases(
-    places: tuple[Workplace, Workplace],
+    places: tuple[Deployment, Deployment],
 ):
     shared, _ = places
     assert shared.versions("jukebox") == [1, 2]
@@ -92,7 +94,7 @@ def test_runs_at_the_same_time_register_one_version_each_and_the_later_one_has_t
 
 
 def test_the_same_seed_data_and_code_give_the_same_file_in_another_process(
-    places: tuple[Workplace, Workplace],
+    places: tuple[Deployment, Deployment],
 ):
     shared, apart = places
     here, other, there = runs_by_seed(shared)[1], runs_by_seed(shared)[2], runs_by_seed(apart)[1]

@@ -12,7 +12,7 @@ from jukebox_orch.assets.checks import check_results
 from jukebox_orch.assets.evaluation import CHECKS
 from jukebox_orch.ml.keras_runtime import predict
 from jukebox_orch.registry.promotion import champion_history, rollback
-from jukebox_orch_tests.support.deployment import SMALL, Workplace, checks, failures
+from jukebox_orch_tests.support.deployment import SMALL, Deployment, checks, failures
 from jukebox_orch_tests.support.projects import Blobs
 from jukebox_orch_tests.support.registration_crash import add
 
@@ -156,7 +156,7 @@ def weak(assets: list[str], **gates: float) -> dict[str, Any]:
 
 
 def test_a_worse_model_is_challenger_only_and_the_present_champion_is_what_it_is_compared_with(
-    again: Workplace,
+    again: Deployment,
 ):
     good, first = again.value("blobs/onnx_model"), ["trained_model", "evaluation", "onnx_model"]
     result = again.run(only=first, ops=weak(first))
@@ -173,7 +173,7 @@ def test_a_worse_model_is_challenger_only_and_the_present_champion_is_what_it_is
     assert f"champion version {number} {evaluation.champion.metrics['accuracy']:.4f} on the same split" in log
 
 
-def test_evaluation_stops_a_model_that_is_worse_than_the_champion(again: Workplace):
+def test_evaluation_stops_a_model_that_is_worse_than_the_champion(again: Deployment):
     assets = ["trained_model", "evaluation", "onnx_model", "registered_model"]
     result = again.run(only=assets, ops=weak(assets, champion_tolerance=0.01))
     assert not result.success
@@ -183,7 +183,9 @@ def test_evaluation_stops_a_model_that_is_worse_than_the_champion(again: Workpla
 
 
 @pytest.mark.parametrize("base", ["elsewhere", "elsewhere/1"])
-def test_evaluation_stops_a_model_that_is_worse_than_the_base_that_the_run_names(base: str, again: Workplace):
+def test_evaluation_stops_a_model_that_is_worse_than_the_base_that_the_run_names(
+    base: str, again: Deployment
+):
     add(again, "good", model="elsewhere")
     assets = ["trained_model", "evaluation", "onnx_model", "registered_model"]
     ops = weak(assets, champion_tolerance=0.01)
@@ -196,7 +198,7 @@ def test_evaluation_stops_a_model_that_is_worse_than_the_base_that_the_run_names
     assert again.aliases("elsewhere")["champion"] == "1"
 
 
-def test_a_model_as_good_as_its_base_still_has_to_beat_its_own_champion(again: Workplace):
+def test_a_model_as_good_as_its_base_still_has_to_beat_its_own_champion(again: Deployment):
     first = ["trained_model", "evaluation", "onnx_model"]
     assert again.run(only=first, ops=weak(first)).success
     add(again, "as weak", model="elsewhere")
@@ -212,7 +214,7 @@ def test_a_model_as_good_as_its_base_still_has_to_beat_its_own_champion(again: W
 
 
 @pytest.mark.parametrize("base", ["nowhere", "blobs/99"])
-def test_a_base_that_is_not_there_is_refused(base: str, again: Workplace):
+def test_a_base_that_is_not_there_is_refused(base: str, again: Deployment):
     result = again.run("evaluate_and_register", base_model_name=base, version="2")
     assert not result.success
     assert f"base_model_name = '{base}': the registry has no such version" in failures(result)
@@ -232,7 +234,7 @@ def test_while_there_is_no_champion_a_model_is_compared_with_the_baseline(finish
     assert [r.passed for r in results if r.check_name == "not_worse_than_champion"] == [False]
 
 
-def test_the_stage_names_the_alias_and_a_rollback_takes_it_along(again: Workplace):
+def test_the_stage_names_the_alias_and_a_rollback_takes_it_along(again: Deployment):
     result = again.run(**SMALL, version="2.0.0", stage="canary")
     assert result.success, failures(result)
     assert again.aliases() == {"staging": "1", "canary": "2", "champion": "2", "challenger": "2"}
@@ -240,7 +242,7 @@ def test_the_stage_names_the_alias_and_a_rollback_takes_it_along(again: Workplac
     assert again.aliases() == {"staging": "1", "canary": "1", "champion": "1", "challenger": "2"}
 
 
-def test_a_champion_that_cannot_be_compared_stays(again: Workplace):
+def test_a_champion_that_cannot_be_compared_stays(again: Deployment):
     path = Path(again.store().entry("blobs", "1").path) / "model.onnx"
     path.write_bytes(path.read_bytes() + b"\0")
     result = again.run("evaluate_and_register", gates={"metric_floor": 0.5}, version="2")
@@ -251,14 +253,14 @@ def test_a_champion_that_cannot_be_compared_stays(again: Workplace):
     assert again.aliases() == {"champion": "1", "staging": "1", "challenger": "2"}
 
 
-def test_prod_flag_moves_production_in_place_of_staging(again: Workplace):
+def test_prod_flag_moves_production_in_place_of_staging(again: Deployment):
     result = again.run(**SMALL, version="2.0.0", prod_flag=True)
     assert result.success, failures(result)
     assert again.aliases() == {"staging": "1", "production": "2", "champion": "2", "challenger": "2"}
     assert [e["version"] for e in champion_history(again.mlflow(), "blobs")] == ["1", "2"]
 
 
-def test_a_model_without_a_fresh_evaluation_is_not_registered(again: Workplace):
+def test_a_model_without_a_fresh_evaluation_is_not_registered(again: Deployment):
     again.run(only=["trained_model", "onnx_model"], ops=weak(["trained_model", "onnx_model"]))
     result = again.run(only=["registered_model"])
     assert not result.success
@@ -266,7 +268,7 @@ def test_a_model_without_a_fresh_evaluation_is_not_registered(again: Workplace):
     assert again.versions() == [1]
 
 
-def test_a_dagster_run_that_is_retried_adopts_its_version(again: Workplace):
+def test_a_dagster_run_that_is_retried_adopts_its_version(again: Deployment):
     """The same file for the same purpose is the same version, whoever registers it."""
     result = again.run(
         only=["registered_model"], ops={"blobs__registered_model": {"config": {"version": "1.0.0"}}}

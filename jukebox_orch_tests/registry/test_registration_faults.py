@@ -21,7 +21,7 @@ from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.registry.promotion import champion_history, promote
 from jukebox_orch.registry.registration import add_version
 from jukebox_orch.registry.versions import RegistrationError, verify
-from jukebox_orch_tests.support.deployment import SMALL, Workplace, failures
+from jukebox_orch_tests.support.deployment import SMALL, Deployment, failures
 from jukebox_orch_tests.support.registration_crash import (
     POINTS,
     add,
@@ -34,7 +34,9 @@ from jukebox_orch_tests.support.servers import free_port, serve
 
 
 @pytest.fixture(scope="module")
-def crashed(finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Workplace, dict[str, int]]]:
+def crashed(
+    finished, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Deployment, dict[str, int]]]:
     """Registrations that were killed, one model per point."""
     place = finished[0].copy(tmp_path_factory.mktemp("crashed") / "place")
     result = subprocess.run(
@@ -92,7 +94,7 @@ def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path: Path):
         assert lock.is_locked
 
 
-def test_registrations_at_the_same_time_all_end_complete_and_the_champion_is_one_of_them(again: Workplace):
+def test_registrations_at_the_same_time_all_end_complete_and_the_champion_is_one_of_them(again: Deployment):
     errors: list[BaseException] = []
     mlflow, store = again.mlflow(), again.store()
     mlflow.client()
@@ -128,7 +130,7 @@ def test_registrations_at_the_same_time_all_end_complete_and_the_champion_is_one
 
 
 def test_a_registry_that_is_down_fails_the_run_after_retries_and_leaves_nothing(
-    again: Workplace, monkeypatch: pytest.MonkeyPatch
+    again: Deployment, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     again.mlflow_uri = f"http://user:s3cret-canary@127.0.0.1:{free_port()}"
@@ -142,7 +144,7 @@ def test_a_registry_that_is_down_fails_the_run_after_retries_and_leaves_nothing(
 
 
 def test_a_version_whose_copy_in_mlflow_is_wrong_gets_no_alias(
-    again: Workplace, monkeypatch: pytest.MonkeyPatch
+    again: Deployment, monkeypatch: pytest.MonkeyPatch
 ):
     original = versions._download
     monkeypatch.setattr(versions, "_download", lambda *a: original(*a) + b"\0")
@@ -151,7 +153,7 @@ def test_a_version_whose_copy_in_mlflow_is_wrong_gets_no_alias(
     assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
 
 
-def test_the_same_number_in_the_store_with_another_model_is_refused(again: Workplace):
+def test_the_same_number_in_the_store_with_another_model_is_refused(again: Deployment):
     entry = Path(again.store().entry("blobs", "2").path)
     entry.mkdir()
     (entry / "model.onnx").write_bytes(b"another model")
@@ -162,16 +164,16 @@ def test_the_same_number_in_the_store_with_another_model_is_refused(again: Workp
 
 
 @pytest.fixture(scope="module")
-def served(finished, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+def served(finished, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """A whole run against a real MLflow server."""
-    place = Workplace(tmp_path_factory.mktemp("served"), mlflow=mlflow_server)
+    place = Deployment(tmp_path_factory.mktemp("served"), mlflow=mlflow_server)
     result = place.run(**SMALL, version="1.0.0", prod_flag=True)
     assert result.success, failures(result)
     yield place
     place.instance.dispose()
 
 
-def test_a_real_server_holds_the_version_the_run_and_the_file(served: Workplace):
+def test_a_real_server_holds_the_version_the_run_and_the_file(served: Deployment):
     assert served.aliases() == {"challenger": "1", "champion": "1", "production": "1"}
     (version,) = served.client().search_model_versions("name = 'blobs'")
     assert version.tags["onnx_sha256"] == served.metadata("blobs/onnx_model")["onnx_sha256"]
@@ -184,10 +186,10 @@ def test_a_real_server_holds_the_version_the_run_and_the_file(served: Workplace)
     assert str(version.run_id) in link
 
 
-def test_a_reply_that_is_lost_after_the_commit_adds_no_second_version(served: Workplace):
+def test_a_reply_that_is_lost_after_the_commit_adds_no_second_version(served: Deployment):
     lost: list[str] = []
     with losing_proxy(served.mlflow_uri, "/model-versions/create", lost) as url:
-        place = Workplace(served.folder, mlflow=url, models=served.models)
+        place = Deployment(served.folder, mlflow=url, models=served.models)
         place.artifacts = served.artifacts
         number = add(place, "lost reply", model="lost")
         place.instance.dispose()
@@ -198,7 +200,7 @@ def test_a_reply_that_is_lost_after_the_commit_adds_no_second_version(served: Wo
     assert served.aliases("lost")["champion"] == "1"
 
 
-def test_a_reply_that_is_lost_after_a_run_was_created_leaves_one_run(served: Workplace):
+def test_a_reply_that_is_lost_after_a_run_was_created_leaves_one_run(served: Deployment):
     lost: list[str] = []
     run = dg.DagsterRun("blobs_training", run_id=str(uuid4()))
     with losing_proxy(served.mlflow_uri, "/runs/create", lost) as url:

@@ -9,12 +9,12 @@ import pytest
 
 from jukebox_orch.registry.promotion import champion_history, promote, rollback
 from jukebox_orch.registry.versions import RegistrationError
-from jukebox_orch_tests.support.deployment import Workplace, failures
+from jukebox_orch_tests.support.deployment import Deployment, failures
 from jukebox_orch_tests.support.registration_crash import add
 
 
 @pytest.fixture(scope="module")
-def promoted(finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+def promoted(finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Three champions one after the other; the last two are in production."""
     place = finished[0].copy(tmp_path_factory.mktemp("promoted") / "place")
     for mark in ("second", "third"):
@@ -25,13 +25,13 @@ def promoted(finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wor
 
 
 @pytest.fixture
-def ready(promoted: Workplace, tmp_path: Path) -> Iterator[Workplace]:
+def ready(promoted: Deployment, tmp_path: Path) -> Iterator[Deployment]:
     place = promoted.copy(tmp_path / "ready")
     yield place
     place.instance.dispose()
 
 
-def test_the_rollback_job_moves_the_champion_and_its_stage_back_and_notes_who_and_why(ready: Workplace):
+def test_the_rollback_job_moves_the_champion_and_its_stage_back_and_notes_who_and_why(ready: Deployment):
     result = ready.run("rollback", reason="wrong on Sundays", requested_by="ops")
     assert result.success, failures(result)
     assert ready.aliases() == {"challenger": "3", "champion": "2", "production": "2", "staging": "1"}
@@ -54,7 +54,7 @@ def test_the_rollback_job_moves_the_champion_and_its_stage_back_and_notes_who_an
     ids=str,
 )
 def test_a_rollback_without_a_reason_is_refused_before_it_runs(
-    config: dict[str, str], message: str, promoted: Workplace
+    config: dict[str, str], message: str, promoted: Deployment
 ):
     result = promoted.execute("blobs_rollback", config)
     assert result.returncode == 1
@@ -63,13 +63,13 @@ def test_a_rollback_without_a_reason_is_refused_before_it_runs(
     assert promoted.aliases()["champion"] == "3"
 
 
-def test_a_named_version_becomes_champion(ready: Workplace):
+def test_a_named_version_becomes_champion(ready: Deployment):
     back = rollback(ready.mlflow(), ready.store(), "blobs", "1", by="me", why="test")
     assert back == ("3", "1")
     assert ready.aliases()["champion"] == "1"
 
 
-def test_a_second_attempt_of_the_same_rollback_does_not_go_further_back(ready: Workplace):
+def test_a_second_attempt_of_the_same_rollback_does_not_go_further_back(ready: Deployment):
     """The step is retried when its pod dies after the alias moved."""
     mlflow, store = ready.mlflow(), ready.store()
     assert rollback(mlflow, store, "blobs", "", by="run 1", why="test") == ("3", "2")
@@ -80,7 +80,7 @@ def test_a_second_attempt_of_the_same_rollback_does_not_go_further_back(ready: W
 
 
 def test_a_rollback_that_died_between_history_and_alias_is_completed(
-    ready: Workplace, monkeypatch: pytest.MonkeyPatch
+    ready: Deployment, monkeypatch: pytest.MonkeyPatch
 ):
     mlflow, store = ready.mlflow(), ready.store()
     client = mlflow.client()
@@ -94,7 +94,7 @@ def test_a_rollback_that_died_between_history_and_alias_is_completed(
 
 
 def test_a_version_whose_promotion_died_before_its_alias_is_not_where_a_rollback_goes(
-    ready: Workplace, monkeypatch: pytest.MonkeyPatch
+    ready: Deployment, monkeypatch: pytest.MonkeyPatch
 ):
     number = add(ready, "fourth", champion=False)
     mlflow = ready.mlflow()
@@ -111,7 +111,7 @@ def _dies(*arguments: Any) -> None:
 
 
 @pytest.mark.parametrize("where", ["store", "registry", "example"])
-def test_a_rollback_to_a_version_that_was_tampered_with_is_refused(where: str, ready: Workplace):
+def test_a_rollback_to_a_version_that_was_tampered_with_is_refused(where: str, ready: Deployment):
     entry = Path(ready.store().entry("blobs", "2").path)
     if where == "store":
         (entry / "model.onnx").write_bytes(b"other")
@@ -139,7 +139,7 @@ def test_a_rollback_to_a_version_that_was_tampered_with_is_refused(where: str, r
         ("nothing", "1", "nothing has no version '1' in the registry"),
     ],
 )
-def test_a_rollback_to_nowhere_is_refused(model: str, version: str, message: str, promoted: Workplace):
+def test_a_rollback_to_nowhere_is_refused(model: str, version: str, message: str, promoted: Deployment):
     with pytest.raises(RegistrationError) as error:
         rollback(promoted.mlflow(), promoted.store(), model, version, by="me", why="test")
     assert message in str(error.value)
@@ -151,7 +151,7 @@ def test_the_first_champion_has_none_before_it(finished):
         rollback(place.mlflow(), place.store(), "blobs", "", by="me", why="test")
 
 
-def test_the_history_keeps_the_last_twenty(ready: Workplace):
+def test_the_history_keeps_the_last_twenty(ready: Deployment):
     mlflow = ready.mlflow()
     for number in range(22):
         promote(mlflow, "blobs", str(1 + number % 2), alias="staging", by=f"run {number}", why="test")
@@ -160,7 +160,7 @@ def test_the_history_keeps_the_last_twenty(ready: Workplace):
     assert history[-1]["by"] == "run 21"
 
 
-def test_models_of_different_names_do_not_touch_each_other(promoted: Workplace):
+def test_models_of_different_names_do_not_touch_each_other(promoted: Deployment):
     number = add(promoted, "elsewhere", model="other")
     assert number == "1"
     assert promoted.aliases("other") == {"challenger": "1", "champion": "1", "production": "1"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jukebox_orch_tests.support.daemon import POINTS, Deployment
+from jukebox_orch_tests.support.daemon import POINTS, DaemonDeployment
 from jukebox_orch_tests.support.git_server import Repository
 
 
@@ -30,7 +30,7 @@ def one_run_per_event_although_the_daemon_dies(folder: Path, points) -> None:
     landing, repository = folder / "landing", Repository(folder / "git")
     landing.mkdir()
     repository.tag("v0.0.0")
-    deployment = Deployment(folder)
+    deployment = DaemonDeployment(folder)
     deployment.configure(
         new_data={"location": str(landing), "quiet_seconds": 0, "interval_seconds": 1},
         git_tags={"repository": repository.url, "interval_seconds": 1},
@@ -60,7 +60,7 @@ def one_run_per_event_although_the_daemon_dies(folder: Path, points) -> None:
     assert [event_of(run) for run in runs] == events
 
 
-def wait_for_two_ticks(deployment: Deployment) -> None:
+def wait_for_two_ticks(deployment: DaemonDeployment) -> None:
     began = time.time()
     for sensor in ("toy_new_data", "toy_git_tags"):
         deployment.wait(

@@ -11,7 +11,7 @@ import yaml
 from mlflow import MlflowClient
 
 from jukebox_orch.projects.jukebox import sample
-from jukebox_orch_tests.support.daemon import Deployment
+from jukebox_orch_tests.support.daemon import DaemonDeployment
 from jukebox_orch_tests.support.git_server import Repository, git_http_server
 from jukebox_orch_tests.support.servers import alertmanager, s3_server
 
@@ -37,7 +37,7 @@ def test_files_tags_and_alerts_each_start_one_run_and_a_restart_starts_none_agai
     repository.tag("v1.0.0")
     landing = tmp_path / "landing"
     landing.mkdir()
-    deployment = Deployment(tmp_path)
+    deployment = DaemonDeployment(tmp_path)
     with git_http_server(tmp_path / "git") as git_url, alertmanager(tmp_path) as prometheus:
         deployment.configure(
             new_data={"location": str(landing), **NEW_DATA},
@@ -95,7 +95,7 @@ def test_files_tags_and_alerts_each_start_one_run_and_a_restart_starts_none_agai
 def test_objects_dropped_into_a_bucket_start_one_run_that_reads_them(tmp_path):
     (tmp_path / "s3" / "landing").mkdir(parents=True)
     with s3_server(tmp_path / "s3") as environment:
-        deployment = Deployment(tmp_path, **environment)
+        deployment = DaemonDeployment(tmp_path, **environment)
         deployment.configure(new_data={"location": "s3://landing/days", **NEW_DATA})
         digests = [drop(tmp_path / "s3" / "landing" / "days", f"{i}.csv", str(i)) for i in range(3)]
         with deployment.daemon():
@@ -107,7 +107,7 @@ def test_objects_dropped_into_a_bucket_start_one_run_that_reads_them(tmp_path):
 
 @pytest.mark.timeout(300)
 def test_a_corrupted_cursor_is_reported_and_rebuilt_without_a_second_run(tmp_path):
-    deployment = Deployment(tmp_path)
+    deployment = DaemonDeployment(tmp_path)
     landing = tmp_path / "landing"
     deployment.configure(new_data={"location": str(landing), **NEW_DATA})
     first = drop(landing, "day1.csv", "1")
@@ -129,7 +129,7 @@ def test_a_corrupted_cursor_is_reported_and_rebuilt_without_a_second_run(tmp_pat
 def test_dropped_data_ends_in_a_registered_model_that_names_its_event(tmp_path):
     """The whole product: the jukebox project's sensor, job and registry, as deployed on one machine."""
     triggers = tmp_path / "triggers.yaml"
-    deployment = Deployment(tmp_path, "jukebox_orch.definitions", JUKEBOX_ORCH_TRIGGERS=str(triggers))
+    deployment = DaemonDeployment(tmp_path, "jukebox_orch.definitions", JUKEBOX_ORCH_TRIGGERS=str(triggers))
     settings = {"location": str(tmp_path / "landing"), **NEW_DATA, "patterns": ["*.parquet"]}
     triggers.write_text(yaml.safe_dump({"jukebox": {"new_data": settings}}))
     partial = tmp_path / "partial"

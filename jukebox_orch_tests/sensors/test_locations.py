@@ -123,7 +123,9 @@ class TestBucket:
         before = scan(location, NewDataState()).entries
         filesystem.pipe_file("landing/over/a.csv", b"new")
         assert scan(location, NewDataState()).entries[0].token != before[0].token
-        assert read_digests(location, before, 10) == ({}, {"a.csv": "changed while the tick was looking"})
+        assert read_digests(location, before, 10) == Contents(
+            {}, {"a.csv": "changed while the tick was looking"}
+        )
 
     def test_a_large_bucket_is_seen_newest_keys_first_and_wholly_over_several_looks(
         self, buckets, monkeypatch
@@ -182,7 +184,7 @@ class TestHttpFile:
         (entry,) = scan(location, NewDataState()).entries
         assert entry == Entry("day.csv", 8, '"1"', None)
         assert {method for method, _ in behaviour.requests} == {"HEAD"}
-        assert read_digests(location, [entry], 1) == ({"day.csv": sha(behaviour.body)}, {})
+        assert read_digests(location, [entry], 1) == Contents({"day.csv": sha(behaviour.body)}, {})
         assert location.prefix.endswith("/export/")
 
     def test_without_an_etag_its_version_is_its_last_modified(self, server):
@@ -196,9 +198,8 @@ class TestHttpFile:
         behaviour, location = server
         (entry,) = scan(location, NewDataState()).entries
         behaviour.headers = {"ETag": '"2"'}
-        assert read_digests(location, [entry], 1) == (
-            {},
-            {"day.csv": "changed while the tick was looking"},
+        assert read_digests(location, [entry], 1) == Contents(
+            failures={"day.csv": "changed while the tick was looking"}
         )
 
     def test_a_server_that_tells_no_version_is_a_reason(self, server):

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from jukebox_orch.projects.jukebox import Jukebox, sample
-from jukebox_orch_tests.support.deployment import Workplace
+from jukebox_orch_tests.support.deployment import Deployment
 from jukebox_orch_tests.support.git_server import Repository, git_http_server
 from jukebox_orch_tests.support.sensor import Sensor
 from jukebox_orch_tests.support.servers import Misbehaviour
@@ -252,7 +252,7 @@ def test_a_file_behind_http_starts_a_run_per_content_not_per_version(instance, t
 
 
 def test_a_file_that_changes_between_tick_and_run_stops_the_run_and_is_named(tmp_path):
-    place = Workplace(tmp_path / "place")
+    place = Deployment(tmp_path / "place")
     sensor = data_sensor(place.instance, tmp_path)
     for name, table in sample.generate(days=3, chart=5).items():
         pd.DataFrame(table).to_parquet(tmp_path / "landing" / f"{name}.parquet")

@@ -9,7 +9,7 @@ from upath import UPath
 from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
 from jukebox_orch.storage.model_store import ModelStore, StoreError
 from jukebox_orch_tests.storage.test_artifact_store import KEY, stored
-from jukebox_orch_tests.support.deployment import SMALL, Workplace, failures
+from jukebox_orch_tests.support.deployment import SMALL, Deployment, failures
 
 
 @pytest.fixture
@@ -17,12 +17,12 @@ def on_s3(s3: str, tmp_path: Path, migrated: Path):
     import shutil
 
     shutil.copy(migrated, tmp_path / "mlflow.db")
-    place = Workplace(tmp_path, artifacts=f"{s3}/artifacts", models=f"{s3}/models")
+    place = Deployment(tmp_path, artifacts=f"{s3}/artifacts", models=f"{s3}/models")
     yield place
     place.instance.dispose()
 
 
-def test_a_whole_run_with_artifacts_and_models_on_s3(on_s3: Workplace, s3: str):
+def test_a_whole_run_with_artifacts_and_models_on_s3(on_s3: Deployment, s3: str):
     result = on_s3.run(**SMALL)
     assert result.success, failures(result)
     assert on_s3.metadata("blobs/features")["path"].startswith(f"{s3}/artifacts/blobs/features/")

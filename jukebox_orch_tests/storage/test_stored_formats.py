@@ -14,7 +14,7 @@ from jukebox_orch.ml.keras_runtime import predict
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
 from jukebox_orch.storage.publishing import combined_digest, file_digest
-from jukebox_orch_tests.support.deployment import Workplace
+from jukebox_orch_tests.support.deployment import Deployment
 
 # Artifacts of one run of the project `blobs`, written by the code before formats had a schema number.
 GOLDEN = Path(__file__).parent / "golden"
@@ -81,7 +81,7 @@ def test_artifact_of_another_schema_is_refused(asset: str, change: str, tmp_path
         read(asset, folder, sha256)
 
 
-def test_every_stored_document_carries_its_schema(finished: tuple[Workplace, Any]) -> None:
+def test_every_stored_document_carries_its_schema(finished: tuple[Deployment, Any]) -> None:
     for asset, name in DOCUMENTS.items():
         folder = Path(finished[0].metadata(f"blobs/{asset}")["path"])
         assert json.loads((folder / name).read_text())["schema"] == 1, asset

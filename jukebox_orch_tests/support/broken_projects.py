@@ -273,7 +273,7 @@ class BaselineForOneRow(Blobs):
 
 @caught_by("test_monitored_columns_are_numbers", r"no numbers: \['color'\]")
 class MonitorsText(Blobs):
-    def monitored(self, dataset: Dataset) -> pd.DataFrame:
+    def drift_table(self, dataset: Dataset) -> pd.DataFrame:
         return pd.DataFrame(dataset["rows"])
 
 

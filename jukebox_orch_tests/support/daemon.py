@@ -31,7 +31,7 @@ POINTS = (
 DAGSTER_YAML = "telemetry: {enabled: false}\nsensors: {use_threads: true, num_workers: 3}\n"
 
 
-class Deployment:
+class DaemonDeployment:
     """A Dagster instance in a folder, with a code location whose settings are files in the same folder."""
 
     def __init__(

@@ -40,7 +40,7 @@ class SteadyGraph(TrainingGraph):
     code_version = property(lambda graph: _code_version(type(graph.project)))  # pyright: ignore
 
 
-class Workplace:
+class Deployment:
     """What a deployment is, with its runs executed in this process, or as `dagster job execute` in another."""
 
     def __init__(self, folder: Path, *, mlflow: str = "", artifacts: str = "", models: str = ""):
@@ -52,12 +52,12 @@ class Workplace:
         self.models = models or str(folder / "models")
         self.mlflow_uri = mlflow or f"sqlite:///{folder / 'mlflow.db'}"
 
-    def copy(self, folder: Path) -> "Workplace":
+    def copy(self, folder: Path) -> "Deployment":
         """Copy everything to another folder; the recorded paths lead there."""
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("*.lock", "empty"))
         for database in [*folder.rglob("*.db")]:
             _replace(database, str(self.folder), str(folder))
-        return Workplace(folder)
+        return Deployment(folder)
 
     def mlflow(self) -> MlflowResource:
         """Make the resource anew: MLflow's global address is the one of the newest."""

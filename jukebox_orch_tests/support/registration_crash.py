@@ -1,6 +1,6 @@
 """Registers a model in one child process per point, and kills the child at that point.
 
-As a program: `python -m jukebox_orch_tests.support.registration_crash <folder of a Workplace>`. One model per point.
+As a program: `python -m jukebox_orch_tests.support.registration_crash <folder of a Deployment>`. One model per point.
 """
 
 import functools
@@ -25,7 +25,7 @@ from jukebox_orch.registry.promotion import promote
 from jukebox_orch.registry.registration import RegistrationRequest, RegistrationResult, add_version
 from jukebox_orch.storage import model_store, publishing
 from jukebox_orch.storage.model_store import ModelStore
-from jukebox_orch_tests.support.deployment import Workplace
+from jukebox_orch_tests.support.deployment import Deployment
 
 # Name -> owner and method, and whether the process dies before or after the call.
 POINTS = {
@@ -92,7 +92,7 @@ def another(model: OnnxModel, mark: str) -> OnnxModel:
 
 
 def add(
-    place: Workplace, mark: str, model: str = "blobs", champion: bool = True, base: OnnxModel | None = None
+    place: Deployment, mark: str, model: str = "blobs", champion: bool = True, base: OnnxModel | None = None
 ) -> str:
     """Register another version of the newest model, or of `base`, as a run does; return its number."""
     mlflow = place.mlflow()
@@ -122,7 +122,7 @@ def _die(owner: object, name: str, when: str) -> None:
 
 
 def main(folder: Path) -> None:
-    place = Workplace(folder)
+    place = Deployment(folder)
     onnx, run_id = place.value("blobs/onnx_model"), place.value("blobs/registered_model").mlflow_run_id
     place.instance.dispose()
     ended = {}

@@ -17,7 +17,7 @@ import pytest
 from jukebox_orch_tests.bridge.kfp.acceptance import dagster_job
 from jukebox_orch_tests.support.dagster_runs import materializations
 from k8s.tests.system import Cluster, Volumes, wait_until
-from kfp_bridge.pipeline_spec import PipelineSpec, load_spec
+from kfp_bridge.pipeline_spec import PipelineSpec, read_pipeline_spec
 from kfp_bridge.records import TaskRecord, parse_record
 from kfp_bridge.running.local import executor_input, pipeline_values, task_command, task_order
 
@@ -89,7 +89,7 @@ def steps(cluster: Cluster, volumes: Volumes, tmp_path: Path) -> Iterator[Steps]
 def exported(folder: Path, *options: str) -> PipelineSpec:
     command = [sys.executable, "-m", "kfp_bridge.cli", "export", *options, "--image", IMAGE]
     subprocess.run([*command, "-o", str(folder / "pipeline.yaml")], check=True)
-    return load_spec(folder / "pipeline.yaml")
+    return read_pipeline_spec(folder / "pipeline.yaml")
 
 
 def exit_code(pod: dict[str, Any]) -> int:

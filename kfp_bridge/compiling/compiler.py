@@ -27,7 +27,8 @@ from kfp_bridge.pipeline_graph import (
     RECORD,
     REPORT,
     REPORT_HTML,
-    Import,
+    STEP_VERSION,
+    ImportedAsset,
     Parameter,
     PipelineGraph,
     Step,
@@ -150,6 +151,7 @@ def step_argument(graph: PipelineGraph, step: Step, producers: Mapping[str, Step
         for key in step.inputs
     ]
     content = {
+        "version": STEP_VERSION,
         "source": {key: value for key, value in vars(graph.source).items() if value is not None},
         "job": graph.job,
         "task": task_name(step.name),
@@ -282,7 +284,7 @@ def _configure(task: "dsl.PipelineTask", step: Step) -> None:
     apply_pod(task, step.pod)
 
 
-def _importer(item: Import) -> "dsl.PipelineTask":
+def _importer(item: ImportedAsset) -> "dsl.PipelineTask":
     from kfp import dsl
 
     task = dsl.importer(

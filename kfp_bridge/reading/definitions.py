@@ -3,20 +3,20 @@
 import importlib
 import importlib.util
 import sys
-from collections.abc import Set as AbstractSet
 from pathlib import Path
 from types import ModuleType
 
 import dagster as dg
 
+from kfp_bridge.dagster_internals import is_lazy_definitions, job_assets, job_subset
 from kfp_bridge.errors import BridgeError
-from kfp_bridge.pipeline_graph import Source
+from kfp_bridge.pipeline_graph import CodeLocation
 
 PIPELINE_JOB = "kfp_pipeline"
 """Name of the job that is made when assets are selected without naming a job."""
 
 
-def load_definitions(source: Source) -> dg.Definitions:
+def load_definitions(source: CodeLocation) -> dg.Definitions:
     """Import the module or file and return its Definitions.
 
     Raises:
@@ -32,7 +32,7 @@ def load_definitions(source: Source) -> dg.Definitions:
         return _as_definitions(found, str(source))
     candidates = {name: value for name, value in vars(module).items() if isinstance(value, dg.Definitions)}
     if not candidates:
-        candidates = {n: v for n, v in vars(module).items() if _is_lazy_definitions(v)}
+        candidates = {n: v for n, v in vars(module).items() if is_lazy_definitions(v)}
     if len({id(value) for value in candidates.values()}) != 1:
         found = ", ".join(sorted(candidates)) or "none"
         raise BridgeError(f"{source}: expected one dagster.Definitions, found {found}; name one with -a")
@@ -62,26 +62,6 @@ def resolve_job(defs: dg.Definitions, job: str | None, select: str | None) -> dg
     if not list(job_assets(resolved).executable_asset_keys):
         raise BridgeError(f"selection {select!r} selects no asset that can be materialized")
     return resolved
-
-
-def job_assets(job: dg.JobDefinition):
-    """The job's asset graph and which of its assets the job runs.
-
-    `JobDefinition.asset_layer` carries no @public mark, but what is marked gives the specs of assets only: not
-    which checks block, what an op computes together, nor the IO managers and retry policies. Read here alone.
-    """
-    return job.asset_layer
-
-
-def job_subset(
-    job: dg.JobDefinition, assets: AbstractSet[dg.AssetKey], checks: AbstractSet[dg.AssetCheckKey]
-) -> dg.JobDefinition:
-    """The job reduced to exactly these assets and checks, with the run config form of the whole job.
-
-    `JobDefinition.get_subset` carries no @public mark, but `execute_in_process(asset_selection=)` and
-    `execute_job(asset_selection=)` cannot name checks: they would also run every standalone check.
-    """
-    return job.get_subset(asset_selection=assets, asset_check_selection=checks)
 
 
 def check_keys(job: dg.JobDefinition) -> set[dg.AssetCheckKey]:
@@ -128,7 +108,7 @@ def _reason(error: BaseException) -> str:
     return f"{error}: {_reason(error.__cause__)}" if error.__cause__ is not None else str(error)
 
 
-def _import(source: Source) -> ModuleType:
+def _import(source: CodeLocation) -> ModuleType:
     try:
         if source.module is not None:
             # `python -m kfp_bridge.step` and `kfp-bridge` both find a module of the working folder, as Dagster does.
@@ -152,11 +132,6 @@ def _import(source: Source) -> ModuleType:
     except Exception as error:
         raise BridgeError(f"cannot load {source}: {type(error).__name__}: {error}") from error
     return module
-
-
-def _is_lazy_definitions(value: object) -> bool:
-    # What @dagster.definitions returns has no public type.
-    return type(value).__name__ == "LazyDefinitions"
 
 
 def _as_definitions(value: object, place: str) -> dg.Definitions:

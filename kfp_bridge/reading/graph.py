@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from kfp_bridge.dagster_internals import job_assets, job_nodes, upstream_nodes
 from kfp_bridge.names import collisions, identifier, is_label, name_problem, task_name
 from kfp_bridge.pipeline_graph import (
     ARTIFACT_TYPE_KEY,
@@ -19,16 +20,16 @@ from kfp_bridge.pipeline_graph import (
     CACHE_KEY,
     Asset,
     Check,
-    Import,
+    CodeLocation,
+    ImportedAsset,
     MappingRow,
     Parameter,
     PipelineGraph,
     Pod,
     Retry,
-    Source,
     Step,
 )
-from kfp_bridge.reading.definitions import PIPELINE_JOB, job_assets, resolve_job
+from kfp_bridge.reading.definitions import PIPELINE_JOB, resolve_job
 from kfp_bridge.reading.importers import read_import
 from kfp_bridge.reading.pods import K8S_TAG, read_pod, with_labels
 from kfp_bridge.reading.run_config import read_parameters
@@ -41,7 +42,7 @@ _RETRY_SECONDS = 3600
 
 def read_graph(
     defs: dg.Definitions,
-    source: Source,
+    source: CodeLocation,
     *,
     job: str | None = None,
     select: str | None = None,
@@ -103,25 +104,18 @@ class _GraphReader:
         self.instance = instance
         self.graph = job_assets(job).asset_graph
         self.selected = set(job_assets(job).executable_asset_keys)
-        self.imports: dict[str, Import] = {}
+        self.imports: dict[str, ImportedAsset] = {}
         self.rows: list[MappingRow] = []
         self.service_accounts: set[str | None] = set()
         self.made_by = {_node_name(made): made for made in self.graph.assets_defs if made.is_executable}
         self.producers = {
             key.to_user_string(): name for name, made in self.made_by.items() for key in made.keys
         }
-        self.waits_for = {
-            invocation.alias or invocation.name: {
-                node.node
-                for dependency in dependencies.values()
-                for node in dependency.get_node_dependencies()
-            }
-            for invocation, dependencies in job.dependencies.items()
-        }
+        self.waits_for = upstream_nodes(job)
 
     def steps(self) -> list[Step]:
         self.refuse_partition_differences()
-        return [self.step(node) for node in sorted(self.job.nodes, key=lambda node: node.name)]
+        return [self.step(node) for node in job_nodes(self.job)]
 
     def step(self, node: Any) -> Step:
         made: dg.AssetsDefinition = self.made_by[node.name]
@@ -373,7 +367,7 @@ def _labels(assets: tuple[Asset, ...]) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def _name_rows(
-    name: str, steps: Sequence[Step], imports: tuple[Import, ...], parameters: tuple[Parameter, ...]
+    name: str, steps: Sequence[Step], imports: tuple[ImportedAsset, ...], parameters: tuple[Parameter, ...]
 ) -> list[MappingRow]:
     """Every name that KFP or Kubernetes would refuse, change or confuse with another."""
     keys = [asset.key for step in steps for asset in step.assets] + [item.key for item in imports]

@@ -9,13 +9,13 @@ from typing import Any
 
 import dagster as dg
 
-from kfp_bridge.pipeline_graph import ARTIFACT_TYPE_KEY, ARTIFACT_TYPES, Import, MappingRow
+from kfp_bridge.pipeline_graph import ARTIFACT_TYPE_KEY, ARTIFACT_TYPES, ImportedAsset, MappingRow
 from kfp_bridge.records import AssetRecord, stored_path, without_pointers
 
 
 def read_import(
     instance: dg.DagsterInstance | None, graph: Any, key: dg.AssetKey, *, loads: bool
-) -> tuple[Import | None, MappingRow]:
+) -> tuple[ImportedAsset | None, MappingRow]:
     """The import of one upstream asset, or None with the reason.
 
     `loads` says whether the downstream takes the value; without that an asset that was never materialized is
@@ -47,7 +47,7 @@ def read_import(
     if artifact_type is None:
         reason = f"declare metadata {ARTIFACT_TYPE_KEY!r}, one of {', '.join(ARTIFACT_TYPES)}"
         return None, MappingRow(f"asset {name}", ARTIFACT_TYPE_KEY, reason, "unmapped")
-    found = Import(name, artifact_type, path, record.to_json())
+    found = ImportedAsset(name, artifact_type, path, record.to_json())
     if "://" not in path:
         reason = f"{path} is a local path: no pod of another machine can read it"
         return found, MappingRow(f"asset {name}", "importer", reason, "unmapped")

@@ -1,6 +1,6 @@
 """The run config of a job as pipeline parameters, and parameters as run config again.
 
-The schema is the one Dagster's launchpad shows (`JobDefinition.get_config_schema_snapshot`): of the job's
+The schema is the one that Dagster's launchpad shows: of the job's
 config mapping where it has one, else of its ops. Groups are flattened: a leaf keeps its own name where that
 is unambiguous, else it is qualified by its groups (`training_epochs`, `evaluation_epochs`).
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from kfp_bridge.dagster_internals import config_schema
 from kfp_bridge.pipeline_graph import MappingRow, Parameter, ParameterType
 
 _SCALARS: dict[str, ParameterType] = {
@@ -28,8 +29,7 @@ _MISSING = object()
 
 def read_parameters(job: dg.JobDefinition) -> tuple[tuple[Parameter, ...], list[MappingRow]]:
     """Parameters of the job, sorted by name, and a report row for each; what KFP cannot express is `unmapped`."""
-    schema = job.get_config_schema_snapshot()
-    root = schema.get_config_snap(str(job.get_job_snapshot().mode_def_snaps[0].root_config_key))
+    schema, root = config_schema(job)
     walk = _Walk(schema, has_ops_form=not is_mapped(job))
     walk.shape(root, (), _MISSING)
     names = _parameter_names([leaf.path for leaf in walk.leaves])

@@ -12,9 +12,9 @@ from typing import Any
 
 import dagster as dg
 
+from kfp_bridge.dagster_internals import job_assets
 from kfp_bridge.names import task_name
 from kfp_bridge.pipeline_graph import CONFIG_KEY, MappingRow, Parameter, Step
-from kfp_bridge.reading.definitions import job_assets
 from kfp_bridge.reading.run_config import ops_of, run_config
 
 

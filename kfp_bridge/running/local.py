@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +20,6 @@ from kfp_bridge.pipeline_spec import PipelineSpec
 from kfp_bridge.records import parse_record
 
 _KEPT_VARIABLES = ("LANG", "LC_ALL", "TZ", "TMPDIR")
-
-
-@dataclass(frozen=True)
-class LocalRun:
-    """Where the outputs of a finished run lie: `artifact(task, name)` and `parameter(task, name)`."""
-
-    root: Path
-    mode: str
-
-    def artifact(self, task: str, name: str) -> Path:
-        """Path of an output artifact."""
-        return self.root / task / name
-
-    def parameter(self, task: str, name: str) -> str:
-        """Value of an output parameter."""
-        return (self.root / task / name).read_text(encoding="utf-8")
 
 
 def has_container_engine() -> bool:
@@ -112,8 +95,10 @@ def _empty(root: Path) -> Path:
 
 def run_as_processes(
     spec: PipelineSpec, values: Mapping[str, Any], root: Path, say: Callable[[str], None] = print
-) -> LocalRun:
+) -> Path:
     """Run every task as a process, in the order of the graph; stop at the first that fails.
+
+    The outputs of a task, artifacts and parameters, are files `<root>/<task>/<name>`.
 
     Args:
         spec: the exported pipeline.
@@ -121,21 +106,23 @@ def run_as_processes(
         root: a new or empty folder that gets one folder per task.
         say: gets one line per task.
 
+    Returns:
+        The folder, as an absolute path.
+
     Raises:
         RunError: a task failed after its retries; the message ends with the last line of its log.
         BridgeError: unknown parameter, a missing one, or a folder that is not empty.
     """
     root = _empty(root)
     parameters = pipeline_values(spec, values)
-    run = LocalRun(root, "processes")
     for task in task_order(spec):
         started = time.monotonic()
         if "importer" in spec.executor(task):
             say(f"{task}: import {spec.executor(task)['importer']['artifactUri']['constant']}")
             continue
-        _run_task(spec, task, parameters, run)
+        _run_task(spec, task, parameters, root)
         say(f"{task}: succeeded in {time.monotonic() - started:.1f} s")
-    return run
+    return root
 
 
 def task_order(spec: PipelineSpec) -> list[str]:
@@ -262,10 +249,10 @@ def task_environment(spec: PipelineSpec, task: str, work: Path) -> dict[str, str
     return {**kept, "PATH": path, "HOME": str(work), **plain}
 
 
-def _run_task(spec: PipelineSpec, task: str, parameters: Mapping[str, Any], run: LocalRun) -> None:
-    folder = run.root / task
+def _run_task(spec: PipelineSpec, task: str, parameters: Mapping[str, Any], root: Path) -> None:
+    folder = root / task
     (folder / "work").mkdir(parents=True)
-    command = task_command(spec, task, json.dumps(executor_input(spec, task, parameters, run.root)))
+    command = task_command(spec, task, json.dumps(executor_input(spec, task, parameters, root)))
     policy = spec.tasks[task].get("retryPolicy", {})
     delay = float(str(policy.get("backoffDuration", "0s")).removesuffix("s"))
     attempts = int(policy.get("maxRetryCount", 0)) + 1

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kfp_bridge.errors import BridgeError, RunError
-from kfp_bridge.pipeline_spec import PipelineSpec, load_spec
+from kfp_bridge.pipeline_spec import PipelineSpec, read_pipeline_spec
 from kfp_bridge.service.cron import kfp_cron
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ class KfpHost:
 
     def upload(self, path: Path) -> Version:
         """Upload the pipeline file as a version named by its content; the same file twice is one version."""
-        spec = load_spec(path)
+        spec = read_pipeline_spec(path)
         name = version_name(spec.name, path.read_bytes())
         pipeline_id = self.retried(lambda: self._pipeline_id(spec) or self._create_pipeline(spec))
 

@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 import fsspec
 
+from kfp_bridge.dagster_internals import check_history
 from kfp_bridge.errors import BridgeError
 from kfp_bridge.names import identifier
 from kfp_bridge.pipeline_graph import RECORD
@@ -138,17 +139,11 @@ def _is_materialized(instance: dg.DagsterInstance, event: dg.AssetMaterializatio
 
 
 def _is_evaluated(instance: dg.DagsterInstance, check: dg.AssetCheckEvaluation) -> bool:
-    """Whether this evaluation is in the instance.
-
-    `DagsterInstance` has no public method that lists check evaluations, its event log storage has; this is
-    the only place that asks it.
-    """
+    """Whether this evaluation is in the instance."""
     key = dg.AssetCheckKey(check.asset_key, check.check_name)
     cursor = None
     while True:
-        history = instance.event_log_storage.get_asset_check_execution_history(
-            key, limit=_PAGE, cursor=cursor
-        )
+        history = check_history(instance, key, _PAGE, cursor)
         for record in history:
             found = record.evaluation.metadata if record.evaluation else {}
             if all(

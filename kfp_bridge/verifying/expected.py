@@ -17,7 +17,7 @@ from kfp_bridge.pipeline_graph import (
     RECORD,
     REPORT,
     REPORT_HTML,
-    Import,
+    STEP_VERSION,
     Parameter,
     PipelineGraph,
     Pod,
@@ -76,6 +76,7 @@ def _step_facts(graph: PipelineGraph, step: Step, producers: Mapping[str, Step],
         f"{task}: display name": _display_name(step),
         f"{task}: definitions": _defined(vars(graph.source)),
         f"{task}: job": graph.job,
+        f"{task}: version of its argument": STEP_VERSION,
         f"{task}: name in its argument": task_name(step.name),
         f"{task}: assets": sorted(asset.key for asset in step.assets),
         f"{task}: checks": sorted(str(check) for check in step.checks),
@@ -115,12 +116,6 @@ def _step_facts(graph: PipelineGraph, step: Step, producers: Mapping[str, Step],
     return facts | {
         f"{task}: pod {field.name}": _pod_value(getattr(step.pod, field.name)) for field in fields(Pod)
     }
-
-
-def _artifact_type(key: str, producers: Mapping[str, Step], imports: Mapping[str, Import]) -> str | None:
-    if key in imports:
-        return imports[key].artifact_type
-    return next(asset.artifact_type for asset in producers[key].assets if asset.key == key)
 
 
 def _parameter_facts(parameter: Parameter) -> Facts:

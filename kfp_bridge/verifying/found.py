@@ -149,6 +149,7 @@ class _Reader:
         self.facts |= {
             f"{label}: definitions": step.pop("source", None),
             f"{label}: job": step.pop("job", None),
+            f"{label}: version of its argument": step.pop("version", None),
             f"{label}: name in its argument": step.pop("task", None),
             f"{label}: partitioned": step.pop("partitioned", None),
             f"{label}: environment in its cache key": step.pop("environment", None),

@@ -84,7 +84,7 @@ class Jukebox(ModelProject):
         decay = keras.optimizers.schedules.CosineDecay(hyperparameters.learning_rate, steps)
         return keras.optimizers.Adam(decay)  # pyright: ignore[reportArgumentType] - a schedule is documented
 
-    def monitored(self, dataset: Dataset) -> pd.DataFrame:
+    def drift_table(self, dataset: Dataset) -> pd.DataFrame:
         """The features of the songs that are in a chart, one row per song."""
         import pandas as pd
 

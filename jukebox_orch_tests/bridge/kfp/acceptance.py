@@ -35,7 +35,7 @@ from jukebox_orch_tests.bridge.kfp.timing import time_split
 from jukebox_orch_tests.support.charts import write_charts
 from jukebox_orch_tests.support.dagster_runs import failed_gate, materializations
 from kfp_bridge.pipeline_graph import METRICS, REPORT, REPORT_HTML
-from kfp_bridge.pipeline_spec import PipelineSpec, load_spec
+from kfp_bridge.pipeline_spec import PipelineSpec, read_pipeline_spec
 from kfp_bridge.running.reports import scalar_metrics
 from kfp_bridge.service.client import KfpHost
 from kfp_bridge.service.sync import sync
@@ -106,7 +106,7 @@ def upload_twice(site: Site, path: Path) -> str:
 
 def foreign_run(site: Site, path: Path) -> str:
     """A run to SUCCEEDED, its pods as declared, and the value that came through the secret."""
-    run, spec = site.succeeded(path, "foreign", {"seed": site.mark}), load_spec(path)
+    run, spec = site.succeeded(path, "foreign", {"seed": site.mark}), read_pipeline_spec(path)
     record = site.records(spec, run.run_id)["greeted"].of("greeted")
     letters = None if record is None else record.event.metadata["letters"].value
     expect(letters == len(site.greeting), f"the step saw {letters} letters of the secret")
@@ -189,7 +189,7 @@ def types(definitions: dict[str, Any]) -> dict[str, str]:
 
 def foreign_cache(site: Site, path: Path, recoded: Path) -> str:
     """Tasks are taken from the cache where nothing changed, and made again after other code, settings or data."""
-    spec = load_spec(path)
+    spec = read_pipeline_spec(path)
 
     def made(name: str, exported: Path = path, seed: int = site.mark) -> set[str]:
         return set(site.records(spec, site.succeeded(exported, name, {"seed": seed}).run_id))
@@ -253,7 +253,7 @@ def stopped(site: Site, path: Path, name: str, values: dict[str, Any], refusal: 
 
 def recurring(site: Site, path: Path) -> str:
     """The schedule's recurring run starts a run by itself."""
-    spec, version = load_spec(path), site.api.upload(path)
+    spec, version = read_pipeline_spec(path), site.api.upload(path)
     site.api.schedule(version, spec, controller_timezone="UTC", experiment=site.experiment)
     listed = site.api.recurring_runs.recurring_run_service_list_recurring_runs(
         experiment_id=site.api.experiment_id(site.experiment)
@@ -275,7 +275,7 @@ def same_onnx(site: Site, path: Path, work: Path) -> str:
     own = {"seed": site.mark, "gates": {"drift_warn": site.unique["drift_warn"]}}
     expect(dagster_job(work / "home", own) == 0, "dagster job execute failed")
     local = materializations(work / "home")["jukebox/onnx_model"].metadata["sha256"].value
-    run, spec = site.succeeded(path, "jukebox", site.unique), load_spec(path)
+    run, spec = site.succeeded(path, "jukebox", site.unique), read_pipeline_spec(path)
     expect(onnx(site, spec, run.run_id) == local, f"KFP made {onnx(site, spec, run.run_id)}, Dagster {local}")
     return f"{looked_at(site, spec, run.run_id)}, ONNX {local}"
 
@@ -298,7 +298,7 @@ def dagster_job(home: Path, settings: dict[str, Any]) -> int:
 
 def other_parameter(site: Site, path: Path) -> str:
     """Other epochs train another model."""
-    spec = load_spec(path)
+    spec = read_pipeline_spec(path)
     run = site.succeeded(path, "jukebox-epochs", {**site.unique, "epochs": 7})
     made = set(site.folders(spec, run.run_id))
     takes = {task for task, content in spec.tasks.items() if "epochs" in content["inputs"]["parameters"]}
@@ -311,7 +311,7 @@ def other_parameter(site: Site, path: Path) -> str:
 
 def other_data(site: Site, path: Path, work: Path) -> str:
     """Another file under the same name: no parameter differs, yet all that depends on the data is made again."""
-    spec = load_spec(path)
+    spec = read_pipeline_spec(path)
     values = {**site.unique, "location": CHARTS}
     site.succeeded(path, "jukebox-file", values)
     site.put_charts(write_charts(work / "other.parquet", seed=2024))
@@ -333,7 +333,7 @@ def bad_data(site: Site, path: Path, work: Path) -> str:
 
 def synced(site: Site, paths: list[Path]) -> str:
     """Each event once, however often sync runs."""
-    names = [load_spec(path).name for path in paths]
+    names = [read_pipeline_spec(path).name for path in paths]
     with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.ephemeral(tempdir=home) as instance:
         first = [run for name in names for run in sync(site.api, name, instance, site.root)]
         second = [run for name in names for run in sync(site.api, name, instance, site.root)]

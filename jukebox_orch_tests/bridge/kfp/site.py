@@ -15,7 +15,7 @@ import fsspec
 import yaml
 
 from jukebox_orch_tests.bridge.kfp.metadata import Metadata
-from kfp_bridge.pipeline_spec import PipelineSpec, load_spec
+from kfp_bridge.pipeline_spec import PipelineSpec, read_pipeline_spec
 from kfp_bridge.records import TaskRecord, parse_record
 from kfp_bridge.service.client import KfpHost
 
@@ -64,7 +64,7 @@ class Site:
 
     def start(self, path: Path, name: str, values: Mapping[str, Any]) -> Any:
         """Submit; the run."""
-        account = load_spec(path).info.get("service_account")
+        account = read_pipeline_spec(path).info.get("service_account")
         version = self.api.upload(path)
         return self.api.submit(version, name, values, experiment=self.experiment, service_account=account)[0]
 

@@ -14,7 +14,7 @@ from jukebox_orch_tests.bridge.kfp.metadata import Metadata
 from jukebox_orch_tests.bridge.kfp.server import running_kfp_server
 from jukebox_orch_tests.bridge.kfp.site import Site
 from jukebox_orch_tests.bridge.kfp.timing import time_split
-from kfp_bridge.pipeline_spec import load_spec
+from kfp_bridge.pipeline_spec import read_pipeline_spec
 from kfp_bridge.service.client import KfpHost
 
 GRAPHS = "jukebox_orch_tests.bridge.graphs"
@@ -59,7 +59,7 @@ def test_a_foreign_graph_passes_every_part_that_needs_no_kernel(rehearsal: Rehea
     lines = time_split(site, path, "foreign", {"seed": site.mark}).splitlines()
     split = {task: [float(cell) for cell in cells] for task, *cells in map(str.split, lines[2:8])}
     wall, idle, root = map(float, re.findall(r"(\d+) s", lines[0]))
-    assert set(split) == {*load_spec(path).tasks, "median", "total"}
+    assert set(split) == {*read_pipeline_spec(path).tasks, "median", "total"}
     # The emulation runs one process after the other: only then do the phases fill the wall.
     assert sum(split["total"]) + idle + root == wall > 0
     assert split["total"][2] >= 1
@@ -83,7 +83,7 @@ def test_a_cache_that_does_not_see_the_inputs_is_noticed(rehearsal: Rehearsal):
 
 def test_a_pod_or_an_artifact_that_is_not_as_declared_is_noticed(rehearsal: Rehearsal):
     site, path = rehearsal.site, rehearsal.path
-    run, spec = site.succeeded(path, "one"), load_spec(path)
+    run, spec = site.succeeded(path, "one"), read_pipeline_spec(path)
     acceptance.looked_at(site, spec, run.run_id)
     (pod,) = site.pods_of(run.run_id, "greeted")
     main = pod.spec.containers[0]

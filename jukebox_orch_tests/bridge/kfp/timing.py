@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jukebox_orch_tests.bridge.kfp.site import Site, expect
-from kfp_bridge.pipeline_spec import load_spec
+from kfp_bridge.pipeline_spec import read_pipeline_spec
 
 # Argo's annotation: <workflow>.root.<task>-driver, <workflow>.root-driver; (0) after it where the node has retries.
 # Argo's agent, which runs the drivers of newer back ends, has no such annotation but the run's label.
@@ -38,7 +38,7 @@ class TaskTime:
 
 def time_split(site: Site, path: Path, name: str, values: Mapping[str, Any]) -> str:
     """The table of a run that an earlier part started under this name."""
-    run, spec = site.succeeded(path, name, values), load_spec(path)
+    run, spec = site.succeeded(path, name, values), read_pipeline_spec(path)
     assets = {task: spec.pod(task)["podMetadata"]["annotations"]["dagster/assets"] for task in spec.tasks}
     return table(site, run, assets)
 
