@@ -53,10 +53,10 @@ def _in_pods(cluster: Cluster, dagster: Dagster) -> dict[str, float]:
     if found["status"] != "SUCCESS":
         raise RuntimeError(said(found))
     steps = _steps(found["eventConnection"]["events"])
-    for noun, (pod, *_) in cluster.steps(run_id).items():
+    for name, (pod, *_) in cluster.steps(run_id).items():
         (container,) = pod["status"]["containerStatuses"]
         began = datetime.fromisoformat(container["state"]["terminated"]["startedAt"]).timestamp()
-        steps[noun]["container"] = began
+        steps[name]["container"] = began
     registration = steps["registered_model"]
     return {
         "wall": found["endTime"] - asked,
@@ -70,7 +70,7 @@ def _in_pods(cluster: Cluster, dagster: Dagster) -> dict[str, float]:
 
 
 def _steps(events: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """When each step was asked for, had its worker, began and ended (s since 1970), by asset noun."""
+    """When each step was asked for, had its worker, began and ended (s since 1970), by asset name."""
     moments = {
         "StepWorkerStartingEvent": "asked",
         "StepWorkerStartedEvent": "worker",
@@ -80,6 +80,6 @@ def _steps(events: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     steps: dict[str, dict[str, float]] = {}
     for event in events:
         if event["__typename"] in moments:
-            noun = event["stepKey"].rpartition("__")[2]
-            steps.setdefault(noun, {})[moments[event["__typename"]]] = float(event["timestamp"]) / 1000
+            name = event["stepKey"].rpartition("__")[2]
+            steps.setdefault(name, {})[moments[event["__typename"]]] = float(event["timestamp"]) / 1000
     return steps

@@ -105,7 +105,7 @@ def defs(folder: Path) -> Iterator[dg.Definitions]:
 
 @pytest.fixture(scope="module")
 def values(folder: Path) -> dict[str, dict[str, Any]]:
-    """What each instance's assets hold, by region and noun, after both were trained at the same time."""
+    """What each instance's assets hold, by region and asset, after both were trained at the same time."""
     home = folder / "home"
     with dg.DagsterInstance.from_config(str(home)) as instance:
         instance.all_asset_keys()  # Dagster's sqlite storage cannot be created by two processes at once
@@ -128,18 +128,18 @@ def values(folder: Path) -> dict[str, dict[str, Any]]:
     store = ArtifactStore(root=str(home / "artifacts"))
     found: dict[str, dict[str, Any]] = {region: {} for region in REGIONS}
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        for region, noun in itertools.product(REGIONS, NAMES):
-            key = dg.AssetKey([region, f"{region}_blobs", noun])
+        for region, asset in itertools.product(REGIONS, NAMES):
+            key = dg.AssetKey([region, f"{region}_blobs", asset])
             event = instance.get_latest_materialization_event(key)
             assert event is not None
             assert event.asset_materialization is not None
-            found[region][noun] = store.read(event.asset_materialization.metadata, key)
+            found[region][asset] = store.read(event.asset_materialization.metadata, key)
     return found
 
 
 def test_both_instances_stand_beside_the_users_own_assets(defs: dg.Definitions) -> None:
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    assert keys == {"newsletter", *(f"{r}/{r}_blobs/{noun}" for r in REGIONS for noun in NAMES)}
+    assert keys == {"newsletter", *(f"{r}/{r}_blobs/{asset}" for r in REGIONS for asset in NAMES)}
 
 
 def test_jobs_sensors_and_pools_of_the_instances_are_different(defs: dg.Definitions) -> None:

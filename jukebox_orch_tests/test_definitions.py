@@ -146,12 +146,12 @@ GRAPH = {
 def test_the_graph_is_the_documented_one(defs: dg.Definitions):
     graph = defs.resolve_asset_graph()
     found = {}
-    for noun in GRAPH:
-        key = dg.AssetKey(["jukebox", noun])
+    for asset in GRAPH:
+        key = dg.AssetKey(["jukebox", asset])
         node = graph.get(key)
         specs = defs.resolve_assets_def(key).check_specs
         checks = {spec.name: spec.blocking for spec in specs if spec.asset_key == key}
-        found[noun] = (sorted(p.path[-1] for p in node.parent_keys), node.kinds, checks)
+        found[asset] = (sorted(p.path[-1] for p in node.parent_keys), node.kinds, checks)
     assert found == GRAPH
 
 
@@ -166,8 +166,8 @@ def test_every_asset_says_what_it_is(defs: dg.Definitions):
 
 
 def test_every_check_says_what_it_demands(defs: dg.Definitions):
-    for noun in GRAPH:
-        for spec in defs.resolve_assets_def(["jukebox", noun]).check_specs:
+    for asset in GRAPH:
+        for spec in defs.resolve_assets_def(["jukebox", asset]).check_specs:
             assert spec.description, spec.key
 
 
@@ -184,7 +184,7 @@ def test_a_job_runs_its_assets_with_all_their_checks(job: str, defs: dg.Definiti
     selected = {key.path[-1] for key in found.asset_layer.executable_asset_keys}
     assert selected == set(JOBS[job])
     checks = {(k.asset_key.path[-1], k.name) for k in found.asset_layer.asset_graph.asset_check_keys}
-    assert {(noun, name) for noun in JOBS[job] for name in GRAPH[noun][2]} <= checks
+    assert {(asset, name) for asset in JOBS[job] for name in GRAPH[asset][2]} <= checks
 
 
 def test_every_project_has_the_same_jobs(defs: dg.Definitions):

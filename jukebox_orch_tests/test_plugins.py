@@ -16,6 +16,7 @@ from jukebox_orch.assets import build_training_graph
 from jukebox_orch.contract import Hyperparameters, ModelProject, Settings
 from jukebox_orch.plugins import GROUP, ProjectError, check_project, discover
 from jukebox_orch_tests import CHECKOUT
+from jukebox_orch_tests.support.installed import install
 from jukebox_orch_tests.support.projects import Blobs, Rents
 
 
@@ -96,14 +97,9 @@ def test_more_optional_arguments_than_the_contract_asks_for_are_fine():
     assert check_project(broken(build_model=build_model), "acme").name == "blobs"
 
 
-def install(folder: Path, distribution: str, entries: dict[str, str], source: str) -> None:
-    """Lay out an installed distribution, as pip does: a module and its entry points."""
-    folder.mkdir(exist_ok=True)
-    information = folder / f"{distribution.replace('-', '_')}-1.0.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
-    lines = "".join(f"{name} = {value}\n" for name, value in entries.items())
-    (information / "entry_points.txt").write_text(f"[{GROUP}]\n{lines}")
+def install_plugin(folder: Path, distribution: str, entries: dict[str, str], source: str) -> None:
+    """Lay out an installed plugin: its module and its entry points."""
+    install(folder, distribution, {GROUP: entries})
     (folder / f"{distribution.replace('-', '_')}.py").write_text(source)
 
 
@@ -119,7 +115,7 @@ def entries(site: Path) -> list[metadata.EntryPoint]:
 
 
 def test_an_import_error_names_the_distribution_and_its_object(site: Path):
-    install(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import a_module_that_is_not_there\n")
+    install_plugin(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import a_module_that_is_not_there\n")
     assert discover(entries(site)).problems == {
         "shoes": "acme-shoes: 'acme_shoes:Shoes' cannot be imported: ModuleNotFoundError: "
         "No module named 'a_module_that_is_not_there'"
@@ -127,8 +123,8 @@ def test_an_import_error_names_the_distribution_and_its_object(site: Path):
 
 
 def test_a_missing_attribute_and_a_module_that_raises_are_named(site: Path):
-    install(site, "acme-hats", {"hats": "acme_hats:Hats"}, "")
-    install(site, "acme-ties", {"ties": "acme_ties:Ties"}, "raise RuntimeError('no licence')\n")
+    install_plugin(site, "acme-hats", {"hats": "acme_hats:Hats"}, "")
+    install_plugin(site, "acme-ties", {"ties": "acme_ties:Ties"}, "raise RuntimeError('no licence')\n")
     problems = discover(entries(site)).problems
     assert "acme-hats: 'acme_hats:Hats' cannot be imported: AttributeError" in problems["hats"]
     assert problems["ties"] == "acme-ties: 'acme_ties:Ties' cannot be imported: RuntimeError: no licence"
@@ -136,8 +132,8 @@ def test_a_missing_attribute_and_a_module_that_raises_are_named(site: Path):
 
 def test_two_projects_of_one_name_are_refused_naming_both(site: Path):
     source = "from jukebox_orch_tests.support.projects import Blobs\nclass Mine(Blobs):\n    pass\n"
-    install(site, "acme-a", {"a": "acme_a:Mine"}, source)
-    install(site, "acme-b", {"b": "acme_b:Mine"}, source)
+    install_plugin(site, "acme-a", {"a": "acme_a:Mine"}, source)
+    install_plugin(site, "acme-b", {"b": "acme_b:Mine"}, source)
     found = discover(entries(site))
     assert list(found.projects) == ["blobs"]
     assert found.problems == {
@@ -146,15 +142,15 @@ def test_two_projects_of_one_name_are_refused_naming_both(site: Path):
 
 
 def test_two_broken_plugins_with_one_entry_point_name_are_both_told(site: Path):
-    install(site, "acme-a", {"shoes": "acme_a:Shoes"}, "")
-    install(site, "acme-b", {"shoes": "acme_b:Shoes"}, "")
+    install_plugin(site, "acme-a", {"shoes": "acme_a:Shoes"}, "")
+    install_plugin(site, "acme-b", {"shoes": "acme_b:Shoes"}, "")
     text = "\n".join(discover(entries(site)).problems.values())
     assert "acme-a: 'acme_a:Shoes'" in text
     assert "acme-b: 'acme_b:Shoes'" in text
 
 
 def test_a_broken_plugin_stops_the_definitions_and_is_left_out_where_that_was_asked_for(site: Path):
-    install(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import a_module_that_is_not_there\n")
+    install_plugin(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import a_module_that_is_not_there\n")
     code = "from jukebox_orch.definitions import defs; print([j.name for j in defs.resolve_all_job_defs()])"
 
     def load(choice: str) -> subprocess.CompletedProcess[str]:
@@ -178,7 +174,7 @@ def test_a_broken_plugin_stops_the_definitions_and_is_left_out_where_that_was_as
 
 
 def test_a_plugin_that_is_left_out_stands_among_the_assets_with_its_problem(site: Path):
-    install(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import a_module_that_is_not_there\n")
+    install_plugin(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import a_module_that_is_not_there\n")
     listed = subprocess.run(
         [Path(sys.executable).with_name("dg"), "list", "defs", "--json"],
         env={**os.environ, "PYTHONPATH": f"{site}", "JUKEBOX_ORCH_BROKEN_PROJECTS": "leave_out"},

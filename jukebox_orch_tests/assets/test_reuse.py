@@ -42,7 +42,7 @@ def test_only_evaluation_uses_the_latest_materializations(again: Deployment, rea
     assert made(result) == ["evaluation"]
     assert again.metadata("blobs/evaluation")["path"] != before
     assert sorted(read) == sorted(
-        again.metadata(f"blobs/{noun}")["path"] for noun in ("features", "trained_model")
+        again.metadata(f"blobs/{asset}")["path"] for asset in ("features", "trained_model")
     )
 
 
@@ -57,8 +57,8 @@ def test_the_same_run_again_reuses_everything_expensive_and_another_version_only
 
 
 def reused(place: Deployment) -> list[str]:
-    nouns = ["features", "trained_model", "onnx_model"]
-    return [noun for noun in nouns if "reused_from_run" in place.metadata(f"blobs/{noun}")]
+    assets = ["features", "trained_model", "onnx_model"]
+    return [asset for asset in assets if "reused_from_run" in place.metadata(f"blobs/{asset}")]
 
 
 @pytest.mark.parametrize("change", [{"seed": 43}, {"split": {"test_share": 0.25}}], ids=["seed", "split"])
@@ -99,8 +99,8 @@ def test_a_damaged_artifact_is_computed_again_in_place_of_reused(again: Deployme
     old = again.version("blobs/trained_model")
     result = again.run(**SMALL, version="1.0.0")
     assert result.success
-    for noun in ("features", "trained_model"):
-        assert "reused_from_run" not in again.metadata(f"blobs/{noun}"), noun
+    for asset in ("features", "trained_model"):
+        assert "reused_from_run" not in again.metadata(f"blobs/{asset}"), asset
     assert again.version("blobs/trained_model") == old
 
 

@@ -15,23 +15,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jukebox_orch.assets import NODES
 from jukebox_orch.contract import Features
 from jukebox_orch_tests.support.deployment import SMALL, Deployment, checks, failures, made
 from jukebox_orch_tests.support.projects import Blobs
 
-NOUNS = [
-    "dataset",
-    "validated_data",
-    "features",
-    "trained_model",
-    "evaluation",
-    "onnx_model",
-    "registered_model",
-]
+ASSETS = [node.name for node in NODES]
 
 
 def materialized(place: Deployment, run_id: str = "") -> list[str]:
-    """Return the nouns that the run made, by default the newest."""
+    """Return the assets that the run made, by default the newest."""
     events = place.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run_id)
     return [event.asset_key.path[-1] for event in events if event.asset_key]
 
@@ -51,7 +44,7 @@ def sample(
 def test_the_embedded_sample_ends_registered_although_checks_warn(sample):
     place, result = sample
     assert result.returncode == 0, result.stderr[-3_000:]
-    assert sorted(materialized(place)) == sorted(NOUNS)
+    assert sorted(materialized(place)) == sorted(ASSETS)
     assert place.aliases("jukebox") == {"challenger": "1", "champion": "1", "staging": "1"}
     events = place.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     evaluations = [event.asset_check_evaluation_data for event in events]
@@ -63,12 +56,12 @@ def test_the_embedded_sample_ends_registered_although_checks_warn(sample):
 
 def test_every_asset_records_what_it_holds_and_where_it_is(sample):
     place, _ = sample
-    for noun in NOUNS:
-        event = place.materialization(f"jukebox/{noun}")
+    for asset in ASSETS:
+        event = place.materialization(f"jukebox/{asset}")
         assert set(event.tags or {}) >= {"dagster/data_version", "dagster/code_version"}
-        metadata = place.metadata(f"jukebox/{noun}")
+        metadata = place.metadata(f"jukebox/{asset}")
         assert {"path", "sha256", "bytes", "format", "files"} <= set(metadata)
-        assert place.value(f"jukebox/{noun}") is not None
+        assert place.value(f"jukebox/{asset}") is not None
 
 
 def test_the_sample_model_is_as_good_as_the_documentation_says(sample):
@@ -84,8 +77,8 @@ def test_the_sample_model_is_as_good_as_the_documentation_says(sample):
 
 def test_the_metadata_shows_pictures_and_tables(sample):
     place, _ = sample
-    for noun, name in (("features", "feature distributions"), ("trained_model", "learning curves")):
-        assert str(place.metadata(f"jukebox/{noun}")[name]).startswith(f"![{name}")
+    for asset, name in (("features", "feature distributions"), ("trained_model", "learning curves")):
+        assert str(place.metadata(f"jukebox/{asset}")[name]).startswith(f"![{name}")
     assert "jukebox version 1" in str(place.metadata("jukebox/registered_model")["model card"])
 
 
@@ -156,9 +149,9 @@ def test_every_step_in_a_fresh_process_gives_the_same_file_as_one_process(finish
     )
     assert result.returncode == 0, result.stderr[-3_000:]
     pids = {event.pid for event in deployment.events(dg.DagsterEventType.STEP_SUCCESS)}
-    assert len(pids) == len(NOUNS)
-    for noun in ("dataset", "features", "trained_model", "evaluation"):
-        assert deployment.version(f"blobs/{noun}") == finished[0].version(f"blobs/{noun}"), noun
+    assert len(pids) == len(ASSETS)
+    for asset in ("dataset", "features", "trained_model", "evaluation"):
+        assert deployment.version(f"blobs/{asset}") == finished[0].version(f"blobs/{asset}"), asset
     (here,) = [deployment.metadata("blobs/onnx_model")["onnx_sha256"]]
     assert here == finished[0].metadata("blobs/onnx_model")["onnx_sha256"]
     assert deployment.aliases()["champion"] == "1"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from jukebox_orch_tests.bridge import graphs as bridge_graphs
+from jukebox_orch_tests.support import parts
 from kfp_bridge.compiling.compiler import export
 from kfp_bridge.errors import BridgeError, RunError
 from kfp_bridge.pipeline_graph import CodeLocation
@@ -14,9 +15,7 @@ from kfp_bridge.records import parse_record
 from kfp_bridge.running.local import has_container_engine, raise_on_lost_failure, run_in_containers
 
 IMAGE = "localhost/jukebox-step:dev"
-HOW = (
-    f"needs {IMAGE} of `make image` in a container engine: Docker, or `podman system service` and DOCKER_HOST"
-)
+HOW = f"run Docker, or `podman system service` and set DOCKER_HOST; it needs {IMAGE} of `make image`"
 
 
 def exported(attribute: str, folder: Path, job: str | None = None) -> PipelineSpec:
@@ -37,7 +36,7 @@ def image_is_there() -> bool:
 @pytest.fixture
 def engine() -> None:
     if not image_is_there():
-        pytest.skip(HOW)
+        parts.absent("a container engine with the step image", HOW)
 
 
 @pytest.mark.slow

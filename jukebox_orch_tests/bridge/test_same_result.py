@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from jukebox_orch_tests import CHECKOUT
-from jukebox_orch_tests.support.charts import write_charts
 from jukebox_orch_tests.support.dagster_runs import failed_gate, materializations
 from jukebox_orch_tests.support.documented import typed
+from jukebox_orch_tests.support.jukebox_files import write_charts
 from kfp_bridge.records import parse_record
 
 pytestmark = pytest.mark.timeout(1800)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from typing import Any
 
@@ -10,15 +9,15 @@ import pytest
 import yaml
 
 from jukebox_orch_tests import CHECKOUT
+from jukebox_orch_tests.support.parts import program
 
 OVERLAYS = ("k8s/overlays/local", "k8s/overlays/production", "k8s/tests/overlay")
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-
 
 def _build(folder: str) -> list[dict[str, Any]]:
+    kubectl = program("kubectl", "install it; kustomize is a part of it")
     built = subprocess.run(
-        ["kubectl", "kustomize", folder], cwd=CHECKOUT, capture_output=True, text=True, check=False
+        [kubectl, "kustomize", folder], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
     assert built.returncode == 0, built.stderr
     return [document for document in yaml.safe_load_all(built.stdout) if document]

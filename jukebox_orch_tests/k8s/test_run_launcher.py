@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,12 +13,14 @@ import pytest
 import yaml
 
 from jukebox_orch_tests import CHECKOUT
+from jukebox_orch_tests.support.waiting import wait_until
 
 BIN = Path(sys.executable).parent
 SETTINGS = CHECKOUT / "k8s/base/dagster.yaml"
 LOCATION = """
 import dagster as dg
 from jukebox_orch_tests import CHECKOUT
+from jukebox_orch_tests.support.waiting import wait_until
 
 @dg.op
 def nothing() -> None: ...
@@ -70,11 +71,10 @@ class Deployment:
         return new
 
     def wait(self, condition: Callable[[], bool], seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            log = (self.folder / "daemon.log").read_text()[-6_000:]
-            assert time.monotonic() < deadline, f"not within {seconds} s; the daemon said:\n{log}"
-            time.sleep(0.5)
+        log = self.folder / "daemon.log"
+        wait_until(
+            condition, seconds, lambda: f"the daemon, which said:\n{log.read_text()[-6_000:]}", every=0.5
+        )
 
     def attempts(self, run_id: str) -> list[dg.DagsterRun]:
         """The run and those that took its place."""

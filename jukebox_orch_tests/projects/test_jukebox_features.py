@@ -14,9 +14,8 @@ from jukebox_orch.contract import Dataset, Features, InputError, Normalization, 
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxHyperparameters, JukeboxSplit, sample
 from jukebox_orch.projects.jukebox.features import aggregate
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES
-from jukebox_orch_tests import CHECKOUT
+from jukebox_orch_tests.support.parts import real_data
 
-REAL = CHECKOUT / ".." / "shared" / "data"
 PROJECT = Jukebox()
 BY_DATE, BY_SONG = JukeboxSplit(), JukeboxSplit(kind="by_song")
 
@@ -280,11 +279,9 @@ def test_loss_and_gradients_equal_those_of_the_single_rows(dataset: Dataset) -> 
 
 @pytest.mark.slow
 def test_the_defaults_reach_the_goal_on_the_next_real_day() -> None:
-    if not REAL.is_dir():
-        pytest.skip(f"no real data at {REAL}")
     import keras
 
-    features = PROJECT.build_features(PROJECT.load(Source(location=str(REAL))), BY_DATE, 42)
+    features = PROJECT.build_features(PROJECT.load(Source(location=str(real_data()))), BY_DATE, 42)
     assert features.test.weight.sum() == 3_600
     hyperparameters = JukeboxHyperparameters()
     keras.utils.set_random_seed(42)

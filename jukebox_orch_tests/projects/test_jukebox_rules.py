@@ -11,9 +11,8 @@ from jukebox_orch.contract import Dataset, Finding, Source, Validation
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit, sample
 from jukebox_orch.projects.jukebox.rules import usability
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, RANGES
-from jukebox_orch_tests import CHECKOUT
+from jukebox_orch_tests.support.parts import real_data
 
-REAL = CHECKOUT / ".." / "shared" / "data"
 PROJECT = Jukebox()
 
 
@@ -233,13 +232,11 @@ def test_categories_may_come_in_any_form(clean: Dataset) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [sample.generate, pytest.param(lambda: PROJECT.load(Source(location=str(REAL))), id="real")],
+    [sample.generate, pytest.param(lambda: PROJECT.load(Source(location=str(real_data()))), id="real")],
 )
 def test_features_hold_exactly_the_rows_that_validation_leaves(
-    data: Callable[[], Dataset], request: pytest.FixtureRequest
+    data: Callable[[], Dataset],
 ) -> None:
-    if "real" in request.node.name and not REAL.is_dir():
-        pytest.skip(f"no real data at {REAL}")
     dataset = data()
     validation = PROJECT.validate(dataset)
     kinds: list[Literal["by_date", "by_song"]] = ["by_date", "by_song"]
@@ -257,9 +254,7 @@ def test_the_sample_has_some_of_the_known_dirt_and_passes() -> None:
 
 
 def test_the_known_dirt_of_the_real_data_is_found() -> None:
-    if not REAL.is_dir():
-        pytest.skip(f"no real data at {REAL}")
-    validation = PROJECT.validate(PROJECT.load(Source(location=str(REAL))))
+    validation = PROJECT.validate(PROJECT.load(Source(location=str(real_data()))))
     assert (validation.rows, validation.invalid_rows) == (16_099, 0)
     found = {
         finding.message.partition(" songs have ")[2].split(":")[0]: finding for finding in validation.findings

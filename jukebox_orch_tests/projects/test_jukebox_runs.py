@@ -56,7 +56,7 @@ def places(
 
 
 def found(place: Deployment, run_id: str) -> dict[str, dg.AssetMaterialization]:
-    """Return what a run made, by noun."""
+    """Return what a run made, by asset."""
     events = place.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run_id)
     made = [event.step_materialization_data.materialization for event in events]
     return {each.asset_key.path[-1]: each for each in made}
@@ -79,8 +79,8 @@ def test_runs_at_the_same_time_use_their_own_files_all_the_way(places: tuple[Dep
         )
         assert version.tags["dagster_run_id"] == run.run_id
         assert version.tags["onnx_sha256"] == made["onnx_model"].metadata["onnx_sha256"].value
-        for tag, noun in (("features_digest", "features"), ("model_digest", "trained_model")):
-            assert version.tags[tag] == (made[noun].tags or {})["dagster/data_version"]
+        for tag, asset in (("features_digest", "features"), ("model_digest", "trained_model")):
+            assert version.tags[tag] == (made[asset].tags or {})["dagster/data_version"]
     one, other = runs_by_seed(shared).values()
     assert one["features"].metadata["sha256"] != other["features"].metadata["sha256"]
 
@@ -101,7 +101,7 @@ def test_the_same_seed_data_and_code_give_the_same_file_in_another_process(
     for name in ("onnx_sha256", "max_abs_difference"):
         assert here["onnx_model"].metadata[name] == there["onnx_model"].metadata[name]
     assert here["onnx_model"].metadata["onnx_sha256"] != other["onnx_model"].metadata["onnx_sha256"]
-    for noun in ("dataset", "validated_data", "features", "trained_model"):
-        assert (here[noun].tags or {})["dagster/data_version"] == (there[noun].tags or {})[
+    for asset in ("dataset", "validated_data", "features", "trained_model"):
+        assert (here[asset].tags or {})["dagster/data_version"] == (there[asset].tags or {})[
             "dagster/data_version"
-        ], noun
+        ], asset

@@ -13,7 +13,6 @@ from pandas.testing import assert_frame_equal
 from jukebox_orch.contract import SourceFile
 from jukebox_orch.projects.jukebox import sample
 from jukebox_orch.projects.jukebox.schema import FEATURES, RANKING_COLUMNS
-from jukebox_orch_tests import CHECKOUT
 from jukebox_orch_tests.support.jukebox_files import (
     assert_same,
     combined,
@@ -23,8 +22,7 @@ from jukebox_orch_tests.support.jukebox_files import (
     parquet_folder,
     tables,
 )
-
-REAL = CHECKOUT / ".." / "shared" / "data"
+from jukebox_orch_tests.support.parts import real_data
 
 
 @pytest.fixture(scope="module")
@@ -169,9 +167,7 @@ def test_sources_are_only_read(folder: Path) -> None:
 
 
 def test_the_real_data_is_read() -> None:
-    if not REAL.is_dir():
-        pytest.skip(f"no real data at {REAL}")
-    dataset = load(REAL)
+    dataset = load(real_data())
     assert len(frame(dataset, "songs")) == 14_245
     assert len(frame(dataset, "rankings")) == 16_349
     assert frame(dataset, "rankings")["country"].isna().sum() == 250

@@ -152,7 +152,7 @@ def weak(assets: list[str], **gates: float) -> dict[str, Any]:
         "onnx_model": {},
         "registered_model": {**lenient, "version": "weak"},
     }
-    return {f"blobs__{noun}": {"config": config[noun]} for noun in assets}
+    return {f"blobs__{asset}": {"config": config[asset]} for asset in assets}
 
 
 def test_a_worse_model_is_challenger_only_and_the_present_champion_is_what_it_is_compared_with(

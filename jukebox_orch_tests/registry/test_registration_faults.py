@@ -30,7 +30,8 @@ from jukebox_orch_tests.support.registration_crash import (
     register,
     registration,
 )
-from jukebox_orch_tests.support.servers import free_port, serve
+from jukebox_orch_tests.support.servers import serve
+from jukebox_orch_tests.support.waiting import free_port
 
 
 @pytest.fixture(scope="module")

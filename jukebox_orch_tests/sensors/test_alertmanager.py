@@ -6,13 +6,8 @@ import pytest
 
 from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.model_alerts.alertmanager import active_alerts
-from jukebox_orch_tests.support.servers import (
-    Misbehaviour,
-    alertmanager,
-    free_port,
-    self_signed_certificate,
-    wait_until,
-)
+from jukebox_orch_tests.support.servers import Misbehaviour, alertmanager, self_signed_certificate
+from jukebox_orch_tests.support.waiting import free_port, wait_until
 
 
 @pytest.fixture(scope="module")

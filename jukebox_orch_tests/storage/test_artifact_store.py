@@ -108,10 +108,10 @@ def test_large_arrays_are_mapped_from_their_file(tmp_path: Path):
 
 def test_the_values_of_a_run_come_back(finished):
     place, _ = finished
-    for noun in ("dataset", "validated_data", "features", "trained_model", "evaluation", "onnx_model"):
-        value = place.value(f"blobs/{noun}")
-        version = place.version(f"blobs/{noun}")
-        assert format_of(value).digest(value) == version, noun
+    for asset in ("dataset", "validated_data", "features", "trained_model", "evaluation", "onnx_model"):
+        value = place.value(f"blobs/{asset}")
+        version = place.version(f"blobs/{asset}")
+        assert format_of(value).digest(value) == version, asset
     network = place.value("blobs/trained_model").keras_model
     assert network.input_shape == (None, 3)
 

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import entry_points
@@ -18,6 +17,8 @@ from typing import Any
 
 import dagster as dg
 import yaml
+
+from jukebox_orch_tests.support.waiting import wait_until
 
 POINTS = (
     "before requests",
@@ -111,11 +112,7 @@ class DaemonDeployment:
         return (self.folder / "daemon.log").read_text(errors="replace")[-8_000:]
 
     def wait(self, condition: Callable[[], bool], seconds: float = 90) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not within {seconds} s; the daemon said:\n{self.log()}")
-            time.sleep(0.3)
+        wait_until(condition, seconds, lambda: f"the daemon, which said:\n{self.log()}", every=0.3)
 
 
 def _kill_group(group: int) -> None:

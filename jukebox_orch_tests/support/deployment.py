@@ -103,7 +103,7 @@ class Deployment:
         project = project or Blobs()
         definitions = self.definitions(project)
         if only:
-            keys = [dg.AssetKey([project.name, noun]) for noun in only]
+            keys = [dg.AssetKey([project.name, asset]) for asset in only]
             selection = dg.AssetSelection.assets(*keys) | dg.AssetSelection.checks_for_assets(*keys)
             adhoc = dg.define_asset_job("adhoc", selection=selection)
             found = dg.Definitions.merge(definitions, dg.Definitions(jobs=[adhoc])).resolve_job_def("adhoc")
@@ -207,7 +207,7 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluati
 
 
 def made(result: dg.ExecuteInProcessResult) -> list[str]:
-    """Return the nouns of the assets that the run materialized, in order."""
+    """Return the assets of the assets that the run materialized, in order."""
     return [e.asset_key.path[-1] for e in result.get_asset_materialization_events() if e.asset_key]
 
 

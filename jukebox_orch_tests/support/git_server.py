@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import pytest
-
-from jukebox_orch_tests.support.servers import free_port, running, serve, wait_until
+from jukebox_orch_tests.support import parts
+from jukebox_orch_tests.support.servers import running, serve
+from jukebox_orch_tests.support.waiting import free_port, wait_until
 
 
 def git(*arguments: str | Path, cwd: Path) -> str:
@@ -136,7 +136,7 @@ def git_ssh_server(root: Path, folder: Path) -> Iterator[GitOverSsh]:
     """Serve the bare repositories below `root` by sshd, for one key; keep its keys and its log in `folder`."""
     sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if sshd is None or shutil.which("ssh-keygen") is None:
-        pytest.skip("needs sshd and ssh-keygen: apt-get install openssh-server openssh-client")
+        parts.absent("sshd", "install openssh-server and openssh-client")
     folder.mkdir()
     for name in ("host_key", "key"):
         make_ssh_key(folder / name)
@@ -156,7 +156,7 @@ def git_ssh_server(root: Path, folder: Path) -> Iterator[GitOverSsh]:
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # as the init script of the package does
     with running([sshd, "-D", "-e", "-f", config], folder / "sshd.log"):
-        wait_until(lambda: _greets(port), 20, f"sshd was not ready: {(folder / 'sshd.log').read_text()}")
+        wait_until(lambda: _greets(port), 20, lambda: f"sshd: {(folder / 'sshd.log').read_text()}")
         host_key = " ".join((folder / "host_key.pub").read_text().split()[:2])
         known_hosts = folder / "known_hosts"
         known_hosts.write_text(f"[127.0.0.1]:{port} {host_key}\n")

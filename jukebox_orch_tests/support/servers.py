@@ -1,11 +1,10 @@
-"""Real servers for the sensors' tests and benchmarks: Alertmanager, S3, and one that misbehaves.
+"""Real servers for tests and benchmarks: Alertmanager, S3, and one that misbehaves.
 
 Each is a context manager on a free loopback port that stops what it started.
 """
 
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 import threading
@@ -17,23 +16,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
-import pytest
+
+from jukebox_orch_tests.support import parts
+from jukebox_orch_tests.support.waiting import answers, free_port, wait_until
 
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_until(is_ready, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_ready():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{what} after {seconds} s")
-        time.sleep(0.05)
 
 
 @contextmanager
@@ -133,9 +120,9 @@ class Alertmanager:
 @contextmanager
 def alertmanager(folder: Path) -> Iterator[Alertmanager]:
     """Run Debian's prometheus-alertmanager with an inhibition rule: `muted_by` mutes alerts of one `model`."""
-    program = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager")
-    if program is None:
-        pytest.skip("needs Alertmanager: apt-get install prometheus-alertmanager")
+    program = shutil.which("alertmanager") or parts.program(
+        "prometheus-alertmanager", "install Debian's prometheus-alertmanager, or put alertmanager on PATH"
+    )
     config = folder / "alertmanager.yml"
     config.write_text(
         "route: {receiver: none, group_wait: 0s}\nreceivers: [{name: none}]\n"
@@ -147,7 +134,7 @@ def alertmanager(folder: Path) -> Iterator[Alertmanager]:
         [program, f"--config.file={config}", f"--storage.path={folder / 'am'}", *listen], folder / "am.log"
     ):
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: _answers(f"{url}/-/ready"), 20, "Alertmanager was not ready")
+        wait_until(lambda: answers(f"{url}/-/ready"), 20, "Alertmanager to be ready")
         yield Alertmanager(url)
 
 
@@ -160,7 +147,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
     command = [versitygw(), "--port", f"127.0.0.1:{port}", "posix", folder]
     with running(command, folder.parent / "versitygw.log", {**os.environ, **keys}):
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: _answers(url), 20, "versitygw was not ready")
+        wait_until(lambda: answers(url), 20, "versitygw to be ready")
         yield {
             "AWS_ENDPOINT_URL": url,
             "AWS_ACCESS_KEY_ID": "user",
@@ -178,9 +165,9 @@ def versitygw() -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jukebox-orch-tests"
     program = cache / "versitygw"
     if not program.exists():
-        go = shutil.which("go")
-        if go is None:
-            pytest.skip(f"needs the S3 server versitygw on PATH, or Go to build it: go install {VERSITYGW}")
+        go = shutil.which("go") or parts.absent(
+            "versitygw", f"put this S3 server on PATH, or Go to build it: go install {VERSITYGW}"
+        )
         subprocess.run(
             [go, "install", VERSITYGW],
             env={**os.environ, "GOBIN": str(cache)},
@@ -201,13 +188,6 @@ def running(command: list, log: Path, environment: dict[str, str] | None = None)
         finally:
             process.terminate()
             process.wait(20)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=2).status_code < 500
-    except httpx.TransportError:
-        return False
 
 
 def _rfc3339(moment: float) -> str:

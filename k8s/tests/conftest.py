@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from jukebox_orch_tests import CHECKOUT
+from jukebox_orch_tests.support.parts import absent
 from k8s.tests.system import (
+    ASSETS,
     NAMESPACE,
-    NOUNS,
     OVERLAY,
-    ROOT,
     SEED,
     Cluster,
     Dagster,
@@ -28,7 +29,7 @@ from k8s.tests.system import (
 )
 
 _HOW = (
-    "needs a Kubernetes cluster: export KUBECONFIG=... of kind, k3s or any other, load the images of "
+    "export KUBECONFIG=... of kind, k3s or any other, load the images of "
     "`make image k8s-test-images` into its node, then `make k8s-test`; see docs/kubernetes.md"
 )
 # From what must work to what takes the system down. Late enough for the hopeless runs to be given up: test_bad_input.
@@ -43,19 +44,26 @@ _ORDER = (
 )
 
 
+pytest_plugins = ["jukebox_orch_tests.support.parts"]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _ORDER.index(item.path.stem))
     for item in items:
         item.add_marker(pytest.mark.cluster)
-        if not os.environ.get("KUBECONFIG"):
-            item.add_marker(pytest.mark.skip(reason=_HOW))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kubeconfig() -> None:
+    if not os.environ.get("KUBECONFIG"):
+        absent("a Kubernetes cluster", _HOW)
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """The system, applied and rolled out."""
     cluster = Cluster()
-    subprocess.run([str(ROOT / "k8s/create-secrets"), NAMESPACE], check=True)
+    subprocess.run([str(CHECKOUT / "k8s/create-secrets"), NAMESPACE], check=True)
     cluster.run("apply", "-k", OVERLAY)
     cluster.rolled_out()
     yield cluster
@@ -113,7 +121,9 @@ def hopeless_runs(cluster: Cluster, dagster: Dagster) -> dict[str, str]:
         settings["env_vars"] = ["MLFLOW_TRACKING_URI=http://no-such-mlflow:5000"]
 
     def start(job: str, change: Callable[[dict[str, Any]], None]) -> str:
-        settings = yaml.safe_load(executor) | {"per_step_k8s_config": {f"jukebox__{n}": small for n in NOUNS}}
+        settings = yaml.safe_load(executor) | {
+            "per_step_k8s_config": {f"jukebox__{n}": small for n in ASSETS}
+        }
         change(settings)
         config: dict[str, Any] = {"seed": SEED + 20}
         if job == "jukebox_training":

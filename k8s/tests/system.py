@@ -5,28 +5,25 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import httpx
 
-ROOT = Path(__file__).parent.parent.parent
+from jukebox_orch.assets import NODES
+from jukebox_orch_tests import CHECKOUT
+from jukebox_orch_tests.support import waiting
+
 NAMESPACE = "jukebox"
 OVERLAY = os.environ.get("OVERLAY", "k8s/tests/overlay")
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 LOCATION = {"repositoryLocationName": "jukebox_orch.definitions", "repositoryName": "__repository__"}
-NOUNS = (
-    "dataset",
-    "validated_data",
-    "features",
-    "trained_model",
-    "evaluation",
-    "onnx_model",
-    "registered_model",
-)
+ASSETS = [node.name for node in NODES]
+# A look at a cluster is a process or a request each.
+wait_until = partial(waiting.wait_until, every=2)
 SEED = int(time.time()) % 2**30
 """New in every session: volumes and history stay, and a step whose inputs have not changed is not computed again."""
 
@@ -43,7 +40,7 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             ["kubectl", "--namespace", self.namespace, *arguments],
-            cwd=ROOT,
+            cwd=CHECKOUT,
             capture_output=True,
             text=True,
             check=False,
@@ -68,22 +65,22 @@ class Cluster:
         return self.get("pods", "-l", selector)["items"]
 
     def steps(self, run_id: str) -> dict[str, list[dict[str, Any]]]:
-        """Pods of the run's steps, by asset noun."""
+        """Pods of the run's steps, by asset name."""
         found: dict[str, list[dict[str, Any]]] = {}
         for pod in self.pods(f"dagster/run-id={run_id},app.kubernetes.io/component=step_worker"):
             found.setdefault(pod["metadata"]["labels"]["jukebox/asset"], []).append(pod)
         return found
 
-    def step_pod(self, run_id: str, noun: str, phases: tuple[str, ...] = ("Running",)) -> str:
+    def step_pod(self, run_id: str, name: str, phases: tuple[str, ...] = ("Running",)) -> str:
         """Name of the step's pod once it is in one of the phases."""
 
         def found() -> str | None:
-            for pod in self.steps(run_id).get(noun, []):
+            for pod in self.steps(run_id).get(name, []):
                 if pod["status"]["phase"] in phases:
                     return pod["metadata"]["name"]
             return None
 
-        return wait_until(found, 240, f"the pod of step {noun} to be {' or '.join(phases)}", every=0.5)
+        return wait_until(found, 240, f"the pod of step {name} to be {' or '.join(phases)}", every=0.5)
 
     def rolled_out(self) -> None:
         for name in (
@@ -207,7 +204,7 @@ class Dagster:
         """Launch the job, or some of the project's assets, and return GraphQL's answer: a run, or why not."""
         selector: dict[str, Any] = LOCATION | {"pipelineName": "__ASSET_JOB" if assets else job}
         if assets:
-            selector["assetSelection"] = [{"path": ["jukebox", noun]} for noun in assets]
+            selector["assetSelection"] = [{"path": ["jukebox", name]} for name in assets]
         params = {
             "selector": selector,
             "runConfigData": config,
@@ -332,34 +329,23 @@ query($selector: SensorSelector!, $limit: Int!) { sensorOrError(sensorSelector: 
 """
 
 
-def wait_until(condition: Callable[[], Any], timeout: float, what: str, every: float = 2) -> Any:
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if value:
-            return value
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {timeout} s for {what}")
-        time.sleep(every)
-
-
 def said(run: dict[str, Any]) -> str:
     """Everything that a run's events say, as one text."""
     return json.dumps(run["eventConnection"]["events"])
 
 
-def retries(run: dict[str, Any], noun: str) -> list[str]:
+def retries(run: dict[str, Any], name: str) -> list[str]:
     """What each failed attempt of a step that was tried again said."""
     return [
         json.dumps(e)
         for e in run["eventConnection"]["events"]
-        if e["__typename"] == "ExecutionStepUpForRetryEvent" and e["stepKey"].endswith(f"__{noun}")
+        if e["__typename"] == "ExecutionStepUpForRetryEvent" and e["stepKey"].endswith(f"__{name}")
     ]
 
 
-def metadata(run: dict[str, Any], noun: str) -> dict[str, str]:
+def metadata(run: dict[str, Any], name: str) -> dict[str, str]:
     """Metadata of the materialization of an asset in the run."""
     for event in run["eventConnection"]["events"]:
-        if event["__typename"] == "MaterializationEvent" and event["assetKey"]["path"][-1] == noun:
+        if event["__typename"] == "MaterializationEvent" and event["assetKey"]["path"][-1] == name:
             return {e["label"]: e.get("text") or e.get("path") or "" for e in event["metadataEntries"]}
-    raise AssertionError(f"{noun} was not materialized: {said(run)}")
+    raise AssertionError(f"{name} was not materialized: {said(run)}")

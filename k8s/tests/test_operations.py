@@ -6,7 +6,8 @@ from datetime import datetime
 import pytest
 import yaml
 
-from k8s.tests.system import NAMESPACE, NOUNS, OVERLAY, ROOT, SEED, Cluster, Dagster, Registry, wait_until
+from jukebox_orch_tests import CHECKOUT
+from k8s.tests.system import ASSETS, NAMESPACE, OVERLAY, SEED, Cluster, Dagster, Registry, wait_until
 
 
 def test_the_job_of_a_run_tells_success_and_duration_to_kubernetes(cluster: Cluster, trained):
@@ -51,7 +52,7 @@ def test_what_a_step_printed_is_in_dagster_after_its_pod_is_gone(cluster: Cluste
         ... on LogsCapturedEvent { fileKey stepKeys } } } } } }"""
     events = dagster.ask(query, id=run_id)["runOrError"]["eventConnection"]["events"]
     keys = {e["stepKeys"][0]: e["fileKey"] for e in events if e.get("stepKeys")}
-    assert len(keys) == len(NOUNS)
+    assert len(keys) == len(ASSETS)
     logs = """query($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr } }"""
     key = [run_id, "compute_logs", keys["jukebox__trained_model"]]
     captured = dagster.ask(logs, key=key)["capturedLogs"]
@@ -143,7 +144,7 @@ def test_delete_leaves_the_volumes_and_apply_finds_the_history(
     cluster: Cluster, dagster: Dagster, registry: Registry, trained
 ):
     aliases = registry.aliases("jukebox")
-    subprocess.run([str(ROOT / "k8s/delete"), OVERLAY], check=True)
+    subprocess.run([str(CHECKOUT / "k8s/delete"), OVERLAY], check=True)
     assert {o["kind"] for o in _ours(cluster)} == {"PersistentVolumeClaim"}
     assert cluster.get("namespace", NAMESPACE)["status"]["phase"] == "Active"
     cluster.run("apply", "-k", OVERLAY)

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from k8s.tests.system import (
+    ASSETS,
     NAMESPACE,
-    NOUNS,
     SEED,
     Cluster,
     Dagster,
@@ -22,7 +22,7 @@ from k8s.tests.system import (
 def test_every_step_had_its_own_pod_with_labels_that_say_whose(cluster: Cluster, trained):
     run_id, _ = trained
     steps = cluster.steps(run_id)
-    assert set(steps) == set(NOUNS)
+    assert set(steps) == set(ASSETS)
     assert {len(pods) for pods in steps.values()} == {1}
     for pods in steps.values():
         labels = pods[0]["metadata"]["labels"]
@@ -32,12 +32,12 @@ def test_every_step_had_its_own_pod_with_labels_that_say_whose(cluster: Cluster,
 
 
 def test_a_step_pod_has_no_token_and_its_own_account_and_resources(cluster: Cluster, trained):
-    for noun, (pod, *_) in cluster.steps(trained[0]).items():
+    for asset, (pod, *_) in cluster.steps(trained[0]).items():
         spec = pod["spec"]
         assert spec["serviceAccountName"] == "jukebox-step"
         assert spec["automountServiceAccountToken"] is False
         mounts = spec["containers"][0]["volumeMounts"]
-        assert not [m for m in mounts if "serviceaccount" in m["mountPath"]], noun
+        assert not [m for m in mounts if "serviceaccount" in m["mountPath"]], asset
         assert spec["containers"][0]["resources"]["limits"]["memory"]
         assert spec["containers"][0]["image"].split("/")[-1].startswith("jukebox-step:")
 

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 
 from jukebox_orch.projects.jukebox.sample import generate
+from jukebox_orch_tests import CHECKOUT
 from k8s.tests.system import (
     NAMESPACE,
     OVERLAY,
-    ROOT,
     SEED,
     Cluster,
     Dagster,
@@ -190,8 +190,8 @@ def git_server(cluster: Cluster) -> Iterator[str]:
 @pytest.fixture
 def rolled_to_release(cluster: Cluster, dagster: Dagster, tmp_path: Path) -> Iterator[Any]:
     """Rolls the system to the images of the release, as a GitOps commit does; and back at the end."""
-    base = os.path.relpath(ROOT / OVERLAY, tmp_path)
-    shutil.copy(ROOT / "k8s/overlays/local/images.yaml", tmp_path)
+    base = os.path.relpath(CHECKOUT / OVERLAY, tmp_path)
+    shutil.copy(CHECKOUT / "k8s/overlays/local/images.yaml", tmp_path)
     names = ("orchestrator", "step")
     images = [{"name": f"localhost/jukebox-{name}", "newTag": "release"} for name in names]
     (tmp_path / "kustomization.yaml").write_text(
@@ -213,7 +213,7 @@ def test_a_pushed_tag_waits_for_the_roll_out_of_its_image_and_trains_with_its_co
     clone, tag = tmp_path / "clone", f"v2.0.{SEED}"
     _looked_again(dagster, "jukebox_git_tags")
     commit = subprocess.run(
-        [str(ROOT / "k8s/tests/images/release-commit"), str(clone)],
+        [str(CHECKOUT / "k8s/tests/images/release-commit"), str(clone)],
         capture_output=True,
         text=True,
         check=True,

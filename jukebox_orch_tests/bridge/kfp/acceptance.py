@@ -26,14 +26,14 @@ from jukebox_orch_tests.bridge.kfp.metadata import Metadata, forwarded
 from jukebox_orch_tests.bridge.kfp.site import (
     CHARTS,
     Site,
-    eventually,
     executor_input,
     expect,
     main_container,
 )
 from jukebox_orch_tests.bridge.kfp.timing import time_split
-from jukebox_orch_tests.support.charts import write_charts
 from jukebox_orch_tests.support.dagster_runs import failed_gate, materializations
+from jukebox_orch_tests.support.jukebox_files import write_charts
+from jukebox_orch_tests.support.waiting import wait_until
 from kfp_bridge.pipeline_graph import METRICS, REPORT, REPORT_HTML
 from kfp_bridge.pipeline_spec import PipelineSpec, read_pipeline_spec
 from kfp_bridge.running.reports import scalar_metrics
@@ -212,9 +212,11 @@ def killed(site: Site, path: Path) -> str:
     from kubernetes.stream import stream
 
     run = site.start(path, "killed", {"seconds": 45.0})
-    pod = eventually(
+    pod = wait_until(
         lambda: next((p for p in site.pods_of(run.run_id, "greeted") if p.status.phase == "Running"), None),
-        "no pod of the step runs",
+        300,
+        "a pod of the step to run",
+        every=2,
     )
     time.sleep(20)  # the step sleeps for 45 s after its imports
     stream(
@@ -261,9 +263,11 @@ def recurring(site: Site, path: Path) -> str:
     expect(len(listed) == 1, f"there are {len(listed)} recurring runs")
     mine = listed[0].recurring_run_id
     try:
-        fired = eventually(
+        fired = wait_until(
             lambda: [run for run in site.api.runs_of(spec.name) if run.recurring_run_id == mine],
-            "no run was started",
+            300,
+            "the recurring run to start a run",
+            every=2,
         )
     finally:
         site.api.recurring_runs.recurring_run_service_delete_recurring_run(mine)

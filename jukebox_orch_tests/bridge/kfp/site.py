@@ -4,9 +4,8 @@ import base64
 import json
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,16 +159,6 @@ def executor_input(pod: Any) -> dict[str, Any]:
 def main_container(pod: Any) -> Any:
     """The container that runs the step."""
     return next(container for container in pod.spec.containers if container.name == "main")
-
-
-def eventually(look: Callable[[], Any], otherwise: str, timeout: float = 300) -> Any:
-    """What `look` finds in the end."""
-    end = time.monotonic() + timeout
-    while time.monotonic() < end:
-        if found := look():
-            return found
-        time.sleep(2)
-    raise AssertionError(f"{otherwise} after {timeout:.0f} s")
 
 
 def expect(holds: bool, otherwise: str) -> None:
