@@ -11,9 +11,9 @@ import dagster as dg
 import pytest
 import yaml
 
-from jukebox_orch_tests import CHECKOUT
 from jukebox_orch_tests.support.dagster_runs import failed_gate, materializations
 from jukebox_orch_tests.support.documented import typed
+from jukebox_orch_tests.support.installed import build_wheel, new_environment
 from jukebox_orch_tests.support.jukebox_files import write_charts
 from kfp_bridge.records import parse_record
 
@@ -86,17 +86,8 @@ def documented(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Installation:
     """A new environment with the wheel and what it declares, in the locked versions; nothing of this checkout."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    uv = [sys.executable, "-m", "uv"]
-    for command in (
-        [*uv, "build", "-q", "--wheel", "--out-dir", str(folder), str(CHECKOUT)],
-        [*uv, "venv", "-q", "--python", sys.executable, str(folder / "env")],
-    ):
-        subprocess.run(command, check=True)
-    (wheel,) = folder.glob("*.whl")
-    wanted = f"jukebox-orchestrator[training,kfp] @ {wheel.as_uri()}"
-    install = [*uv, "pip", "install", "-q", "--python", str(folder / "env"), wanted]
-    subprocess.run([*install, "--constraint", str(CHECKOUT / "requirements.lock")], check=True)
-    installed = Installation(folder / "env" / "bin")
+    wheel = build_wheel(folder)
+    installed = Installation(new_environment(folder / "env", wheel, ["training", "kfp"]))
     place = installed.does(["python", "-c", "import kfp_bridge; print(kfp_bridge.__file__)"], folder)
     assert place.startswith(str(folder / "env"))
     return installed

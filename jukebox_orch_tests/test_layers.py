@@ -1,0 +1,94 @@
+"""The layer rule stops a line that goes to the wrong place, and tests of pure code load nothing heavy."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jukebox_orch_tests import CHECKOUT
+
+PACKAGES = ("jukebox_orch", "kfp_bridge")
+MISTAKES = {
+    "a loose module": ("jukebox_orch/helpers.py", "", "Floors of jukebox_orch"),
+    "a loose module of the bridge": ("kfp_bridge/helpers.py", "", "Floors of kfp_bridge"),
+    "an import upwards": (
+        "jukebox_orch/ml/drift.py",
+        "from jukebox_orch.registry import versions",
+        "Floors of jukebox_orch",
+    ),
+    "a type-only import upwards": (
+        "jukebox_orch/contract/tasks.py",
+        "if TYPE_CHECKING:\n    from jukebox_orch.ml.artifacts import Report",
+        "Floors of jukebox_orch",
+    ),
+    "a circle": (
+        "jukebox_orch/contract/settings.py",
+        "def later():\n    from jukebox_orch.contract import project",
+        "No circles",
+    ),
+    "the bridge knows the product": ("kfp_bridge/names.py", "import jukebox_orch", "do not know each other"),
+    "a plugin knows Dagster": ("jukebox_orch/projects/jukebox/rules.py", "import dagster", "neither Dagster"),
+    "a decision with a clock": ("jukebox_orch/sensors/decisions.py", "import time", "Decisions of sensors"),
+    "a trigger knows another": (
+        "jukebox_orch/sensors/git_tags/remote.py",
+        "from jukebox_orch.sensors.new_data import decision",
+        "Triggers do not know",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of both packages with the contracts of this checkout."""
+    folder = tmp_path_factory.mktemp("sources")
+    for package in PACKAGES:
+        shutil.copytree(CHECKOUT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CHECKOUT / "pyproject.toml", folder)
+    return folder
+
+
+def lint(sources: Path) -> subprocess.CompletedProcess[str]:
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-logo", "--no-cache"]
+    return subprocess.run(
+        command, cwd=sources, env={"PYTHONPATH": str(sources)}, capture_output=True, text=True, check=False
+    )
+
+
+def test_layer_rule_holds(sources: Path) -> None:
+    done = lint(sources)
+    assert done.returncode == 0, done.stdout
+    assert "0 broken" in done.stdout
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_layer_rule_stops_a_misplaced_line(mistake: str, sources: Path) -> None:
+    name, line, contract = MISTAKES[mistake]
+    path = sources / name
+    before = path.read_text() if path.exists() else None
+    path.write_text(f"{before or ''}\n{line}\n")
+    try:
+        done = lint(sources)
+    finally:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_text(before)
+    assert done.returncode == 1
+    broken = [found for found in done.stdout.splitlines() if found.endswith("BROKEN")]
+    assert [found for found in broken if contract in found], done.stdout
+
+
+def test_collecting_pure_tests_loads_no_framework() -> None:
+    code = (
+        "import sys, pytest\n"
+        "assert pytest.main(['-q', '--collect-only', '-p', 'no:cacheprovider', "
+        "'jukebox_orch_tests/contract', 'jukebox_orch_tests/sensors/test_new_data.py']) == 0\n"
+        "print(sorted({'mlflow', 'tensorflow', 'keras', 'onnxruntime'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
