@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import re
 import struct
 import tarfile
@@ -105,6 +106,48 @@ def test_archive_cut_between_two_members(tmp_path: Path) -> None:
     refused(path, "no end mark")
 
 
+def test_damaged_header_between_two_members(tmp_path: Path) -> None:
+    """Reading must not end there as if the other members had never been."""
+    path = write_tar(tmp_path / "cifar.tar", cifar_members(10))
+    with tarfile.open(path) as tar:
+        start = tar.getmember("cifar-10-batches-bin/data_batch_4.bin").offset
+    content = bytearray(path.read_bytes())
+    content[start + 5] ^= 0xFF
+    path.write_bytes(content)
+    refused(path, "a damaged header")
+
+
+@pytest.mark.parametrize("size", [-4096, 1 << 40, 2**63 - 1])
+def test_member_with_an_impossible_size(size: int, tmp_path: Path) -> None:
+    info = tarfile.TarInfo("c/data_batch_1.bin")
+    info.size = size
+    path = tmp_path / "cifar.tar"
+    path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
+    refused(path, "damaged or truncated: it ends inside of member 'c/data_batch_1.bin'")
+
+
+def pax_header(records: bytes) -> bytes:
+    info = tarfile.TarInfo("pax")
+    info.type, info.size = tarfile.XHDTYPE, len(records)
+    return info.tobuf(tarfile.USTAR_FORMAT) + records + bytes(-len(records) % 512)
+
+
+HEADERS: dict[str, Callable[[], bytes]] = {
+    "many members": lambda: b"".join(
+        tar_member(str(i), type=tarfile.DIRTYPE)[0].tobuf(tarfile.USTAR_FORMAT) for i in range(1000)
+    ),
+    "a long one": lambda: pax_header(b"".join(b"13 k%05d=abc\n" % i for i in range(10_000))),
+    "one inside the other": lambda: pax_header(b"") * 10_000,
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_headers_cost_bounded_memory(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "cifar.tar"
+    path.write_bytes(HEADERS[case]() + bytes(10240))
+    refused(path, "its headers have more than 65536 bytes")
+
+
 def test_flipped_bytes_in_an_archive(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "cifar.tar.gz", cifar_members(10))
     content = bytearray(path.read_bytes())
@@ -143,9 +186,9 @@ def test_decompression_bomb(where: str, tmp_path: Path) -> None:
     refused(path, "unpacks to more than 512 MiB")
 
 
-def npz_bytes(**members: bytes) -> bytes:
+def npz_bytes(compression: int = zipfile.ZIP_DEFLATED, /, **members: bytes) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w", compression) as archive:
         for name, data in members.items():
             archive.writestr(f"{name}.npy", data)
     return stream.getvalue()
@@ -167,11 +210,11 @@ BAD_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     "no labels": (lambda: npz_bytes(images=npy(IMAGES)), "array 'labels' is missing"),
     "pickled labels": (
         lambda: npz_bytes(images=npy(IMAGES), labels=npy(np.array([{}] * 8, object))),
-        r"array 'labels' holds Python objects \(pickle\)",
+        "array 'labels' cannot be read: .*Python objects",
     ),
     "pickled images": (
         lambda: npz_bytes(images=npy(np.array([None] * 8, object)), labels=npy(LABELS)),
-        "array 'images' holds Python objects",
+        "array 'images' cannot be read: .*Python objects",
     ),
     "float images": (
         lambda: npz_bytes(images=npy(IMAGES / 255), labels=npy(LABELS)),
@@ -195,9 +238,52 @@ BAD_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "shorter than its header": (
         lambda: npz_bytes(images=npy(IMAGES, keep=9000), labels=npy(LABELS)),
-        "'images' is shorter than its header",
+        "'images' cannot be read: .*mmap length is greater than file size",
     ),
-    "no header": (lambda: npz_bytes(images=b"abc", labels=npy(LABELS)), "'images' is damaged"),
+    "no header": (
+        lambda: npz_bytes(images=b"abc", labels=npy(LABELS)),
+        "'images' cannot be read: .*magic string",
+    ),
+    "damaged header": (
+        lambda: npz_bytes(images=npy(IMAGES).replace(b"(8,", b"(8("), labels=npy(LABELS)),
+        "'images' cannot be read",
+    ),
+    "huge shape": (
+        lambda: npz_bytes(images=npy(IMAGES).replace(b"(8, 32", b"(99999"), labels=npy(LABELS)),
+        "'images' cannot be read: .*mmap length",
+    ),
+    "archive instead of an array": (
+        lambda: npz_bytes(images=npz_bytes(images=npy(IMAGES)), labels=npy(LABELS)),
+        "'images' cannot be read: .*magic string",
+    ),
+    "pickle instead of an array": (
+        lambda: npz_bytes(images=pickle.dumps([1, 2, 3]), labels=npy(LABELS)),
+        "'images' cannot be read: .*magic string",
+    ),
+    "another compression": (
+        lambda: npz_bytes(zipfile.ZIP_LZMA, images=npy(IMAGES), labels=npy(LABELS)),
+        "'images.npy' is damaged, or not written by np.savez",
+    ),
+    "array twice": (
+        lambda: (
+            npz_bytes(images=npy(IMAGES), label1=npy(LABELS), label2=npy(LABELS))
+            .replace(b"label1", b"labels")
+            .replace(b"label2", b"labels")
+        ),
+        "array 'labels' occurs twice",
+    ),
+    "class names that are not text": (
+        lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS), classes=npy(np.array(["\ud800", "b"]))),
+        "array 'classes' is not text",
+    ),
+    "class names that are numbers": (
+        lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS), classes=npy(np.arange(2))),
+        "'classes' is int64 .*; needed is a list of strings",
+    ),
+    "test marks that are numbers": (
+        lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS), test=npy(LABELS)),
+        "'test' is int64 .*; needed is bool",
+    ),
     "huge label": (
         lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS * 2**40)),
         "label 1099511627776 without array 'classes'",
@@ -220,7 +306,23 @@ def test_flipped_byte_in_a_numpy_archive(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[2000] ^= 0xFF
     path.write_bytes(content)
-    refused(path, "'images' is damaged: Bad CRC")
+    refused(path, "'images' cannot be read: .*Bad CRC")
+
+
+class CodeInAPickle:
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.proof),)
+
+
+@pytest.mark.parametrize("name", ["images", "labels", "classes", "test"])
+def test_code_in_a_numpy_archive_does_not_run(name: str, tmp_path: Path) -> None:
+    objects = np.array([CodeInAPickle(tmp_path / "proof")] * 8, object)
+    np.savez(tmp_path / "a.npz", **{"images": IMAGES, "labels": LABELS, name: objects})  # pyright: ignore[reportArgumentType]
+    refused(tmp_path / "a.npz", f"array '{name}' cannot be read: .*Python objects")
+    assert not (tmp_path / "proof").exists()
 
 
 def save(path: Path, image: Image.Image) -> None:
@@ -285,6 +387,20 @@ def test_all_bad_files_are_named_at_once_and_the_rest_counted(tmp_path: Path) ->
 def test_empty_class_folder(tmp_path: Path) -> None:
     (write_folder(tmp_path) / "bird").mkdir()
     refused(tmp_path, "bird: class folder without an image")
+
+
+def test_class_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fsspec.implementations.local import LocalFileSystem
+
+    listed = LocalFileSystem.ls
+
+    def ls(self: LocalFileSystem, path: str, detail: bool = False) -> object:
+        if path.endswith("/cat"):
+            raise PermissionError(path)
+        return listed(self, path, detail)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", ls)
+    refused(write_folder(tmp_path), "/cat: access denied")
 
 
 def test_image_beside_the_class_folders(tmp_path: Path) -> None:

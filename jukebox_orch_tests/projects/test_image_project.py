@@ -250,4 +250,4 @@ def test_streaming_from_disk_trains_the_same_model(tmp_path: Path, monkeypatch: 
         )
     for in_memory, streamed in zip(*(model.keras_model.get_weights() for model in models), strict=True):
         np.testing.assert_array_equal(in_memory, streamed)
-    assert models[0].training.validation == models[1].training.validation
+    assert models[0].report.validation == models[1].report.validation

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jukebox_orch.projects.image_processor import ImageProcessor
-from jukebox_orch_tests.support.deployment import Workplace, failures, made
+from jukebox_orch_tests.support.deployment import Deployment, failures, made
 from jukebox_orch_tests.support.image_files import (
     CLASSES,
     cifar_members,
@@ -32,26 +32,26 @@ def colored_cifar(path: Path) -> Path:
     return write_tar(path, members)
 
 
-def test_a_cifar_archive_becomes_a_registered_model_with_a_report_of_its_mistakes(workplace: Workplace):
-    archive = colored_cifar(workplace.folder / "cifar-10-binary.tar.gz")
-    result = workplace.run(
+def test_a_cifar_archive_becomes_a_registered_model_with_a_report_of_its_mistakes(deployment: Deployment):
+    archive = colored_cifar(deployment.folder / "cifar-10-binary.tar.gz")
+    result = deployment.run(
         project=ImageProcessor(),
         source={"location": str(archive)},
         hyperparameters={"epochs": 8, "learning_rate": 0.003},
         gates={"metric_floor": 0.3},
     )
     assert result.success, failures(result)
-    report = workplace.value("image_processor/evaluation")
+    report = deployment.value("image_processor/evaluation")
     assert report.test.rows == 100  # the published test batch
     assert [row["label"] for row in report.details["per_class"]] == CLASSES
     matrix = np.array(report.details["confusion_matrix"]["matrix"])
     assert matrix.sum(axis=1).tolist() == [10] * 10
     assert np.trace(matrix) / 100 == pytest.approx(report.test.metrics["accuracy"])
-    shown = workplace.metadata("image_processor/evaluation")
+    shown = deployment.metadata("image_processor/evaluation")
     for picture in ("mistakes", "confusion matrix plot"):
         assert str(shown[picture]).startswith(f"![{picture}](data:image/png;base64,")
     assert report.baselines[0].metrics["accuracy"] == pytest.approx(0.1)
-    assert workplace.aliases("image_processor") == {"challenger": "1", "champion": "1", "staging": "1"}
+    assert deployment.aliases("image_processor") == {"challenger": "1", "champion": "1", "staging": "1"}
 
 
 def hostile_archive(folder: Path) -> Path:
@@ -94,14 +94,14 @@ def one_class(folder: Path) -> Path:
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_nothing_is_trained_or_registered_from(
-    source: Callable[[Path], Path], message: str, last: list[str], workplace: Workplace
+    source: Callable[[Path], Path], message: str, last: list[str], deployment: Deployment
 ):
-    location = source(workplace.folder)
-    result = workplace.run(project=ImageProcessor(), source={"location": str(location)})
+    location = source(deployment.folder)
+    result = deployment.run(project=ImageProcessor(), source={"location": str(location)})
     assert not result.success
     told = failures(result) + "".join(e.description or "" for e in result.get_asset_check_evaluations())
     assert message in told
     assert location.name in told
     assert not {"trained_model", "registered_model"} & set(made(result))
     assert made(result)[:1] == last
-    assert workplace.versions("image_processor") == []
+    assert deployment.versions("image_processor") == []

@@ -76,7 +76,7 @@ class TestCifar:
     def test_the_digest_is_verified(self, cifar: Path) -> None:
         digest = hashlib.sha256(cifar.read_bytes()).hexdigest()
         assert len(load(files=[SourceFile(url=str(cifar), sha256=digest)])["images"]) == 300
-        with pytest.raises(InputError, match=f"{cifar.name}: has sha256 {digest}, but 0000"):
+        with pytest.raises(InputError, match=f"{cifar.name}: has sha256 {digest}, expected 0000"):
             load(files=[SourceFile(url=str(cifar), sha256="0" * 64)])
 
 

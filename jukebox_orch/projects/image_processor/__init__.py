@@ -95,7 +95,7 @@ class ImageProcessor(ModelProject):
     limitations = (
         "Knows only the classes it was trained on and always answers with one of them. The embedded sample is "
         "scikit-learn's handwritten digits, enlarged from 8 x 8 grey to 32 x 32 RGB: it shows that the graph "
-        "works and is no model of photographs."
+        "works and is not a model of photographs."
     )
     owners = ("team:image_processor",)
     task = Classification()
@@ -197,7 +197,7 @@ class ImageProcessor(ModelProject):
         return tf.gather(tf.gather(padded, rows, axis=1, batch_dims=1), columns, axis=2, batch_dims=1)
 
     @override
-    def monitored(self, dataset: Dataset) -> pd.DataFrame:
+    def drift_table(self, dataset: Dataset) -> pd.DataFrame:
         """Label, brightness, contrast and mean of each colour per image."""
         from jukebox_orch.projects.image_processor.splits import color_statistics
 

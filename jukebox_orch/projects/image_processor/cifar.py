@@ -1,132 +1,135 @@
 """The binary version of CIFAR-10: a tar archive of batches, each image 1 label byte and 3 x 1024 colour bytes.
 
-Format: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version". Nothing is extracted to disk: members
-are read in passing and only those that the format knows.
+Format: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version". No member is written under its name:
+the known ones are mapped from an unnamed temporary file, the others are refused.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import tarfile
+import tempfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import IO, cast
+from typing import IO
 
 import numpy as np
+from typing_extensions import override
 
 from jukebox_orch.contract import InputError
+from jukebox_orch.projects.image_processor.batches import Batch
 
 _RECORD = 1 + 3 * 32 * 32
-# The published archive unpacks to 185 MB. More than this is something else, or an attack.
+# The published archive unpacks to 185 MB; its headers take 4 KB, its class names 88 bytes.
 _UNPACKED_LIMIT = 512 << 20
-_BATCH = re.compile(r"data_batch_\d+\.bin|test_batch\.bin")
-_META = "batches.meta.txt"
+_TEXT_LIMIT = 64 << 10
+_CLASSES = "batches.meta.txt"
+_KNOWN = re.compile(r"data_batch_\d+\.bin|test_batch\.bin|batches\.meta\.txt|readme\.html")
 _PYTHON = re.compile(r"data_batch_\d+|test_batch|batches\.meta|.*\.(pkl|pickle)")
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One batch: `images` uint8 (n, 32, 32, 3), `labels` int64 (n,), `test`: the published test batch."""
-
-    name: str
-    images: np.ndarray
-    labels: np.ndarray
-    test: bool
-
-
-def read_cifar(url: str, archive: IO[bytes]) -> tuple[list[str], list[Batch]]:
+def read_cifar(where: str, archive: IO[bytes]) -> tuple[list[str], list[Batch]]:
     """Class names and batches of a `.tar` or `.tar.gz`.
 
     Raises:
         InputError: the archive is damaged, hostile, the pickled python version, or not CIFAR-10.
     """
-    classes: list[str] = []
-    batches: list[Batch] = []
     try:
-        for name, data in _members(url, archive):
-            if name == _META:
-                classes = data.decode().split()
-            else:
-                batches.append(_batch(f"{url}: {name}", name, data))
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, UnicodeDecodeError) as error:
-        raise InputError(f"{url}: the archive is damaged or truncated: {error}") from error
+        with tempfile.TemporaryFile() as unpacked:
+            _unpack(where, archive, unpacked)
+            members = _members(where, unpacked)
+        # A label is a byte: this much text names every class.
+        classes = members.pop(_CLASSES, np.empty(0, np.uint8))[:_TEXT_LIMIT].tobytes().decode().split()
+    except InputError:
+        raise
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
+        raise InputError(
+            f"{where}: the archive is damaged or truncated: {error}; download it again"
+        ) from error
     if not classes:
-        raise InputError(f"{url}: {_META} with the class names is missing")
-    if all(batch.test for batch in batches):
-        raise InputError(f"{url}: there is no data_batch_N.bin with images to learn from")
-    return classes, sorted(batches, key=lambda batch: batch.name)
+        raise InputError(f"{where}: {_CLASSES} with the class names is missing or empty")
+    members.pop("readme.html", None)
+    batches = [_batch(f"{where}: {name}", members[name]) for name in sorted(members)]
+    if all(batch.test.all() for batch in batches):
+        raise InputError(f"{where}: there is no data_batch_N.bin with images to learn from")
+    return classes, batches
 
 
-def _members(url: str, archive: IO[bytes]) -> Iterator[tuple[str, bytes]]:
-    """Name and content of the members that the format knows; the rest is refused before it is read."""
+def _unpack(where: str, archive: IO[bytes], unpacked: IO[bytes]) -> None:
+    """Copy the tar archive to the end, where gzip has its checksum."""
     compressed = archive.read(2) == b"\x1f\x8b"
     archive.seek(0)
-    plain = gzip.GzipFile(fileobj=archive) if compressed else archive
-    seen: set[str] = set()
-    stream = _Limited(url, plain)
-    with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|") as tar:
+    stream = gzip.GzipFile(fileobj=archive) if compressed else archive
+    while block := stream.read(1 << 20):
+        unpacked.write(block)
+        if unpacked.tell() > _UNPACKED_LIMIT:
+            raise InputError(
+                f"{where}: unpacks to more than {_UNPACKED_LIMIT >> 20} MiB: not CIFAR-10, or a "
+                "decompression bomb"
+            )
+
+
+def _members(where: str, unpacked: IO[bytes]) -> dict[str, np.ndarray]:
+    """The bytes of each member by its file name, mapped from `unpacked`."""
+    content = np.memmap(unpacked, np.uint8, "r")
+    unpacked.seek(0)
+    known: dict[str, np.ndarray] = {}
+    with tarfile.open(fileobj=_Headers(unpacked.fileno(), closefd=False), mode="r:") as tar:
         for member in tar:
             path = PurePosixPath(member.name)
-            if path.is_absolute() or ".." in path.parts:
-                raise InputError(f"{url}: member {member.name!r} points outside of the archive: refused")
             if _PYTHON.fullmatch(path.name):
                 raise InputError(
-                    f"{url}: member {member.name!r} belongs to the python version of CIFAR-10, which is pickle: "
+                    f"{where}: member {member.name!r} belongs to the python version of CIFAR-10, which is pickle: "
                     "reading it would run code from the file. Use the binary version, cifar-10-binary.tar.gz"
                 )
             if member.isdir():
                 continue
-            if not member.isreg() or member.issparse():
-                raise InputError(f"{url}: member {member.name!r} is a link, device or sparse file: refused")
-            if path.name == "readme.html":
-                continue
-            if not (_BATCH.fullmatch(path.name) or path.name == _META):
+            outside = path.is_absolute() or ".." in path.parts
+            if outside or not member.isreg() or member.issparse():
                 raise InputError(
-                    f"{url}: member {member.name!r} is not part of CIFAR-10's binary version "
-                    f"(data_batch_N.bin, test_batch.bin, {_META})"
+                    f"{where}: member {member.name!r} is a link, device or sparse file, or "
+                    "points outside of the archive: refused"
                 )
-            if path.name in seen:
-                raise InputError(f"{url}: member {path.name!r} occurs twice")
-            seen.add(path.name)
-            content = tar.extractfile(member)
-            yield path.name, content.read() if content else b""
-    # A tar ends before its gzip stream does: only the rest has the checksum.
-    while stream.read(1 << 20):
-        pass
-    if stream.tail != bytes(len(stream.tail)):
-        raise InputError(f"{url}: the archive is damaged or truncated: it has no end mark")
+            if not _KNOWN.fullmatch(path.name):
+                raise InputError(
+                    f"{where}: member {member.name!r} is not part of CIFAR-10's binary version "
+                    f"(data_batch_N.bin, test_batch.bin, {_CLASSES})"
+                )
+            if path.name in known:
+                raise InputError(f"{where}: member {path.name!r} occurs twice")
+            known[path.name] = content[member.offset_data :][: max(0, member.size)]
+            if len(known[path.name]) != member.size:
+                raise tarfile.ReadError(f"it ends inside of member {member.name!r}")
+        # tarfile takes a damaged header, or the end of the file, for the end of the archive.
+        if content[tar.offset : tar.offset + 1024].tobytes() != bytes(1024):
+            raise tarfile.ReadError("it has a damaged header, or no end mark")
+    return known
 
 
-def _batch(where: str, name: str, data: bytes) -> Batch:
-    if not data or len(data) % _RECORD:
+def _batch(where: str, data: np.ndarray) -> Batch:
+    if not len(data) or len(data) % _RECORD:
         raise InputError(
             f"{where}: has {len(data)} bytes, not a multiple of {_RECORD} (1 label and 32 x 32 x 3 colour bytes)"
         )
-    records = np.frombuffer(data, np.uint8).reshape(-1, _RECORD)
+    records = data.reshape(-1, _RECORD)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Batch(name, images, records[:, 0].astype(np.int64), name == "test_batch.bin")
+    labels = records[:, 0].astype(np.int64)
+    return Batch(where, images, labels, np.full(len(labels), where.endswith("test_batch.bin")))
 
 
-class _Limited:
-    """A stream that ends with an error, not with the machine's memory, when it is a decompression bomb."""
+class _Headers(io.FileIO):
+    """The part of a tar archive that tarfile reads: its headers, 64 KiB at most.
 
-    def __init__(self, url: str, stream: IO[bytes] | gzip.GzipFile) -> None:
-        self._url = url
-        self._stream = stream
-        self._left = _UNPACKED_LIMIT
-        self.tail = b""
-        """The last 1024 bytes read; a tar archive ends with as many zeros."""
+    One bound for their size, number and depth, and for negative sizes, which send tarfile back for ever.
+    """
 
-    def read(self, size: int) -> bytes:
-        data = self._stream.read(min(size, self._left + 1))
-        self._left -= len(data)
-        self.tail = (self.tail + data)[-1024:]
-        if self._left < 0:
-            raise InputError(
-                f"{self._url}: unpacks to more than {_UNPACKED_LIMIT >> 20} MiB: not CIFAR-10, or a "
-                "decompression bomb"
-            )
-        return data
+    _left = _TEXT_LIMIT
+
+    @override
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= self._left:
+            raise tarfile.ReadError(f"its headers have more than {_TEXT_LIMIT} bytes")
+        self._left -= size
+        return super().read(size)

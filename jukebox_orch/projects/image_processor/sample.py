@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from jukebox_orch.contract import Dataset
-from jukebox_orch.projects.image_processor.sources import sample_table
+from jukebox_orch.projects.image_processor.batches import Batch, as_dataset
 
 
 def digits() -> Dataset:
-    """scikit-learn's 1797 digits (8 x 8 grey, 0..16) as 32 x 32 RGB; they are no photographs."""
+    """scikit-learn's 1797 digits (8 x 8 grey, 0..16) as 32 x 32 RGB; they are not photographs."""
     from PIL import Image
     from sklearn.datasets import load_digits
 
@@ -18,11 +17,5 @@ def digits() -> Dataset:
     grey = np.round(small.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     large = [np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in grey]
     images = np.repeat(np.stack(large)[..., None], 3, axis=3)
-    n = len(images)
-    files = np.full(n, "scikit-learn digits", object)
-    samples = sample_table(labels.astype(np.int64), files, np.arange(n), np.zeros(n, bool))
-    return {
-        "images": images,
-        "samples": samples,
-        "classes": pd.DataFrame({"name": [str(d) for d in range(10)]}),
-    }
+    batch = Batch("scikit-learn digits", images, labels.astype(np.int64), np.zeros(len(labels), bool))
+    return as_dataset(images, batch.samples(), map(str, range(10)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any
@@ -19,28 +18,20 @@ from jukebox_orch.contract import (
     read_bytes,
     read_error,
 )
+from jukebox_orch.projects.image_processor.batches import as_dataset
 from jukebox_orch.projects.image_processor.cifar import read_cifar
 from jukebox_orch.projects.image_processor.npz import read_npz
 from jukebox_orch.projects.image_processor.pictures import FILE_LIMIT, decode
 from jukebox_orch.projects.image_processor.spool import Spool
 
-_ARCHIVES = (".tar", ".tar.gz", ".tgz")
+_ARCHIVES = {".npz": read_npz, ".tar": read_cifar, ".tar.gz": read_cifar, ".tgz": read_cifar}
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+# Object stores answer slowly and in parallel; a window of files keeps memory bounded.
+_THREADS, _WINDOW = 8, 1024
 # A person wants all that is wrong at once, but not a million lines.
 _PROBLEMS_SHOWN = 5
 _PROBLEMS_COUNTED = 100
-
-
-def read_files(files: list[SourceFile], convert: bool) -> Dataset:
-    """Read archives, or image files whose folder is their class, in the order given.
-
-    Raises:
-        InputError: a file cannot be read, is of an unknown kind, or the files do not go together.
-    """
-    if all(file.url.lower().endswith(_PICTURES) for file in files):
-        return _read_pictures(files, convert)
-    with Spool() as spool:
-        return _read_archives(files, _Collected(spool))
+_NUMBERED_CLASSES = 10_000
 
 
 def list_files(location: str) -> list[SourceFile]:
@@ -50,174 +41,147 @@ def list_files(location: str) -> list[SourceFile]:
 
     Raises:
         InputError: there is nothing, a class folder is empty, or an entry has no place there (a link, a
-            device, a nested folder, a file of zero bytes or of another kind).
+            device, a nested folder, a file of another kind).
+        OSError: a server or network failed; trying again may help.
     """
     import fsspec
 
     try:
         fs, path = fsspec.url_to_fs(location)
-        info = fs.info(path)
+        kind = fs.info(path)["type"]
     except Exception as error:  # noqa: BLE001 - every file system of fsspec has errors of its own
         # Their texts may show credentials, so they are not chained.
         raise read_error(location, error) from None
-    if info["type"] != "directory":
+    if kind != "directory":
         return [SourceFile(url=location)]
 
     files: list[SourceFile] = []
     problems: list[str] = []
-    folders = 0
-    for entry in _entries(fs, path):
-        url = _url(fs, entry["name"])
-        if entry["type"] == "directory":
-            folders += 1
-            inside = _entries(fs, entry["name"])
-            if not inside:
-                problems.append(f"{display_url(url)}: class folder without an image")
-            for image in inside:
-                _sort_in(_url(fs, image["name"]), image, _PICTURES, files, problems)
-        else:
-            _sort_in(url, entry, (".npz", *_ARCHIVES), files, problems)
-    if folders and any(not f.url.lower().endswith(_PICTURES) for f in files):
+    for entry in _visible_entries(fs, path):
+        is_class = entry["type"] == "directory"
+        inside = _visible_entries(fs, entry["name"]) if is_class else [entry]
+        if not inside:
+            problems.append(f"{display_url(_url(fs, entry['name']))}: class folder without an image")
+        for found in inside:
+            url = _url(fs, found["name"])
+            if problem := _problem_of(found, _PICTURES if is_class else tuple(_ARCHIVES)):
+                problems.append(f"{display_url(url)}: {problem}")
+            else:
+                files.append(SourceFile(url=url))
+    if len(set(map(_is_picture, files))) > 1:
         problems.append(f"{display_url(location)}: has archives and class folders; keep one of them")
     if not files and not problems:
         problems.append(f"{display_url(location)}: the folder is empty")
-    _raise(problems)
+    _refuse_if_any(problems)
     return files
 
 
-def sample_table(labels: np.ndarray, files: np.ndarray, rows: np.ndarray, test: np.ndarray) -> pd.DataFrame:
-    """One line per image: label (index into the classes), file, row in the file, published test image."""
-    frame = pd.DataFrame({"label": labels, "file": files, "row": rows, "test": test})
-    return frame.astype({"file": "category"})
+def read_files(files: list[SourceFile], convert: bool) -> Dataset:
+    """Read archives, or image files whose folder is their class, in the order given.
+
+    Raises:
+        InputError: a file cannot be read, is of an unknown kind, or the files do not go together.
+        OSError: a server or network failed; trying again may help.
+    """
+    return _read_pictures(files, convert) if all(map(_is_picture, files)) else _read_archives(files)
 
 
-def _read_archives(files: list[SourceFile], collected: _Collected) -> Dataset:
-    for file in files:
-        name, where = file.url.lower(), display_url(file.url)
-        if name.endswith(".npz"):
-            with open_verified(file) as stream:
-                npz = read_npz(where, stream)
-                collected.add(where, npz.images, npz.labels, npz.test)
-                collected.name_classes(where, npz.classes)
-        elif name.endswith(_ARCHIVES):
-            with open_verified(file) as stream:
-                classes, batches = read_cifar(where, stream)
+def _read_archives(files: list[SourceFile]) -> Dataset:
+    classes: list[str] = []
+    named_by = ""
+    tables: list[pd.DataFrame] = []
+    with Spool() as spool:
+        for file in files:
+            where = display_url(file.url)
+            read = next((r for kind, r in _ARCHIVES.items() if file.url.lower().endswith(kind)), None)
+            if read is None:
+                kinds = ", ".join((*_ARCHIVES, *_PICTURES))
+                raise InputError(f"{where}: is none of {kinds}; image files and archives cannot be mixed")
+            with open_verified(file) as archive:
+                names, batches = read(where, archive)
+            if named_by and names != classes:
+                raise InputError(f"{where}: has other classes than {named_by}: {names} and {classes}")
+            named_by, classes = where, names
             for batch in batches:
-                test = np.full(len(batch.labels), batch.test)
-                collected.add(f"{where}: {batch.name}", iter([batch.images]), batch.labels, test)
-            collected.name_classes(where, classes)
-        else:
-            kinds = ", ".join((".npz", *_ARCHIVES, *_PICTURES))
-            raise InputError(f"{where}: is none of {kinds}; image files and archives cannot be mixed")
-    return collected.dataset()
+                spool.append(batch.images)
+                tables.append(batch.samples())
+        images = spool.array()
+    samples = pd.concat(tables, ignore_index=True)
+    return as_dataset(images, samples, classes or _numbers_as_names(named_by, samples["label"]))
 
 
 def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
-    classes = sorted({_class_of(file) for file in files})
-    index = {name: i for i, name in enumerate(classes)}
-    labels = np.array([index[_class_of(file)] for file in files], np.int64)
     problems: list[str] = []
 
-    def picture(file: SourceFile) -> np.ndarray | str:
+    def picture_or_problem(file: SourceFile) -> np.ndarray | str:
         try:
             return decode(display_url(file.url), read_bytes(file, FILE_LIMIT), convert)
         except InputError as error:
             return str(error)
 
-    # Threads hide the latency of an object store; a window of files keeps memory bounded.
-    window = 1024
-    with Spool() as spool, ThreadPoolExecutor(8) as pool:
-        for start in range(0, len(files), window):
-            results = list(pool.map(picture, files[start : start + window]))
+    with Spool() as spool, ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(files), _WINDOW):
+            results = list(pool.map(picture_or_problem, files[start : start + _WINDOW]))
             problems += [result for result in results if isinstance(result, str)]
             if len(problems) >= _PROBLEMS_COUNTED:
                 break
-            pictures = [result for result in results if not isinstance(result, str)]
             if not problems:
-                spool.append(np.stack(pictures))
-        _raise(problems)
+                spool.append(np.stack(results))
+        _refuse_if_any(problems)
         images = spool.array()
-    n = len(files)
-    samples = sample_table(
-        labels,
-        np.array([display_url(file.url) for file in files], object),
-        np.zeros(n, int),
-        np.zeros(n, bool),
-    )
-    return {"images": images, "samples": samples, "classes": pd.DataFrame({"name": classes})}
+    folders = [PurePosixPath(file.url).parent.name for file in files]
+    classes = sorted(set(folders))
+    labels = np.searchsorted(classes, folders)
+    names = [display_url(file.url) for file in files]
+    samples = pd.DataFrame({"label": labels, "file": names, "row": 0, "test": False})
+    return as_dataset(images, samples, classes)
 
 
-class _Collected:
-    """Images and labels of several archives that name the same classes."""
-
-    def __init__(self, spool: Spool) -> None:
-        self._spool = spool
-        self._parts: list[pd.DataFrame] = []
-        self._classes: list[str] = []
-        self._named_by = ""
-
-    def add(self, where: str, images: Iterator[np.ndarray], labels: np.ndarray, test: np.ndarray) -> None:
-        for piece in images:
-            self._spool.append(piece)
-        n = len(labels)
-        self._parts.append(sample_table(labels, np.full(n, where, object), np.arange(n), test))
-
-    def name_classes(self, url: str, classes: list[str]) -> None:
-        if self._named_by and classes != self._classes:
-            raise InputError(f"{url}: has other classes than {self._named_by}: {classes} and {self._classes}")
-        self._named_by, self._classes = url, classes
-
-    def dataset(self) -> Dataset:
-        samples = pd.concat(self._parts, ignore_index=True)
-        samples["file"] = samples["file"].astype("category")
-        names = self._classes or self._numbered(samples)
-        return {"images": self._spool.array(), "samples": samples, "classes": pd.DataFrame({"name": names})}
-
-    def _numbered(self, samples: pd.DataFrame) -> list[str]:
-        largest = int(samples["label"].max()) if len(samples) else -1
-        if largest >= 10_000:
-            raise InputError(f"{self._named_by}: label {largest} without array 'classes'; name the classes")
-        return [str(i) for i in range(largest + 1)]
+def _numbers_as_names(where: str, labels: pd.Series) -> list[str]:
+    """A name for each number up to the largest label."""
+    largest = int(labels.max()) if len(labels) else -1
+    if largest >= _NUMBERED_CLASSES:
+        raise InputError(f"{where}: label {largest} without array 'classes'; name the classes")
+    return [str(i) for i in range(largest + 1)]
 
 
-def _entries(fs: Any, path: str) -> list[dict[str, Any]]:
-    """Visible entries of a folder by name; object stores list the folder itself as an entry, left out."""
-    entries = [e for e in fs.ls(path, detail=True) if e["name"].rstrip("/") != path.rstrip("/")]
-    return sorted(
-        (e for e in entries if not PurePosixPath(e["name"]).name.startswith(".")), key=lambda e: e["name"]
-    )
+def _visible_entries(fs: Any, path: str) -> list[dict[str, Any]]:
+    """Entries of a folder by name; object stores list the folder itself as an entry, left out."""
+    try:
+        entries = fs.ls(path, detail=True)
+    except Exception as error:  # noqa: BLE001 - as in list_files
+        raise read_error(_url(fs, path), error) from None
+    shown = [
+        entry
+        for entry in entries
+        if entry["name"].rstrip("/") != path.rstrip("/")
+        and not PurePosixPath(entry["name"]).name.startswith(".")
+    ]
+    return sorted(shown, key=lambda entry: entry["name"])
 
 
-def _sort_in(
-    url: str, entry: dict[str, Any], kinds: tuple[str, ...], files: list[SourceFile], problems: list[str]
-) -> None:
-    """Accept an entry of a folder as a file to read, or say what is wrong with it."""
-    where = display_url(url)
+def _problem_of(entry: dict[str, Any], kinds: tuple[str, ...]) -> str:
+    """Why an entry of a folder cannot be read as one of `kinds`; empty when it can."""
     if entry.get("islink"):
-        problems.append(f"{where}: is a link; only regular files are read")
-    elif entry["type"] == "directory":
-        problems.append(
-            f"{where}: is a folder inside a class folder; images lie directly in their class folder"
-        )
-    elif entry["type"] != "file":
-        problems.append(f"{where}: is not a regular file")
-    elif not url.lower().endswith(kinds):
-        problems.append(f"{where}: is none of {', '.join(kinds)}")
-    elif entry.get("size") == 0:
-        problems.append(f"{where}: has zero bytes")
-    else:
-        files.append(SourceFile(url=url))
+        return "is a link; only regular files are read"
+    if entry["type"] == "directory":
+        return "is a folder inside a class folder; images lie directly in their class folder"
+    if entry["type"] != "file":
+        return "is not a regular file"
+    if not entry["name"].lower().endswith(kinds):
+        return f"is none of {', '.join(kinds)}"
+    return ""
 
 
 def _url(fs: Any, name: str) -> str:
     return name if fs.protocol[0] == "file" else fs.unstrip_protocol(name)
 
 
-def _class_of(file: SourceFile) -> str:
-    return PurePosixPath(file.url).parent.name
+def _is_picture(file: SourceFile) -> bool:
+    return file.url.lower().endswith(_PICTURES)
 
 
-def _raise(problems: list[str]) -> None:
+def _refuse_if_any(problems: list[str]) -> None:
     if problems:
         more = len(problems) - _PROBLEMS_SHOWN
         rest = [f"and {more} more"] if more > 0 else []

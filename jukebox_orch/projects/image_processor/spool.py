@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from jukebox_orch.contract.memmap import release_pages
+from jukebox_orch.contract.memmap import iter_chunks, release_pages
 
 SHAPE = (32, 32, 3)
 """Height, width, channels (red, green, blue) of every image."""
@@ -24,7 +24,6 @@ class Spool:
 
     def __init__(self) -> None:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by __exit__
-        self._rows = 0
 
     def __enter__(self) -> Self:
         return self
@@ -33,22 +32,22 @@ class Spool:
         self._file.close()
 
     def append(self, images: np.ndarray) -> None:
-        """Add `images`, uint8 (n, 32, 32, 3)."""
-        self._file.write(np.ascontiguousarray(images, dtype=np.uint8).data)
-        self._rows += len(images)
+        """Add `images`, uint8 (n, 32, 32, 3); pages of a mapped array are released on the way."""
+        for _, chunk in iter_chunks(images, CHUNK):
+            self._file.write(np.ascontiguousarray(chunk, dtype=np.uint8).data)
 
     def array(self) -> np.ndarray:
         """All images as one read-only array, uint8 (n, 32, 32, 3), mapped from the file; outlives the spool."""
-        if not self._rows:
+        if not self._file.tell():
             return np.empty((0, *SHAPE), np.uint8)
         self._file.flush()
-        return np.memmap(self._file, np.uint8, "r", shape=(self._rows, *SHAPE))
+        return np.memmap(self._file, np.uint8, "r").reshape(-1, *SHAPE)
 
 
 def select(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     """The images at `rows`, spooled: uint8 (len(rows), 32, 32, 3)."""
     with Spool() as spool:
-        for start in range(0, len(rows), CHUNK):
-            spool.append(images[rows[start : start + CHUNK]])
+        for _, chunk in iter_chunks(rows, CHUNK):
+            spool.append(images[chunk])
             release_pages(images)
         return spool.array()
