@@ -23,6 +23,7 @@ from kfp_bridge.running.local import executor_input, pipeline_values, task_comma
 
 FOLDER = "kfp-steps"
 IMAGE = "localhost/jukebox-step:dev"
+TEST_IMAGE = "localhost/jukebox-step-test:dev"  # has the graphs of the tests
 LABEL = {"jukebox/test": "kfp-steps"}
 SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 QUICK = {"epochs": 3, "metric_floor": 0.1}
@@ -86,8 +87,8 @@ def steps(cluster: Cluster, volumes: Volumes, tmp_path: Path) -> Iterator[Steps]
     volumes.sh(f"rm -rf /data/artifacts/{FOLDER}")
 
 
-def exported(folder: Path, *options: str) -> PipelineSpec:
-    command = [sys.executable, "-m", "kfp_bridge.cli", "export", *options, "--image", IMAGE]
+def exported(folder: Path, *options: str, image: str = IMAGE) -> PipelineSpec:
+    command = [sys.executable, "-m", "kfp_bridge.cli", "export", *options, "--image", image]
     subprocess.run([*command, "-o", str(folder / "pipeline.yaml")], check=True)
     return read_pipeline_spec(folder / "pipeline.yaml")
 
@@ -121,7 +122,7 @@ def test_a_failed_gate_ends_its_pod_with_its_message_as_the_last_line(steps: Ste
 
 
 def test_each_step_of_a_graph_that_is_not_ours_is_a_pod(steps: Steps, tmp_path: Path):
-    spec = exported(tmp_path, "-m", "jukebox_orch_tests.bridge.graphs", "-a", "zoo")
+    spec = exported(tmp_path, "-m", "jukebox_orch_tests.bridge.graphs", "-a", "zoo", image=TEST_IMAGE)
     for task in task_order(spec):
         assert exit_code(steps.run(spec, task, {"factor": 5})) == 0, steps.cluster.run("logs", task).stdout
     assert json.loads((steps.root / "scaled" / "scaled").read_text()) == [10]
