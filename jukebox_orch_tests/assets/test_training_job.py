@@ -98,10 +98,10 @@ def test_nothing_trains_on_data_that_failed_validation(deployment: Deployment):
 
 
 def test_nothing_is_registered_below_the_metric_floor(again: Deployment):
-    result = again.execute("blobs_training", {**SMALL, "version": "2", "gates": {"metric_floor": 1.1}})
-    assert result.returncode == 1
-    assert "registered_model" not in materialized(again)
-    assert "evaluation" in materialized(again)
+    result = again.run(**SMALL | {"version": "2", "gates": {"metric_floor": 1.1}})
+    assert not result.success
+    assert "registered_model" not in made(result)
+    assert "evaluation" in made(result)
     assert again.versions() == [1]
     assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
 
@@ -140,36 +140,42 @@ def test_bad_input_fails_its_step_once_and_says_what_to_do(deployment: Deploymen
     assert not [e for e in result.all_events if e.is_step_up_for_retry]
 
 
-def test_every_step_in_a_fresh_process_gives_the_same_file_as_one_process(finished, deployment: Deployment):
-    result = deployment.execute(
+@pytest.fixture(scope="module")
+def in_processes(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Deployment]:
+    """A run with a process for each step, of which the first one for the features was killed."""
+    folder = tmp_path_factory.mktemp("processes")
+    shutil.copy(migrated, folder / "mlflow.db")
+    place = Deployment(folder)
+    result = place.execute(
         "blobs_training",
-        {**SMALL, "version": "1.0.0"} | {"seed": 42},
+        {**SMALL, "version": "1.0.0", "seed": 42},
         JUKEBOX_ORCH_EXECUTOR="multiprocess",
         OPENBLAS_NUM_THREADS="1",
+        DIE_IN="jukebox_orch.assets.features:check_results",
+        DIE_ONCE=str(folder / "died"),
     )
     assert result.returncode == 0, result.stderr[-3_000:]
-    pids = {event.pid for event in deployment.events(dg.DagsterEventType.STEP_SUCCESS)}
+    yield place
+    place.instance.dispose()
+
+
+def test_steps_in_processes_make_the_files_of_one_process(finished, in_processes: Deployment):
+    pids = {event.pid for event in in_processes.events(dg.DagsterEventType.STEP_SUCCESS)}
     assert len(pids) == len(ASSETS)
     for asset in ("dataset", "features", "trained_model", "evaluation"):
-        assert deployment.version(f"blobs/{asset}") == finished[0].version(f"blobs/{asset}"), asset
-    (here,) = [deployment.metadata("blobs/onnx_model")["onnx_sha256"]]
-    assert here == finished[0].metadata("blobs/onnx_model")["onnx_sha256"]
-    assert deployment.aliases()["champion"] == "1"
+        assert in_processes.version(f"blobs/{asset}") == finished[0].version(f"blobs/{asset}"), asset
+    onnx_sha256 = in_processes.metadata("blobs/onnx_model")["onnx_sha256"]
+    assert onnx_sha256 == finished[0].metadata("blobs/onnx_model")["onnx_sha256"]
+    assert in_processes.aliases()["champion"] == "1"
 
 
-def test_a_step_whose_process_is_killed_once_is_tried_again(deployment: Deployment):
-    result = deployment.execute(
-        "blobs_data",
-        JUKEBOX_ORCH_EXECUTOR="multiprocess",
-        DIE_IN="jukebox_orch.assets.features:check_results",
-        DIE_ONCE=str(deployment.folder / "died"),
-    )
-    assert (deployment.folder / "died").exists()
-    assert result.returncode == 0, result.stderr[-3_000:]
-    assert sorted(materialized(deployment)) == ["dataset", "features", "validated_data"]
-    folders = [p.name for p in Path(deployment.artifacts, "blobs", "features").iterdir()]
+def test_killed_step_is_retried_and_leaves_no_files(in_processes: Deployment):
+    assert (in_processes.folder / "died").exists()
+    retried = in_processes.events(dg.DagsterEventType.STEP_RESTARTED)
+    assert [event.step_key for event in retried] == ["blobs__features"]
+    folders = list(Path(in_processes.artifacts, "blobs", "features").iterdir())
     assert len(folders) == 1
-    assert list(Path(deployment.artifacts, ".incoming").iterdir()) == []
+    assert list(Path(in_processes.artifacts, ".incoming").iterdir()) == []
 
 
 def test_a_run_that_was_killed_while_registering_neither_aliases_half_a_version_nor_blocks_the_next(
@@ -183,8 +189,8 @@ def test_a_run_that_was_killed_while_registering_neither_aliases_half_a_version_
     )
     assert killed.returncode == -signal.SIGKILL
     assert again.aliases()["champion"] == "1"
-    result = again.execute("blobs_evaluate_and_register", {"version": "2", "gates": SMALL["gates"]})
-    assert result.returncode == 0, result.stderr[-3_000:]
+    result = again.run("evaluate_and_register", version="2", gates=SMALL["gates"])
+    assert result.success, failures(result)
     assert again.versions() == [1, 2]
     assert again.aliases() == {"staging": "2", "challenger": "2", "champion": "2"}
     assert again.value("blobs/registered_model").adopted

@@ -19,8 +19,6 @@ BIN = Path(sys.executable).parent
 SETTINGS = CHECKOUT / "k8s/base/dagster.yaml"
 LOCATION = """
 import dagster as dg
-from jukebox_orch_tests import CHECKOUT
-from jukebox_orch_tests.support.waiting import wait_until
 
 @dg.op
 def nothing() -> None: ...

@@ -36,7 +36,10 @@ def one_run_per_event_although_the_daemon_dies(folder: Path, points) -> None:
         git_tags={"repository": repository.url, "interval_seconds": 1},
     )
     events: list[str] = []
-    with ExitStack() as daemons:  # what a killed one had launched goes on to its end
+    with (
+        deployment.code_server(),
+        ExitStack() as daemons,
+    ):  # what a killed one had launched goes on to its end
         daemon = daemons.enter_context(deployment.daemon(mortal=True))
         deployment.wait(
             lambda: "1 tag recorded without one" in "".join(deployment.skip_reasons("toy_git_tags"))

@@ -18,7 +18,8 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from jukebox_orch_tests.support.waiting import wait_until
+from jukebox_orch_tests.support.servers import running
+from jukebox_orch_tests.support.waiting import free_port, listens, wait_until
 
 POINTS = (
     "before requests",
@@ -29,7 +30,11 @@ POINTS = (
     "cursor not saved",
     "cursor saved",
 )
-DAGSTER_YAML = "telemetry: {enabled: false}\nsensors: {use_threads: true, num_workers: 3}\n"
+DAGSTER_YAML = """\
+telemetry: {enabled: false}
+sensors: {use_threads: true, num_workers: 3}
+run_queue: {dequeue_interval_seconds: 1}
+"""
 
 
 class DaemonDeployment:
@@ -40,6 +45,7 @@ class DaemonDeployment:
     ):
         self.folder = folder
         self._module = module
+        self._location = ["-m", module]
         (folder / "home").mkdir(parents=True, exist_ok=True)
         (folder / "home" / "dagster.yaml").write_text(DAGSTER_YAML)
         self.environment = {
@@ -62,6 +68,18 @@ class DaemonDeployment:
         (self.folder / "armed").write_text(point)
 
     @contextmanager
+    def code_server(self) -> Iterator[None]:
+        """Serve the code location from one process to every daemon that starts, and outlive those that die."""
+        port = free_port()
+        command = [sys.executable, "-m", "dagster", "api", "grpc", "-m", self._module, "-p", str(port)]
+        with running(command, self.folder / "code_server.log", self.environment):
+            wait_until(lambda: listens(port), 60, "the code server to listen", every=0.3)
+            workspace = self.folder / "workspace.yaml"
+            workspace.write_text(f"load_from: [grpc_server: {{host: localhost, port: {port}}}]\n")
+            self._location = ["-w", str(workspace)]
+            yield
+
+    @contextmanager
     def daemon(self, mortal: bool = False) -> Iterator[subprocess.Popen]:
         """Run the daemon; at the end it and everything it started is gone."""
         program = (
@@ -69,7 +87,7 @@ class DaemonDeployment:
         )
         with (self.folder / "daemon.log").open("ab") as log:
             process = subprocess.Popen(
-                [*map(str, program), "run", "-m", self._module],
+                [*map(str, program), "run", *self._location],
                 env={**self.environment, "ARMED": str(self.folder / "armed")},
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -37,6 +37,12 @@ def wait_until(
         time.sleep(every)
 
 
+def listens(port: int) -> bool:
+    """Whether a process takes connections on a port of the loopback address."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def answers(url: str) -> bool:
     """Whether a server answers the URL, with anything but an error of its own."""
     try:

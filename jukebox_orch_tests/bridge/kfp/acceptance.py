@@ -5,7 +5,7 @@
 
 Needs kubectl and a kubeconfig that may read and exec into pods, forward a port to ML Metadata and write a secret and
 a config map in the namespace; S3 credentials and endpoint of KFP's object store in the usual AWS_* variables; and
-the image, which holds this package (target `step-test` of k8s/image/Dockerfile). `--pod-config` has its fields in snake case.
+the image with this package: target `step-test` of k8s/image/Dockerfile. `--pod-config` has its fields in snake case.
 """
 
 import argparse
