@@ -7,17 +7,19 @@ PROJECT ?= jukebox
 DATA ?=
 PORT ?= 3000
 OVERLAY ?= k8s/overlays/local
+# More options of pytest, for example --require-parts: a test whose real part is absent fails.
+PYTEST_ARGS ?=
 # One place for runs, artifacts, the MLflow database and the model store.
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
 .PHONY: help install train ui mlflow-ui test test-tutorial test-slow lint format bench replay kfp-test image k8s-test-images k8s-up k8s-test k8s-test-faults k8s-down k8s-render lock clean
 
 help: ## list the commands
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 install: .venv/installed $(DAGSTER_HOME)/dagster.yaml ## create .venv with the locked packages and this checkout
 
-train: install ## run the whole job: make train [PROJECT=jukebox] [DATA=../shared/data]
+train: install ## run the training job: make train [PROJECT=jukebox] [DATA=../shared/data]
 	printf 'source: {location: "%s"}\n' '$(DATA)' > $(DAGSTER_HOME)/train.yaml
 	$(BIN)/dagster job execute -m jukebox_orch.definitions -j $(PROJECT)_training -c $(DAGSTER_HOME)/train.yaml
 	$(BIN)/jukebox-orch show $(PROJECT)
@@ -29,16 +31,16 @@ ui: install ## Dagster's web server and daemon: make ui [PORT=3000]
 mlflow-ui: install ## MLflow's web server over the embedded store, on port 5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri sqlite:///$(DAGSTER_HOME)/mlflow.db --default-artifact-root $(DAGSTER_HOME)/mlflow --host 127.0.0.1
 
-test: install ## the test suite, on both cores
-	$(BIN)/pytest -n 2 --dist loadfile -m "not slow and not cluster"
+test: install ## the test suite: make test [PYTEST_ARGS=--require-parts]
+	$(BIN)/pytest -n 3 --dist loadfile -m "not slow and not cluster" $(PYTEST_ARGS)
 
-test-tutorial: install ## the tutorial, typed as it stands in a new environment, and the wheel in it
-	$(BIN)/pytest -m slow jukebox_orch_tests/test_tutorial.py
+test-tutorial: install ## the tutorial as typed, and the wheel alone, each in a new environment
+	$(BIN)/pytest -m slow jukebox_orch_tests/test_tutorial.py jukebox_orch_tests/test_packaging.py $(PYTEST_ARGS)
 
 test-slow: install ## the repeated crash tests and other long ones
-	$(BIN)/pytest -m "slow and not cluster"
+	$(BIN)/pytest -m "slow and not cluster" $(PYTEST_ARGS)
 
-lint: install ## style, format, types, layers and declared dependencies
+lint: install ## check style, format, types, layers and declared dependencies
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
@@ -49,7 +51,7 @@ format: install ## format and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## measure: medians of three with their spread, ours and the plain way in the same run
+bench: install ## measure medians of three with their spread, in one run
 	$(BIN)/python -m benchmarks
 
 replay: install ## play the real days with the real daemon: make replay [DATA=../shared/data]
@@ -61,7 +63,7 @@ kfp-test: install ## exported pipelines on a real KFP: make kfp-test KFP_HOST=UR
 image: ## images for Kubernetes: localhost/jukebox-{orchestrator,step,mlflow}:dev
 	k8s/image/build dev
 
-k8s-test-images: ## what the tests need beside them: PostgreSQL and the images of a second commit
+k8s-test-images: ## images of the tests: step-test, PostgreSQL and those of a second commit
 	k8s/tests/images/build
 
 k8s-up: ## apply the system to the cluster of KUBECONFIG: make k8s-up [OVERLAY=k8s/overlays/local]
@@ -69,16 +71,16 @@ k8s-up: ## apply the system to the cluster of KUBECONFIG: make k8s-up [OVERLAY=k
 	kubectl apply -k $(OVERLAY)
 	for d in $$(kubectl -n jukebox get statefulset,deployment -o name); do kubectl -n jukebox rollout status $$d --timeout=300s || exit 1; done
 
-k8s-test: install ## prove it on that cluster: every promise, every fault once
-	$(BIN)/pytest -p no:cacheprovider --timeout 900 --durations 0 k8s/tests
+k8s-test: install ## test on that cluster: every promise, every fault once
+	$(BIN)/pytest -p no:cacheprovider --timeout 900 --durations 0 $(PYTEST_ARGS) k8s/tests
 
 k8s-test-faults: install ## every fault three times
 	FAULT_ROUNDS=3 $(BIN)/pytest -p no:cacheprovider --timeout 900 -k "faults or daemon" k8s/tests
 
-k8s-down: ## delete all but volumes and secrets
+k8s-down: ## delete everything except volumes and secrets
 	k8s/delete $(OVERLAY)
 
-k8s-render: ## the manifests that kapp-controller takes
+k8s-render: ## write the manifests for kapp-controller
 	kubectl kustomize k8s/overlays/production > k8s/gitops/rendered/production.yaml
 
 lock: ## resolve requirements.lock again from pyproject.toml
