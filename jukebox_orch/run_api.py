@@ -1,4 +1,4 @@
-"""Starts a training run for an authenticated HTTP POST, through Dagster's GraphQL API; made for Knative.
+"""Starts a training run for an authenticated HTTP POST, through Dagster's GraphQL API; runs on Knative.
 
     POST /runs
     Authorization: Bearer <token>
@@ -6,30 +6,29 @@
     {"job": "jukebox_training", "parameters": {"epochs": 20, "prod_flag": false}}
 
     202 {"run_id": "…", "started": true}      the run was queued
-    200 {"run_id": "…", "started": false}     a run of this key is there already
+    200 {"run_id": "…", "started": false}     a run with this key exists already
 
-Two requests with one key at the same time start one run as long as one process serves: the lock is in the
-process. Hence the manifest's `maxScale: 1`.
+`/openapi.json` describes it for programs, `/docs` for people; neither needs a token.
+
+Two requests with one key at the same time start one run only while a single process serves: the lock is in the
+process. That is why the manifest sets `maxScale: 1`.
 """
 
 import hmac
-import re
 import threading
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
 
 from jukebox_orch.assets.run_config import BaseModelName, ModelName, Seed, Stage, VersionLabel
 
 KEY_TAG = "jukebox/idempotency_key"
 _MAX_BODY = 16 * 1024
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
+_SCHEMA = "#/components/schemas/{model}"
 _RUN_OF_KEY = """
 query RunOfKey($key: String!) {
   runsOrError(filter: {tags: [{key: "jukebox/idempotency_key", value: $key}]}, limit: 1) {
@@ -41,40 +40,104 @@ query RunOfKey($key: String!) {
 """
 
 
-class LaunchError(RuntimeError):
-    """Dagster did not start the run; the message says why."""
+class StartError(RuntimeError):
+    """Dagster did not start the run; the message has the reason."""
 
 
 class Parameters(BaseModel):
-    """What a caller may set; everything else is the project's. The job's own bounds hold as well."""
+    """Settings that a caller may choose; the bounds of the job apply as well."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     epochs: int | None = Field(default=None, ge=1, le=1_000, description="Passes over the training data")
     seed: Seed | None = Field(default=None, description="Fixes every source of randomness")
     model_name: ModelName | None = Field(default=None, description="Name in the registry")
-    base_model_name: BaseModelName | None = Field(default=None, description="What to compare with")
-    version: VersionLabel | None = Field(default=None, description="Label of the version")
-    stage: Stage | None = Field(default=None, description="Alias of a model that passes")
-    prod_flag: bool | None = Field(default=None, description="True: alias `production` in place of `stage`")
+    base_model_name: BaseModelName | None = Field(
+        default=None, description="Registered model to compare with: NAME for its champion, or NAME/VERSION"
+    )
+    version: VersionLabel | None = Field(default=None, description="Label of the model version")
+    stage: Stage | None = Field(
+        default=None,
+        description="Alias of a model that passes; not champion, challenger, latest, v1, v2 and so on",
+    )
+    prod_flag: bool | None = Field(default=None, description="True: alias `production` instead of `stage`")
 
     def run_config(self) -> dict[str, Any]:
-        """As the training jobs take it."""
+        """Return the parameters as the training jobs take them."""
         given = self.model_dump(exclude_none=True)
         epochs = given.pop("epochs", None)
         return given | ({"hyperparameters": {"epochs": epochs}} if epochs else {})
 
 
-class LaunchRequest(BaseModel):
-    """Body of the POST."""
+class RunRequest(BaseModel):
+    """The job to run and its parameters."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        json_schema_extra={
+            "examples": [{"job": "jukebox_training", "parameters": {"epochs": 20, "prod_flag": False}}]
+        },
+    )
 
     job: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$", description="Name of the job")
-    parameters: Parameters = Parameters()
+    parameters: Parameters = Field(
+        default_factory=Parameters, description="A parameter that is absent or null has the job's default"
+    )
 
 
-class RunLauncher:
+class RunResponse(BaseModel):
+    """The run of the key."""
+
+    run_id: str = Field(description="Dagster's id of the run")
+    started: bool = Field(description="Whether this request started the run")
+
+
+class ErrorResponse(BaseModel):
+    """Why the request failed."""
+
+    error: str = Field(
+        description="One line of text; it names the field",
+        examples=["parameters.epochs = 100000: Input should be less than or equal to 1000"],
+    )
+
+
+class Health(BaseModel):
+    """The process answers; the Dagster webserver was not asked."""
+
+    status: Literal["ok"] = "ok"
+
+
+IdempotencyKey = Annotated[
+    str,
+    Header(
+        alias="Idempotency-Key",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$",
+        description="Chosen by the caller. Requests with the same key start one run, so a request can be sent again.",
+        examples=["nightly-2026-01-31"],
+    ),
+]
+_BEARER = HTTPBearer(
+    scheme_name="token",
+    description="The token of the deployment",
+    auto_error=False,  # FastAPI would answer with another body.
+)
+_ERRORS = {
+    400: "Idempotency-Key is missing or does not match its pattern",
+    401: "The token is missing or wrong; the rest of the request was not read",
+    403: "The deployment does not allow this job; the text lists the allowed jobs",
+    413: f"The body has more than {_MAX_BODY} bytes; the rest of it was not read",
+    422: "The body is not JSON, or a field is missing, unknown or out of bounds",
+    502: "The Dagster webserver does not answer or refused the run; the same key may be sent again",
+}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"model": RunResponse, "description": "A run with this key exists already; no run was started"},
+    **{status: {"model": ErrorResponse, "description": text} for status, text in _ERRORS.items()},
+}
+
+
+class RunStarter:
     """Starts runs on a Dagster webserver, one for each key."""
 
     def __init__(self, host: str, port: int, jobs: frozenset[str]) -> None:
@@ -82,31 +145,32 @@ class RunLauncher:
         self._host, self._port = host, port
         self._lock = threading.Lock()
 
-    def launch(self, request: LaunchRequest, key: str) -> tuple[str, bool]:
-        """Return the run's id, and whether this call started it.
+    def start(self, wanted: RunRequest, key: str) -> RunResponse:
+        """Return the run of the key; start it if it does not exist.
 
         Raises:
-            LaunchError: the webserver cannot be reached or refused.
+            StartError: the webserver cannot be reached or refused.
         """
         from dagster_graphql import DagsterGraphQLClient, DagsterGraphQLClientError
 
         with self._lock:
             if found := self._run_of_key(key):
-                return found, False
+                return RunResponse(run_id=found, started=False)
             try:
                 client = DagsterGraphQLClient(self._host, port_number=self._port, timeout=60)
                 run_id = client.submit_job_execution(
-                    request.job,
-                    run_config=request.parameters.run_config(),
+                    wanted.job,
+                    run_config=wanted.parameters.run_config(),
                     tags={KEY_TAG: key, "jukebox/started_by": "launcher"},
                 )
             except DagsterGraphQLClientError as error:
-                raise LaunchError(f"Dagster refused the run: {_short(error)}") from error
-            return run_id, True
+                raise StartError(f"job {wanted.job}: Dagster refused the run: {_short(error)}") from error
+            return RunResponse(run_id=run_id, started=True)
 
     def _run_of_key(self, key: str) -> str | None:
         import httpx
 
+        webserver = f"Dagster webserver {self._host}:{self._port}"
         try:
             answer = httpx.post(
                 f"http://{self._host}:{self._port}/graphql",
@@ -115,52 +179,109 @@ class RunLauncher:
             )
             answer.raise_for_status()
             runs = answer.json()["data"]["runsOrError"]
+            kind = runs["__typename"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise LaunchError(f"the Dagster webserver cannot be asked: {_short(error)}") from error
-        if runs["__typename"] != "Runs":
-            raise LaunchError(f"Dagster could not list its runs: {runs.get('message', runs['__typename'])}")
+            raise StartError(
+                f"{webserver} does not answer: {_short(error)}; send the same key again later"
+            ) from error
+        if kind != "Runs":
+            raise StartError(f"{webserver} could not list its runs: {runs.get('message', kind)[:500]}")
         return runs["results"][0]["runId"] if runs["results"] else None
 
 
-def build_app(launcher: RunLauncher, token: str) -> Starlette:
-    """The web application: `POST /runs` and `GET /healthz`.
+class _Api(FastAPI):
+    """FastAPI with the body in its OpenAPI document, although `_read` reads the body, not FastAPI."""
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        schema = RunRequest.model_json_schema(ref_template=_SCHEMA)
+        document["components"]["schemas"] |= schema.pop("$defs") | {RunRequest.__name__: schema}
+        return document
+
+
+def build_app(starter: RunStarter, token: str) -> FastAPI:
+    """Build the web application: `POST /runs`, `GET /healthz` and the OpenAPI page.
 
     Raises:
         ValueError: a token of fewer than 16 characters.
     """
     if len(token) < 16:
-        raise ValueError("the launcher's token must have at least 16 characters")
+        raise ValueError(f"the token has {len(token)} characters; use at least 16")
 
-    async def runs(request: Request) -> Response:
-        _authorize(request, token)
-        key = _key(request)
-        wanted = await _wanted(request, launcher.jobs)
-        try:
-            run_id, started = await run_in_threadpool(launcher.launch, wanted, key)
-        except LaunchError as error:
-            raise HTTPException(502, str(error)) from error
-        return JSONResponse({"run_id": run_id, "started": started}, status_code=202 if started else 200)
+    async def authorize(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):
+            raise HTTPException(
+                401,
+                "header Authorization: send `Bearer <token>`, with the deployment's token",
+                {"WWW-Authenticate": "Bearer"},
+            )
 
-    async def healthz(request: Request) -> Response:
-        del request
-        return JSONResponse({"status": "ok"})
-
-    return Starlette(
-        routes=[Route("/runs", runs, methods=["POST"]), Route("/healthz", healthz, methods=["GET"])],
-        exception_handlers={HTTPException: _problem},
+    app = _Api(
+        title="Training runs",
+        version="1",
+        description="Starts training runs through Dagster.",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        exception_handlers={
+            RequestValidationError: _refuse_key,
+            # The router raises 404 and 405 as starlette's exception, which FastAPI's is a subclass of.
+            **dict.fromkeys((HTTPException, 404, 405), _refuse),
+        },
     )
+
+    @app.post(
+        "/runs",
+        # FastAPI calls these before it reads the parameters of the function.
+        dependencies=[Depends(authorize)],
+        status_code=202,
+        response_description="The run is queued",
+        responses=_RESPONSES,
+        openapi_extra={
+            "requestBody": {
+                "required": True,
+                "description": f"At most {_MAX_BODY} bytes, read as JSON for every Content-Type",
+                "content": {
+                    "application/json": {"schema": {"$ref": _SCHEMA.format(model=RunRequest.__name__)}}
+                },
+            }
+        },
+    )
+    def start_run(
+        key: IdempotencyKey, wanted: Annotated[RunRequest, Depends(_read)], response: Response
+    ) -> RunResponse:
+        """Start a run of a job, unless a run with this Idempotency-Key exists."""
+        if wanted.job not in starter.jobs:
+            raise HTTPException(
+                403,
+                f"job = {wanted.job!r} may not be started here; allowed: {', '.join(sorted(starter.jobs))}",
+            )
+        try:
+            run = starter.start(wanted, key)
+        except StartError as error:
+            raise HTTPException(502, str(error)) from error
+        if not run.started:
+            response.status_code = 200
+        return run
+
+    @app.get("/healthz")
+    async def healthz() -> Health:
+        """Answer as long as the process runs."""
+        return Health()
+
+    return app
 
 
 def main() -> None:
-    """Serve until SIGTERM: uvicorn then finishes the requests it has and ends."""
+    """Serve until SIGTERM; uvicorn then finishes the open requests."""
     import uvicorn
 
     from jukebox_orch.deployment import launcher_settings
 
     settings = launcher_settings()
-    launcher = RunLauncher(settings.webserver_host, settings.webserver_port, settings.jobs)
+    starter = RunStarter(settings.webserver_host, settings.webserver_port, settings.jobs)
     uvicorn.run(
-        build_app(launcher, settings.token),
+        build_app(starter, settings.token),
         host="0.0.0.0",  # noqa: S104 - a container's only address
         port=settings.port,
         timeout_graceful_shutdown=25,
@@ -168,50 +289,50 @@ def main() -> None:
     )
 
 
-def _authorize(request: Request, token: str) -> None:
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
-        raise HTTPException(401, "send Authorization: Bearer <token>", {"WWW-Authenticate": "Bearer"})
-
-
-def _key(request: Request) -> str:
-    key = request.headers.get("idempotency-key", "")
-    if not _KEY.fullmatch(key):
-        raise HTTPException(
-            400, "send Idempotency-Key: 1 to 128 letters, digits, `.`, `_`, `:`, `-`; the same to try again"
-        )
-    return key
-
-
-async def _wanted(request: Request, jobs: frozenset[str]) -> LaunchRequest:
-    body = b""
+async def _read(request: Request, key: IdempotencyKey) -> RunRequest:
+    """Read the body here: FastAPI reads all of it before the token is checked, and needs a JSON Content-Type."""
+    del key  # A dependency, so that a bad key is refused before the body is read.
+    body = bytearray()
     async for chunk in request.stream():
+        if len(body) + len(chunk) > _MAX_BODY:
+            raise HTTPException(413, f"body: more than {_MAX_BODY} bytes; send fewer")
         body += chunk
-        if len(body) > _MAX_BODY:
-            raise HTTPException(413, f"the body must not exceed {_MAX_BODY} bytes")
     try:
-        wanted = LaunchRequest.model_validate_json(body)
+        return RunRequest.model_validate_json(body)
     except ValidationError as error:
-        raise HTTPException(422, "; ".join(_said(e) for e in error.errors(include_url=False))) from error
-    if wanted.job not in jobs:
-        raise HTTPException(
-            403, f"job {wanted.job!r} may not be started here; allowed: {', '.join(sorted(jobs))}"
-        )
-    return wanted
+        raise HTTPException(422, "; ".join(_message(e) for e in error.errors(include_url=False))) from error
 
 
-async def _problem(request: Request, error: Exception) -> Response:
+async def _refuse_key(request: Request, error: Exception) -> JSONResponse:
+    del error  # FastAPI validates the header only.
+    given = request.headers.get("idempotency-key")
+    found = "is missing" if given is None else f"= {given!r:.100}"
+    return _error(
+        400,
+        f"header Idempotency-Key {found}: send 1 to 128 letters, digits, `.`, `_`, `:`, `-`, "
+        "the first a letter or digit; send the same key to try again",
+    )
+
+
+async def _refuse(request: Request, error: Any) -> JSONResponse:
     del request
-    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
-    return JSONResponse({"error": error.detail}, status_code=error.status_code, headers=error.headers)
+    return _error(error.status_code, error.detail, error.headers)
 
 
-def _said(error: Any) -> str:
-    return f"{'.'.join(map(str, error['loc'])) or 'body'}: {error['msg']}"
+def _error(status: int, text: str, headers: Any = None) -> JSONResponse:
+    """Answer with one line, even if a field name or Dagster's message has several."""
+    return JSONResponse(ErrorResponse(error=" ".join(text.split())).model_dump(), status, headers)
+
+
+def _message(error: Any) -> str:
+    where = ".".join(map(str, error["loc"])) or "body"
+    # For these two, pydantic's input is everything around the error.
+    value = "" if error["type"] in ("missing", "json_invalid") else f" = {error['input']!r:.100}"
+    return f"{where}{value}: {error['msg']}"
 
 
 def _short(error: Exception) -> str:
-    return str(error).replace("\n", " ")[:500] or type(error).__name__
+    return str(error)[:500] or type(error).__name__
 
 
 if __name__ == "__main__":

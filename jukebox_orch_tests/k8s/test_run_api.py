@@ -1,24 +1,30 @@
-"""The launcher against a real Dagster webserver: who may start what, once per key, and how it ends."""
+"""The HTTP trigger against a real Dagster webserver: who may start what, once per key, and how it ends."""
 
+import asyncio
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import yaml
+from fastapi.openapi.models import OpenAPI
 
 from jukebox_orch.assets import NODES
-from jukebox_orch.run_api import KEY_TAG, Parameters, RunLauncher, build_app
+from jukebox_orch.run_api import KEY_TAG, ErrorResponse, Parameters, RunRequest, RunStarter, build_app
+from jukebox_orch_tests.support.waiting import answers, free_port, wait_until
 
 TOKEN = "a-token-of-the-tests-0123456789"
+HEADERS = {"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": "refused"}
+LIMIT = 16 * 1024
 LOCATION = """
 import dagster as dg
 
@@ -43,35 +49,18 @@ defs = dg.Definitions(jobs=[jukebox_training])
 """
 
 
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def _wait(url: str, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(url, timeout=5).is_success:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.3)
-    raise TimeoutError(f"{url} did not answer in {seconds} s")
-
-
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     home = tmp_path_factory.mktemp("webserver")
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     (home / "location.py").write_text(LOCATION)
-    port = _free_port()
+    port = free_port()
     command = [str(Path(sys.executable).parent / "dagster-webserver"), "-p", str(port), "-f", "location.py"]
     server = subprocess.Popen(
         command, cwd=home, env=os.environ | {"DAGSTER_HOME": str(home)}, stderr=subprocess.DEVNULL
     )
     try:
-        _wait(f"http://127.0.0.1:{port}/server_info")
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/server_info"), 90, "the Dagster webserver")
         yield port
     finally:
         server.terminate()
@@ -79,10 +68,10 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 @contextmanager
-def _launcher(folder: Path, webserver_port: int) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
+def _server(folder: Path, webserver_port: int) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
     token = folder / "token"
     token.write_text(TOKEN + "\n")
-    port = _free_port()
+    port = free_port()
     settings = {
         "PORT": str(port),
         "JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE": str(token),
@@ -93,7 +82,7 @@ def _launcher(folder: Path, webserver_port: int) -> Iterator[tuple[httpx.Client,
             [sys.executable, "-m", "jukebox_orch.run_api"], env=os.environ | settings, stderr=log, text=True
         )
     try:
-        _wait(f"http://127.0.0.1:{port}/healthz")
+        wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 90, "the HTTP trigger")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
             yield client, process
     finally:
@@ -103,13 +92,13 @@ def _launcher(folder: Path, webserver_port: int) -> Iterator[tuple[httpx.Client,
 
 @pytest.fixture(scope="module")
 def client(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with _launcher(tmp_path_factory.mktemp("launcher"), port) as (client, _):
+    with _server(tmp_path_factory.mktemp("trigger"), port) as (client, _):
         yield client
 
 
 def _post(client: httpx.Client, key: str | None, body: object, token: str | None = TOKEN) -> httpx.Response:
     headers = ({"Authorization": f"Bearer {token}"} if token else {}) | (
-        {"Idempotency-Key": key} if key else {}
+        {} if key is None else {"Idempotency-Key": key}
     )
     return client.post("/runs", json=body, headers=headers)
 
@@ -126,7 +115,25 @@ def _runs(port: int, key: str) -> list[dict]:
     return answer.json()["data"]["runsOrError"]["results"]
 
 
-def test_one_key_is_one_run_with_the_parameters_that_were_sent(client, port):
+def _status_of_part(client: httpx.Client, headers: dict[str, str], part: bytes) -> int:
+    """Status of the answer to a request whose body never ends."""
+    connection = HTTPConnection(client.base_url.host, client.base_url.port, timeout=20)
+    try:
+        connection.putrequest("POST", "/runs")
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        connection.endheaders(part or None)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def _schema(document: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    name = described["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    return document["components"]["schemas"][name]
+
+
+def test_one_key_starts_one_run_with_its_parameters(client, port):
     first = _post(client, "nightly-1", {"job": "jukebox_training", "parameters": {"seed": 7}})
     assert first.status_code == 202, first.text
     again = _post(client, "nightly-1", {"job": "jukebox_training", "parameters": {"seed": 7}})
@@ -136,7 +143,7 @@ def test_one_key_is_one_run_with_the_parameters_that_were_sent(client, port):
     assert "seed: 7" in run["runConfigYaml"]
 
 
-def test_the_model_to_compare_with_and_the_stage_reach_the_run(client, port):
+def test_base_model_and_stage_reach_run_config(client, port):
     given = {"model_name": "jukebox", "base_model_name": "jukebox/3", "version": "1.4", "stage": "canary"}
     answer = _post(client, "canary-1", {"job": "jukebox_training", "parameters": given})
     assert answer.status_code == 202, answer.text
@@ -144,13 +151,13 @@ def test_the_model_to_compare_with_and_the_stage_reach_the_run(client, port):
     assert yaml.safe_load(run["runConfigYaml"]) == given
 
 
-def test_a_caller_may_set_every_setting_that_is_one_value():
+def test_every_single_value_setting_is_a_parameter():
     groups = {"source", "split", "hyperparameters", "gates"}
     settings = {name for node in NODES for name in node.settings}
     assert set(Parameters.model_fields) == settings - groups | {"epochs"}
 
 
-def test_ten_requests_with_one_key_at_the_same_time_start_one_run(client, port):
+def test_ten_concurrent_requests_with_one_key_start_one_run(client, port):
     def send(_: int) -> httpx.Response:
         return _post(client, "at-once", {"job": "jukebox_training"})
 
@@ -162,25 +169,30 @@ def test_ten_requests_with_one_key_at_the_same_time_start_one_run(client, port):
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", TOKEN[:-1], TOKEN + "x"])
-def test_a_request_without_the_token_is_refused(client, port, token):
+def test_request_without_token_is_refused(client, port, token):
     answer = _post(client, "unauthorised", {"job": "jukebox_training"}, token)
-    assert answer.status_code == 401
+    assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert "header Authorization: send `Bearer <token>`" in answer.json()["error"]
     assert TOKEN not in answer.text
     assert _runs(port, "unauthorised") == []
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "said"),
+    ("body", "status", "reason"),
     [
         ({"job": "other_job"}, 403, "allowed: jukebox_training"),
-        ({"job": "jukebox_training", "parameters": {"epochs": 100_000}}, 422, "parameters.epochs"),
+        ({"job": "jukebox_training", "parameters": {"epochs": 100_000}}, 422, "parameters.epochs = 100000: "),
         ({"job": "jukebox_training", "parameters": {"epochs": "5"}}, 422, "parameters.epochs"),
         (
             {"job": "jukebox_training", "parameters": {"source": {"location": "/etc"}}},
             422,
             "parameters.source",
         ),
-        ({"job": "jukebox_training", "parameters": {"stage": "champion"}}, 422, "meaning of its own"),
+        (
+            {"job": "jukebox_training", "parameters": {"stage": "champion"}},
+            422,
+            "parameters.stage = 'champion'",
+        ),
         ({"job": "jukebox_training", "parameters": {"stage": "Canary"}}, 422, "parameters.stage"),
         (
             {"job": "jukebox_training", "parameters": {"base_model_name": "other/v3"}},
@@ -189,30 +201,148 @@ def test_a_request_without_the_token_is_refused(client, port, token):
         ),
         ({"job": "jukebox_training", "tags": {"dagster-k8s/config": "{}"}}, 422, "tags"),
         ({"job": "$(id)"}, 422, "job"),
-        ([], 422, "body"),
+        ({"parameters": {}}, 422, "job: Field required"),
+        ({"job": "jukebox_training", "two\nlines": 1}, 422, "two lines = 1: "),
+        ([], 422, "body = []: "),
         ({"job": "jukebox_training", "parameters": {"seed": 13}}, 502, "refused the run"),
     ],
 )
-def test_a_request_out_of_bounds_starts_nothing_and_is_told_why(client, port, body, status, said):
+def test_invalid_request_starts_no_run_and_names_field(client, port, body, status, reason):
     answer = _post(client, "out-of-bounds", body)
-    assert (answer.status_code, said in answer.json()["error"]) == (status, True), answer.text
+    assert (answer.status_code, reason in answer.json()["error"]) == (status, True), answer.text
+    assert set(answer.json()) == set(ErrorResponse.model_fields)
+    assert "\n" not in answer.json()["error"]
     assert _runs(port, "out-of-bounds") == []
 
 
 @pytest.mark.parametrize("key", [None, "", "x" * 129, "a b", "$(id)", "-x"])
-def test_a_request_without_a_usable_key_is_refused(client, key):
-    assert _post(client, key, {"job": "jukebox_training"}).status_code == 400
+def test_request_without_valid_key_is_refused(client, key):
+    answer = _post(client, key, {"job": "jukebox_training"})
+    assert answer.status_code == 400
+    value = "is missing" if key is None else f"= {key!r:.100}"
+    assert f"header Idempotency-Key {value}: send 1 to 128 letters" in answer.json()["error"]
 
 
-def test_a_body_over_16_kib_is_refused(client):
-    headers = {"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": "large"}
-    assert client.post("/runs", content=b"x" * 20_000, headers=headers).status_code == 413
+def test_body_one_byte_above_limit_is_refused(client):
+    body = b'{"job": "other_job"}'.ljust(LIMIT)
+    assert client.post("/runs", content=body, headers=HEADERS).status_code == 403
+    answer = client.post("/runs", content=body + b" ", headers=HEADERS)
+    assert (answer.status_code, answer.json()) == (413, {"error": "body: more than 16384 bytes; send fewer"})
 
 
-def test_with_the_webserver_down_the_caller_is_told_and_the_launcher_ends_on_sigterm(tmp_path):
-    with _launcher(tmp_path, _free_port()) as (client, process):
+@pytest.mark.parametrize(
+    ("headers", "part"),
+    [
+        ({"Content-Length": "1000000000"}, b" " * (LIMIT + 1)),
+        ({"Transfer-Encoding": "chunked"}, b"4001\r\n" + b" " * (LIMIT + 1) + b"\r\n"),
+        ({"Transfer-Encoding": "chunked"}, (b"400\r\n" + b" " * 1024 + b"\r\n") * 17),
+    ],
+    ids=["announced", "one chunk", "small chunks"],
+)
+def test_body_above_limit_is_refused_while_read(client, headers, part):
+    assert _status_of_part(client, HEADERS | headers, part) == 413
+
+
+@pytest.mark.parametrize("headers", [{"Content-Length": "1000000000"}, {"Transfer-Encoding": "chunked"}])
+@pytest.mark.parametrize("part", [b"", b"1\r\n \r\n"])
+def test_wrong_token_is_refused_before_body_is_read(client, headers, part):
+    assert _status_of_part(client, HEADERS | headers | {"Authorization": "Bearer wrong"}, part) == 401
+
+
+@pytest.mark.parametrize("size", [0, 1, LIMIT, LIMIT + 1, 2_000_000])
+def test_wrong_token_with_any_body_is_401(client, size):
+    headers = {"Authorization": "Bearer wrong"}  # And no key: the token is looked at before it.
+    assert client.post("/runs", content=b"x" * size, headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "status", "chunks"),
+    [
+        (HEADERS, 413, 17),
+        (HEADERS | {"Authorization": "Bearer wrong"}, 401, 0),
+        (HEADERS | {"Idempotency-Key": "a b"}, 400, 0),
+    ],
+)
+def test_endless_body_is_read_up_to_limit(headers, status, chunks):
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield b" " * 1024
+
+    async def send() -> httpx.Response:
+        app = build_app(RunStarter("127.0.0.1", 1, frozenset()), TOKEN)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://trigger") as client:
+            return await client.post("/runs", content=endless(), headers=headers)
+
+    assert asyncio.run(send()).status_code == status
+    assert taken == chunks
+
+
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+def test_body_is_json_for_every_content_type(client, kind):
+    headers = HEADERS | ({"Content-Type": kind} if kind else {})
+    answer = client.post("/runs", content=b'{"job": "other_job"}', headers=headers)
+    assert answer.status_code == 403
+    answer = client.post("/runs", content=b'{"job": ', headers=headers)
+    assert (answer.status_code, answer.json()["error"].startswith("body: Invalid JSON")) == (422, True)
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/runs", 405), ("POST", "/nowhere", 404)])
+def test_unknown_path_or_method_is_error_response(client, method, path, status):
+    answer = client.request(method, path)
+    assert (answer.status_code, set(answer.json())) == (status, {"error"})
+
+
+def test_openapi_has_token_header_body_and_responses(client):
+    answer = client.get("/openapi.json")
+    document = answer.json()
+    OpenAPI.model_validate(document)
+    schemas = document["components"]["schemas"]
+    assert set(re.findall(r'"#/components/schemas/(\w+)"', answer.text)) == set(schemas)
+    operation = document["paths"]["/runs"]["post"]
+
+    ((scheme,),) = operation["security"]
+    bearer = document["components"]["securitySchemes"][scheme]
+    assert (bearer["type"], bearer["scheme"]) == ("http", "bearer")
+
+    (header,) = operation["parameters"]
+    assert (header["name"], header["in"], header["required"]) == ("Idempotency-Key", "header", True)
+    assert re.fullmatch(header["schema"]["pattern"], header["schema"]["examples"][0])
+    assert not re.fullmatch(header["schema"]["pattern"], "a b")
+
+    assert operation["requestBody"]["required"] is True
+    request = _schema(document, operation["requestBody"])
+    (example,) = request["examples"]
+    assert RunRequest.model_validate(example).job == "jukebox_training"
+    assert request["required"] == ["job"]
+    parameters = schemas[request["properties"]["parameters"]["$ref"].rpartition("/")[2]]
+    assert set(parameters["properties"]) == set(Parameters.model_fields)
+    assert parameters["additionalProperties"] is False
+    epochs = parameters["properties"]["epochs"]["anyOf"][0]
+    assert (epochs["type"], epochs["minimum"], epochs["maximum"]) == ("integer", 1, 1000)
+
+    answers = operation["responses"]
+    assert {status: _schema(document, answer)["title"] for status, answer in answers.items()} == (
+        dict.fromkeys(("200", "202"), "RunResponse")
+        | dict.fromkeys(("400", "401", "403", "413", "422", "502"), "ErrorResponse")
+    )
+    assert all(len(answer["description"]) > 15 for answer in answers.values())
+    assert TOKEN not in answer.text
+
+
+def test_openapi_page_shows_document_without_token(client):
+    page = client.get("/docs").text
+    assert "/openapi.json" in page
+    assert TOKEN not in page
+
+
+def test_absent_webserver_is_502_and_sigterm_ends_server(tmp_path):
+    with _server(tmp_path, free_port()) as (client, process):
         answer = _post(client, "down", {"job": "jukebox_training"})
-        assert (answer.status_code, "cannot be asked" in answer.json()["error"]) == (502, True)
+        assert (answer.status_code, "does not answer" in answer.json()["error"]) == (502, True)
         process.send_signal(signal.SIGTERM)
         process.wait(30)
     log = (tmp_path / "log").read_text()
@@ -220,12 +350,12 @@ def test_with_the_webserver_down_the_caller_is_told_and_the_launcher_ends_on_sig
     assert TOKEN not in log
 
 
-def test_a_short_token_is_no_token(port):
-    with pytest.raises(ValueError, match="16 characters"):
-        build_app(RunLauncher("127.0.0.1", port, frozenset()), "")
+def test_token_below_16_characters_is_refused():
+    with pytest.raises(ValueError, match="token has 15 characters; use at least 16"):
+        build_app(RunStarter("127.0.0.1", 1, frozenset()), TOKEN[:15])
 
 
-def test_a_missing_token_file_is_named():
+def test_missing_token_file_is_named():
     process = subprocess.run(
         [sys.executable, "-m", "jukebox_orch.run_api"],
         env=os.environ | {"JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE": "/nowhere/token"},
