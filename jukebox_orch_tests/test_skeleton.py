@@ -1,4 +1,4 @@
-"""`jukebox-orch new` writes a project that keeps the contract and trains."""
+"""`jukebox-orch new` writes a project that passes the contract suite and can be trained."""
 
 import ast
 import os
@@ -19,10 +19,10 @@ from jukebox_orch_tests.support.installed import install
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A new project, looking installed to processes that have its folder on their import path."""
+    """A new project that processes with its folder on their import path see as installed."""
     target = write_project("acme_things", tmp_path_factory.mktemp("new"))
-    described = tomllib.loads((target / "pyproject.toml").read_text())["project"]
-    install(target, described["name"], described["entry-points"])
+    metadata = tomllib.loads((target / "pyproject.toml").read_text())["project"]
+    install(target, metadata["name"], metadata["entry-points"])
     return target
 
 
@@ -41,7 +41,7 @@ def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_command_writes_the_project_and_says_what_next(tmp_path: Path) -> None:
+def test_command_writes_project_and_prints_next_steps(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["new", "acme_things", "--folder", str(tmp_path)])
     assert result.exit_code == 0
     assert "uv pip install -e" in result.output
@@ -54,7 +54,7 @@ def test_the_command_writes_the_project_and_says_what_next(tmp_path: Path) -> No
     }
 
 
-def test_no_placeholder_is_left(project: Path) -> None:
+def test_placeholders_are_replaced(project: Path) -> None:
     for path in project.rglob("*"):
         if path.is_file():
             assert "$" not in path.read_text(), path
@@ -62,7 +62,7 @@ def test_no_placeholder_is_left(project: Path) -> None:
     ast.parse((project / "acme_things" / "__init__.py").read_text())
 
 
-def test_its_contract_suite_passes(project: Path) -> None:
+def test_new_project_passes_contract_suite(project: Path) -> None:
     done = run(
         project, "pytest", "-p", "no:cacheprovider", "-c", "/dev/null", f"--rootdir={project}", "tests"
     )
@@ -70,7 +70,7 @@ def test_its_contract_suite_passes(project: Path) -> None:
     assert re.search(r"2\d passed", done.stdout), done.stdout[-3000:]
 
 
-def test_it_trains_and_registers(project: Path) -> None:
+def test_new_project_trains_and_registers_model(project: Path) -> None:
     job = ("-m", "jukebox_orch.definitions", "-j", "acme_things_training")
     done = run(project, "dagster", "job", "execute", *job)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -78,14 +78,14 @@ def test_it_trains_and_registers(project: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Acme", "1st", "acme-things", "class", "", "../x", "a" * 41])
-def test_names_that_cannot_be_are_refused(name: str, tmp_path: Path) -> None:
+def test_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["new", name, "--folder", str(tmp_path)])
     assert result.exit_code == 2
-    assert "cannot be a project's name" in result.output
+    assert "is not a valid project name" in result.output
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
+def test_existing_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "acme").mkdir()
     (tmp_path / "acme" / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="exists already"):

@@ -1,6 +1,6 @@
-"""All that a model project imports: the class it implements, the values it returns, and helpers to read and split data.
+"""Everything that a model project imports: the class to implement, the values to return, helpers to read and split.
 
-Importing it loads pydantic, no numpy and no pandas: the graph is shown by processes that compute nothing.
+Importing it loads pydantic but not numpy or pandas, because processes that only show the graph import it too.
 """
 
 from jukebox_orch.contract.dataset import Dataset, Finding, Validation

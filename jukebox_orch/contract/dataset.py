@@ -1,4 +1,4 @@
-"""A dataset as its source holds it, and what validation finds in it."""
+"""A dataset as its source holds it, and the result of validating it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
     Dataset = dict[str, pd.DataFrame | np.ndarray]
 else:
     Dataset = dict
-"""Named tables and arrays as the source holds them; values are typed, never altered."""
+"""Named tables and arrays as the source holds them: values are typed but not changed."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one validation rule found.
+    """Result of one validation rule.
 
     Attributes:
         rule: name of the rule, one of the project's `rules`.
-        message: what is wrong and what to do, for a person.
-        count: rows concerned.
-        fatal: True: the data cannot be used at all, the run stops. False: the rows are quarantined.
-        examples: up to five of the offending rows, column -> value.
+        message: what is wrong and what to do, shown to the user.
+        count: number of affected rows.
+        fatal: True: the data cannot be used and the run stops. False: the rows are quarantined.
+        examples: up to five of the affected rows, column -> value.
     """
 
     rule: str
@@ -37,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Validation:
-    """Verdict over a dataset: `rows` looked at, `invalid_rows` of them not usable, and why."""
+    """Result of validating a dataset: `rows` checked, `invalid_rows` of them unusable, and the reasons."""
 
     rows: int
     invalid_rows: int

@@ -1,4 +1,4 @@
-"""What a model learns from and is evaluated on: three splits of numbers, and the constants that normalise them."""
+"""The features of a model: three numeric splits, and the constants that normalise them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Normalization:
-    """Constants of `(x - offset) / scale`, applied inside the model and its ONNX file.
+    """Constants of `(x - offset) / scale`, which the model and its ONNX file apply.
 
     Attributes:
         kind: "standard": zero mean and unit variance per feature over the training split;
@@ -26,12 +26,12 @@ class Normalization:
 
     @classmethod
     def standard(cls, x_train: np.ndarray) -> Normalization:
-        """Fit mean and population standard deviation per feature; constant features keep their scale."""
+        """Fit mean and population standard deviation per feature; the scale of a constant feature is 1."""
         import numpy as np
 
         values = x_train.astype(np.float64, copy=False)
         deviation = values.std(axis=0)
-        # Relative to the feature's own size: summation leaves dust where a column is constant.
+        # Relative to the feature's magnitude: rounding gives a constant column a small non-zero deviation.
         constant = deviation <= 1e-12 * np.maximum(np.abs(values).max(axis=0), 1.0)
         return cls("standard", values.mean(axis=0), np.where(constant, 1.0, deviation))
 
@@ -49,16 +49,16 @@ class Normalization:
 
 @dataclass(frozen=True)
 class Split:
-    """One of the three splits.
+    """The train, validation or test split.
 
     Attributes:
-        x: (n, …) numeric model inputs as a client would send them: float32, or uint8 for images.
+        x: (n, …) raw numeric model inputs as a client sends them: float32, or uint8 for images.
         y: classification: (n, classes) float32 label distributions or (n,) integer classes;
             regression: (n,) float32.
-        weight: (n,) float32, how many source rows each entry stands for.
-        keys: what the split was made by (dates, songs, row numbers), as unique strings; no two splits
-            may share one.
-        slices: named subsets of the entries that evaluation reports on their own, (n,) bool each.
+        weight: (n,) float32, number of source rows that each entry represents.
+        keys: the unique values that the rows were split by (dates, songs, row numbers), as strings; no two
+            splits may share one.
+        slices: named subsets of the entries that evaluation scores separately, (n,) bool each.
     """
 
     x: np.ndarray
@@ -69,7 +69,7 @@ class Split:
 
     @classmethod
     def of_rows(cls, x: np.ndarray, y: np.ndarray, keys: np.ndarray) -> Split:
-        """A split whose every entry is one source row; `keys` may repeat and be of any type."""
+        """Build a split with one entry per source row; `keys` may repeat and be of any type."""
         import numpy as np
 
         return cls(x, y, np.ones(len(x), np.float32), np.unique(keys).astype("U"))
@@ -80,12 +80,12 @@ class Split:
 
 @dataclass(frozen=True)
 class Features:
-    """What the model learns from and is judged on.
+    """The splits that a model is trained and evaluated on, with their names and constants.
 
     Attributes:
         train, validation, test: the splits.
-        inputs: names of the model's inputs. As many as `x` has columns: each column is an input of its own
-            with shape [batch, 1]; exactly one: the whole tensor is that input.
+        inputs: names of the model's inputs. One name per column of `x`: each column is a separate input with
+            shape [batch, 1]; a single name: the whole tensor is that input.
         labels: class names in the order of the model's outputs; empty for regression.
         normalization: the constants, fitted on the training split only.
     """
@@ -109,5 +109,5 @@ class Features:
 
     @property
     def columns(self) -> bool:
-        """Whether every column of `x` is an input of its own."""
+        """Whether every column of `x` is a separate input."""
         return self.train.x.ndim == 2 and len(self.inputs) == self.train.x.shape[1]

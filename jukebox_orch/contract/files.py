@@ -1,4 +1,4 @@
-"""Files by path or fsspec URL, pinned to the digest that a source names; for every project's `load`."""
+"""Read a file by path or fsspec URL and verify its sha256. For use in `ModelProject.load`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _BLOCK = 1 << 20
 
 @contextmanager
 def open_verified(file: SourceFile) -> Iterator[IO[bytes]]:
-    """A private, verified copy of the file: what is read cannot change after its digest was taken.
+    """Open a private, verified copy of the file, so that it cannot change after it was verified.
 
     The copy is an unnamed temporary file below `TMPDIR`.
 
     Raises:
-        InputError: the file is missing, not a regular file, not readable, or does not have its digest.
-        OSError: a server or network failed; trying again may help.
+        InputError: the file is missing, not a regular file, not readable, or has another digest.
+        OSError: a server or network failed; a retry may succeed.
     """
     with tempfile.TemporaryFile() as copy:
         state = hashlib.sha256()
@@ -36,11 +36,11 @@ def open_verified(file: SourceFile) -> Iterator[IO[bytes]]:
 
 
 def read_bytes(file: SourceFile, limit: int = 1 << 30) -> bytes:
-    """The file's bytes, verified.
+    """Return the file's bytes, verified.
 
     Raises:
         InputError: as `open_verified`, or the file has more than `limit` bytes.
-        OSError: a server or network failed; trying again may help.
+        OSError: a server or network failed; a retry may succeed.
     """
     buffer = io.BytesIO()
     for block in _blocks(file.url):
@@ -54,7 +54,7 @@ def read_bytes(file: SourceFile, limit: int = 1 << 30) -> bytes:
 
 
 def display_url(url: str) -> str:
-    """`url` for messages: without user name, password and signed query."""
+    """Return `url` for messages: without user name, password and query (which may hold a signature)."""
     if "://" not in url:
         return url
     parts = urlsplit(url)
@@ -62,10 +62,10 @@ def display_url(url: str) -> str:
 
 
 def read_error(url: str, error: Exception) -> Exception:
-    """What to raise for `error`: an InputError, or an OSError where trying again may help."""
+    """Return the exception to raise for `error`: an InputError, or an OSError if a retry may succeed."""
     where = display_url(url)
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # fsspec says "not found" for every failure of a web server
+        error = error.__cause__  # fsspec raises FileNotFoundError for every failure of a web server
     status = getattr(error, "status", None)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return InputError(f"{where}: not found; check the path or URL")
@@ -86,20 +86,20 @@ def _blocks(url: str) -> Iterator[bytes]:
 
     try:
         fs, path = fsspec.url_to_fs(url)
-        # A FIFO would block for ever, a device never end.
+        # Reading a FIFO may block for ever, and a device may never end.
         if fs.info(path)["type"] != "file":
             raise IsADirectoryError(url)
         with fs.open(path, "rb") as stream:
             while block := stream.read(_BLOCK):
                 yield block
-    except Exception as error:  # noqa: BLE001 - every file system of fsspec has errors of its own
-        # Their texts may show credentials, so they are not chained.
+    except Exception as error:  # noqa: BLE001 - every fsspec file system raises its own errors
+        # Not chained, because the error text may contain credentials.
         raise read_error(url, error) from None
 
 
 def _verify(file: SourceFile, digest: str) -> None:
     if file.sha256 and file.sha256.lower() != digest:
         raise InputError(
-            f"{display_url(file.url)}: has sha256 {digest}, expected {file.sha256}: the file was changed or is another "
-            "one; restore it or give its present digest"
+            f"{display_url(file.url)}: has sha256 {digest}, expected {file.sha256}: the file was changed or replaced; "
+            "restore it or set its new digest"
         )

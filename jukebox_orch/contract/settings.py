@@ -1,4 +1,4 @@
-"""What a user can set for a run: where the data is, how the model is trained, and what is good enough."""
+"""Settings of a run: the data source, the hyperparameters and the thresholds."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class InputError(ValueError):
 
 
 class Settings(BaseModel):
-    """Base of everything a user can set: unknown names are refused, values do not change after creation."""
+    """Base class of all settings. Unknown names are refused; values cannot be changed after creation."""
 
-    # No comparison with NaN holds, so a threshold or a bound of NaN would let everything or nothing pass.
+    # Every comparison with NaN is false, so a threshold of NaN would accept every value or none.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -20,7 +20,7 @@ class SourceFile(Settings):
     """One input file, pinned to its content."""
 
     url: str = Field(description="Path or fsspec URL of the file")
-    sha256: str = Field(default="", description="Digest the file must have; empty: not verified")
+    sha256: str = Field(default="", description="Expected sha256 of the file; empty: not verified")
 
 
 class Source(Settings):
@@ -32,18 +32,18 @@ class Source(Settings):
     )
     files: list[SourceFile] = Field(
         default_factory=list,
-        description="Read exactly these files, verified by digest; what a new-data sensor hands to a run",
+        description="Read exactly these files and verify their digests; set by the new-data sensor",
     )
 
 
 class Hyperparameters(Settings):
-    """What every Keras training takes. A project subclasses it with its own defaults, bounds and fields."""
+    """Hyperparameters of every Keras training. A project subclasses it with its own defaults, bounds and fields."""
 
-    epochs: int = Field(default=50, ge=1, le=10_000, description="Passes over the training split at most")
-    batch_size: int = Field(default=128, ge=1, le=65_536, description="Training rows per gradient step")
-    learning_rate: float = Field(
-        default=1e-3, gt=0, le=1, description="Step size of the optimizer at the start"
+    epochs: int = Field(
+        default=50, ge=1, le=10_000, description="Maximum number of passes over the training split"
     )
+    batch_size: int = Field(default=128, ge=1, le=65_536, description="Training rows per gradient step")
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Initial step size of the optimizer")
     early_stopping_patience: int = Field(
         default=10,
         ge=0,
@@ -52,18 +52,18 @@ class Hyperparameters(Settings):
     )
     refit: bool = Field(
         default=False,
-        description="Then train anew on the training and the validation split, for as many epochs as were best",
+        description="Train again on the training and validation splits, for the best number of epochs",
     )
 
 
 class Gates(Settings):
-    """The thresholds that stop a run or warn. A project subclasses it with its own defaults."""
+    """Thresholds that stop a run or warn. A project subclasses it with its own defaults."""
 
     max_invalid_share: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="Validation fails when more than this share of the rows is unusable",
+        description="Validation fails when the share of unusable rows exceeds this",
     )
     metric_floor: float | None = Field(
         default=None,
@@ -72,7 +72,7 @@ class Gates(Settings):
     champion_tolerance: float = Field(
         default=0.01,
         ge=0,
-        description="How much worse than the champion, on the same test split, still passes",
+        description="How much worse than the champion the primary metric may be on the same test split",
     )
     drift_warn: float = Field(
         default=0.1, gt=0, description="Warn when a feature's population stability index (PSI) reaches this"

@@ -1,4 +1,4 @@
-"""Train, validation and test rows that do not leak: what belongs together stays together."""
+"""Split rows into train, validation and test; rows with the same key stay in one split."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def split_by_share(
     seed: int,
     strata: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
-    """Row numbers (ascending) of train, validation and test.
+    """Return the row numbers (ascending) of train, validation and test.
 
     Args:
-        keys: (n,) what a row belongs to: a customer, a patient, the row's own content or number. Rows of one
-            key never come into two splits, because the model would be judged on what it has seen.
-        validation_share, test_share: shares of the different keys, 0..1; at least one key each, 0: none.
-        strata: (n,) classes of which each is divided by the shares; None: no classes.
+        keys: (n,) the group of each row: a customer, a patient, or the row's content or number. All rows of a
+            key go to one split; otherwise the model would be tested on data it was trained on.
+        validation_share, test_share: shares of the distinct keys, 0..1; at least one key each, 0: none.
+        strata: (n,) class of each row; every class is split by the shares; None: no classes.
 
     Raises:
-        InputError: there is no row, or a class has too few different keys for the splits.
+        InputError: there are no rows, or a class has too few distinct keys for the splits.
     """
     import numpy as np
 
     if not len(keys):
-        raise InputError("no usable row is left to split")
+        raise InputError("no usable rows: nothing to split")
     classes = np.zeros(len(keys)) if strata is None else strata
     random = np.random.default_rng(seed)
     split = np.full(len(keys), "train", "U10")
@@ -42,9 +42,9 @@ def split_by_share(
         ]
         validation, test = shuffled[: sizes[0]], shuffled[sizes[0] : sum(sizes)]
         if len(shuffled) <= sum(sizes):
-            whose = "the data" if strata is None else f"class {str(name)!r}"
+            group = "the data" if strata is None else f"class {str(name)!r}"
             raise InputError(
-                f"{whose} has {len(shuffled)} different entries: too few for train, validation and test; "
+                f"{group} has {len(shuffled)} different entries: too few for train, validation and test; "
                 "add data or lower the shares"
             )
         split[np.isin(keys, validation)] = "validation"

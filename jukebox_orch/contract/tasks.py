@@ -1,7 +1,7 @@
-"""What is predicted and how it is judged: classification and regression.
+"""Tasks: classification and regression, with their loss, metrics and baseline.
 
-Entries may stand for many rows (`Split.weight`) and, in classification, carry a distribution over the labels
-instead of one label: every figure here equals the one over the single rows.
+An entry may represent many rows (`Split.weight`) and, in classification, have a distribution over the labels
+instead of one label. Every metric equals the metric computed on the single rows.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
     from jukebox_orch.contract.features import Features, Split
 
-# A probability of 0 would make the log loss infinite; the bound of scikit-learn for float32.
+# A probability of 0 would make the log loss infinite. scikit-learn uses this bound for float32.
 _SMALLEST_PROBABILITY = 2.0**-23
 
 
 class Task(ABC):
-    """How predictions of one kind are trained, scored and compared.
+    """How a kind of prediction is trained, scored and compared.
 
     Class attributes:
-        kind: name for people and tags.
+        kind: name of the task in messages and tags.
         output: name of the model's output in the ONNX file.
         metrics: metric -> whether higher is better.
     """
@@ -37,7 +37,7 @@ class Task(ABC):
     metrics: ClassVar[Mapping[str, bool]]
 
     def __init__(self, primary: str) -> None:
-        """Choose the metric that gates and champions are decided by.
+        """Choose the metric that gates and champion comparisons use.
 
         Raises:
             ValueError: the task has no such metric.
@@ -50,45 +50,45 @@ class Task(ABC):
 
     @property
     def higher_is_better(self) -> bool:
-        """Direction of the primary metric."""
+        """Whether a higher value of the primary metric is better."""
         return self.metrics[self.primary]
 
     def not_worse(self, value: float, reference: float, tolerance: float = 0.0) -> bool:
-        """Whether `value` of the primary metric is at least `reference`, within `tolerance`; NaN never is."""
+        """Return whether `value` of the primary metric is as good as `reference`, within `tolerance`; NaN never is."""
         gain = value - reference if self.higher_is_better else reference - value
         return bool(gain >= -tolerance)
 
     @abstractmethod
     def loss(self, y: np.ndarray) -> str:
-        """Keras loss for targets of this form."""
+        """Return the name of the Keras loss for targets of this shape."""
 
     @abstractmethod
     def score(self, split: Split, prediction: np.ndarray) -> dict[str, float]:
-        """All `metrics` of `prediction` (n, outputs) on `split`, weighted by rows."""
+        """Return all `metrics` of `prediction` (n, outputs) on `split`, weighted by rows."""
 
     @abstractmethod
     def baseline(self, train: Split, test: Split) -> tuple[str, np.ndarray]:
-        """The rule any model must beat: its name and its predictions on `test`."""
+        """Return the rule that any model must beat: its name and its predictions on `test`."""
 
     @abstractmethod
     def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
-        """Share of rows on which two predictions mean the same decision."""
+        """Return the share of rows on which two predictions give the same decision."""
 
     @abstractmethod
     def balance(self, features: Features) -> pd.DataFrame:
-        """Distribution of the target per split: one row per class or bin, one column per split, in shares."""
+        """Return the distribution of the target: one row per class or bin, one column per split, in shares."""
 
     @abstractmethod
     def details(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
-        """Tables for the report: `per_class`, `confusion_matrix`, `calibration` or what the task has."""
+        """Return tables for the report, for example `per_class`, `confusion_matrix` and `calibration`."""
 
     @abstractmethod
     def collapsed(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
-        """What the model has given up on: classes never predicted, or "constant prediction"."""
+        """Return classes of the split that the model never predicts, or "constant prediction"."""
 
 
 class Classification(Task):
-    """One of `Features.labels`; the model's output is a probability per label.
+    """Predicts one of `Features.labels`; the model's output is a probability per label.
 
     Metrics: accuracy, top_5_accuracy, macro_f1 (mean F1 over the labels that occur), log_loss (natural log),
     calibration_error (expected calibration error over 15 bins, Guo et al. 2017, arXiv 1706.04599).
@@ -105,7 +105,7 @@ class Classification(Task):
     }
 
     def __init__(self, primary: str = "accuracy") -> None:
-        """Judge by `primary`."""
+        """Use `primary` for gates and champion comparisons."""
         super().__init__(primary)
 
     @override
@@ -134,7 +134,7 @@ class Classification(Task):
 
     @override
     def baseline(self, train: Split, test: Split) -> tuple[str, np.ndarray]:
-        """Predict the training split's label shares, so always its most frequent class."""
+        """Predict the label shares of the training split, so always its most frequent class."""
         import numpy as np
 
         classes = int(max(train.y.max(), test.y.max())) + 1 if train.y.ndim == 1 else train.y.shape[1]
@@ -169,19 +169,19 @@ class Classification(Task):
     @override
     def collapsed(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
         matrix = confusion(split, prediction)
-        dead = (matrix.sum(axis=1) > 0) & (matrix.sum(axis=0) == 0)
-        return [label for label, is_dead in zip(labels, dead, strict=True) if is_dead]
+        missed = (matrix.sum(axis=1) > 0) & (matrix.sum(axis=0) == 0)
+        return [label for label, is_missed in zip(labels, missed, strict=True) if is_missed]
 
 
 class Regression(Task):
-    """A number per row. Metrics: rmse, mae (units of the target) and r2 (coefficient of determination)."""
+    """Predicts a number. Metrics: rmse, mae (units of the target) and r2 (coefficient of determination)."""
 
     kind = "regression"
     output = "prediction"
     metrics = {"rmse": False, "mae": False, "r2": True}  # noqa: RUF012
 
     def __init__(self, primary: str = "rmse") -> None:
-        """Judge by `primary`."""
+        """Use `primary` for gates and champion comparisons."""
         super().__init__(primary)
 
     @override
@@ -201,7 +201,7 @@ class Regression(Task):
 
     @override
     def baseline(self, train: Split, test: Split) -> tuple[str, np.ndarray]:
-        """Predict the training split's mean."""
+        """Predict the mean of the training split."""
         import numpy as np
 
         mean = np.average(train.y, weights=train.weight)
@@ -209,7 +209,7 @@ class Regression(Task):
 
     @override
     def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
-        """Any two numbers may differ by rounding: rows equal to 4 digits of the largest one agree."""
+        """Count rows as equal if they differ by at most 1e-4 of the largest value, to allow for rounding."""
         return float((abs(ours - theirs) <= 1e-4 * max(1.0, float(abs(theirs).max()))).mean())
 
     @override
@@ -246,7 +246,7 @@ class Regression(Task):
 
 
 def row_counts(split: Split, classes: int) -> np.ndarray:
-    """(n, classes) float64: how many source rows of each label every entry stands for."""
+    """Return (n, classes) float64: number of source rows of each label that every entry represents."""
     import numpy as np
 
     if split.y.ndim == 1:
@@ -257,7 +257,7 @@ def row_counts(split: Split, classes: int) -> np.ndarray:
 
 
 def confusion(split: Split, prediction: np.ndarray) -> np.ndarray:
-    """(classes, classes) float64 row counts: true label down, predicted label across."""
+    """Return (classes, classes) float64 row counts: true label down, predicted label across."""
     import numpy as np
 
     classes = prediction.shape[1]
@@ -267,7 +267,7 @@ def confusion(split: Split, prediction: np.ndarray) -> np.ndarray:
 
 
 def per_class(matrix: np.ndarray) -> pd.DataFrame:
-    """Precision, recall, F1 and rows of each class, from its confusion matrix."""
+    """Return precision, recall, F1 and rows of each class, from the confusion matrix."""
     import numpy as np
     import pandas as pd
     from sklearn.metrics import precision_recall_fscore_support
@@ -284,7 +284,7 @@ def per_class(matrix: np.ndarray) -> pd.DataFrame:
 
 
 def _calibration(split: Split, prediction: np.ndarray, bins: int = 15) -> pd.DataFrame:
-    """Mean confidence and accuracy of the predicted class per bin of confidence; empty bins left out."""
+    """Return mean confidence and accuracy of the predicted class per confidence bin, without empty bins."""
     import numpy as np
     import pandas as pd
 

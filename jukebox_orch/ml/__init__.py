@@ -1,4 +1,4 @@
-"""What the steps compute, and how their values become files; knows neither Dagster nor MLflow."""
+"""The computations of the steps, and the file formats of their values. Does not depend on Dagster or MLflow."""
 
 LIBRARIES = {
     "fsspec": "fsspec",
@@ -14,5 +14,5 @@ LIBRARIES = {
     "tf2onnx": "tf2onnx",
     "typing_extensions": "typing-extensions",
 }
-"""Import name -> distribution of every library that `contract/` and `ml/` import: their versions are part of the
-fingerprint of a result. A test compares it with the import statements."""
+"""Import name -> distribution of every library that `contract/` and `ml/` import. Their versions are part of the
+fingerprint of a result. A test compares this list with the import statements."""

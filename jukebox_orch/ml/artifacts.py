@@ -1,4 +1,4 @@
-"""The values that pass between assets, beside the `Dataset` of the contract."""
+"""The values that assets pass to each other, in addition to the `Dataset` of the contract."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from jukebox_orch.contract import Features
 
-# Operator set of ONNX files: the newest that tf2onnx 1.17 writes and every onnxruntime since 1.14 reads.
+# Operator set of ONNX files: the newest one that tf2onnx 1.17 writes; onnxruntime reads it since 1.14.
 OPSET = 18
 
 
 class Report(BaseModel):
-    """Base of the reports: typed, stored as JSON, never changed after creation."""
+    """Base class of the reports: typed, stored as JSON, immutable."""
 
-    # Validators are built in the step that first uses them, not when the graph is defined. JSON has no NaN and no
-    # infinity; pydantic would write them as null, which no field of type float reads back.
+    # defer_build: build validators in the step that first uses them, not when the graph is defined.
+    # ser_json_inf_nan: pydantic would write NaN and infinity as null, which a float field cannot read back.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, ser_json_inf_nan="constants")
 
 
@@ -40,10 +40,10 @@ class RuleFinding(Report):
 
 
 class ValidationReport(Report):
-    """Value of `validated_data`: what validation found in one dataset, named by its digest.
+    """Value of `validated_data`: the validation result of the dataset with this digest.
 
     Attributes:
-        max_invalid_share: largest share of invalid rows that passes.
+        max_invalid_share: largest allowed share of invalid rows.
     """
 
     dataset_digest: str
@@ -54,12 +54,12 @@ class ValidationReport(Report):
 
     @property
     def invalid_share(self) -> float:
-        """Share of the rows that cannot be used, 0..1; 1 for an empty dataset."""
+        """Share of unusable rows, 0..1; 1 for an empty dataset."""
         return self.invalid_rows / self.rows if self.rows else 1.0
 
 
 class Scores(Report):
-    """Metrics of one predictor, by metric name, on a number of source rows."""
+    """Metrics of one predictor by name, and the number of source rows they were computed on."""
 
     name: str
     rows: int
@@ -82,8 +82,8 @@ class EvaluationReport(Report):
         metric_floor, champion_tolerance: thresholds of the checks.
         slices: the same metrics on named subsets of the test split.
         baselines: the same metrics of simple rules.
-        champion: scores of the base that the run names, else of the current champion; None when there is neither.
-        champion_problem: why an existing champion could not be compared; then no version may replace it.
+        champion: scores of the base that the run names, otherwise of the current champion; None without either.
+        champion_problem: why an existing champion could not be compared; in that case no version may replace it.
         collapsed: classes in the test split that the model never predicts.
         details: tables of the task: per class, confusion matrix, calibration, residuals.
     """
@@ -106,11 +106,12 @@ class EvaluationReport(Report):
 
 
 class OnnxReport(Report):
-    """What was measured on an ONNX file, see `jukebox_orch.ml.onnx_export`.
+    """Measurements of an ONNX file, see `jukebox_orch.ml.onnx_export`.
 
     Attributes:
-        max_abs_difference: largest difference to Keras on the test split; single_row_difference: of one row
-            alone to the same row in a batch. Both as a share of the largest output where that is above 1.
+        max_abs_difference: largest difference from Keras on the test split.
+        single_row_difference: largest difference between a row predicted alone and in a batch. Both differences
+            are relative to the largest output if that is above 1.
         agreement: share of the test split with the same decision as Keras.
     """
 
@@ -146,7 +147,7 @@ class RegisteredModel(Report):
 
 @dataclass(frozen=True)
 class LoadedVersion:
-    """A registered version with the verified bytes of its ONNX file, or the problem with it."""
+    """A registered version with the verified bytes of its ONNX file, or the reason why it cannot be used."""
 
     model_name: str
     version: str
@@ -160,10 +161,10 @@ class TrainingReport:
     """How a model was trained.
 
     Attributes:
-        hyperparameters: as they were used.
-        history: per epoch: `loss`, `val_loss` and the metrics Keras computed; of a refit `refit_loss`, ….
-        validation, baseline: metrics on the validation split, of the model (before a refit, which trains on that
-            split) and of the task's baseline.
+        hyperparameters: the values that were used.
+        history: `loss`, `val_loss` and the Keras metrics per epoch; those of a refit are named `refit_loss`, ….
+        validation, baseline: metrics of the model and of the task's baseline on the validation split; computed
+            before a refit, because a refit trains on that split.
         model_digest: sha256 over architecture and weights.
         seconds: wall time of the fit, and of the refit.
     """
@@ -183,11 +184,11 @@ class TrainingReport:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Value of `trained_model`. Reads its Keras file only when the network itself is needed.
+    """Value of `trained_model`. Reads the Keras file only when the network is used.
 
     Attributes:
         report: how it was trained.
-        source: the Keras model in memory, or the verified `.keras` file that holds it.
+        source: the Keras model in memory, or its verified `.keras` file.
     """
 
     report: TrainingReport
@@ -195,7 +196,7 @@ class TrainedModel:
 
     @cached_property
     def keras_model(self) -> keras.Model:
-        """The network from raw inputs to outputs.
+        """The Keras model that maps raw inputs to outputs.
 
         Raises:
             UnsafeFileError: the file is not a `.keras` archive or holds code (Lambda layers).
@@ -209,7 +210,7 @@ class TrainedModel:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """Value of `onnx_model`: the bytes of the file and what was measured on it."""
+    """Value of `onnx_model`: the bytes of the file and its measurements."""
 
     content: bytes
     report: OnnxReport
@@ -217,7 +218,7 @@ class OnnxModel:
 
 @dataclass(frozen=True)
 class StoredFeatures:
-    """Value of `features`: the splits, with the digest of the dataset that they were made from.
+    """Value of `features`: the splits, and the digest of the dataset that they were built from.
 
     Attributes:
         profile: distribution of the dataset's monitored columns, see `jukebox_orch.ml.drift`.
@@ -229,7 +230,7 @@ class StoredFeatures:
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 over every array, name and constant."""
+        """Sha256 over all arrays, names and constants."""
         import numpy as np
 
         from jukebox_orch.contract.memmap import array_digest

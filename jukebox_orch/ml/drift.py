@@ -1,4 +1,4 @@
-"""How far new data has moved from the data a model was trained on: the population stability index (PSI)."""
+"""Measures drift of new data from the training data by the population stability index (PSI)."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-# Fewer distinct values than this are compared value by value: quantiles hide the shift of a binary column.
+# Columns with at most this many distinct values get one bin per value: quantiles hide shifts of a binary column.
 _FEW_VALUES = 20
 _BINS = 10
-# A bin that one side never hits would make the index infinite.
+# A bin that is empty on one side would make the index infinite.
 _SMALLEST_SHARE = 1e-4
 
 Profile = dict[str, dict[str, Any]]
 
 
 def profile(table: pd.DataFrame) -> Profile:
-    """Distribution of every column: `values` or `edges` of its bins and their `shares`; JSON-ready.
+    """Return the distribution of every column: `values` or `edges` of the bins, and their `shares`; JSON-ready.
 
-    Missing and infinite values have a bin of their own, the last.
+    The last bin holds missing and infinite values.
     """
     return {str(name): _describe(column.to_numpy(np.float64)) for name, column in table.items()}
 
 
 def psi(reference: Profile, table: pd.DataFrame) -> dict[str, float]:
-    """PSI per column of `reference` that `table` has: sum over bins of (new - old) * ln(new / old).
+    """Return the PSI per column of `reference` that `table` has: sum over bins of (new - old) * ln(new / old).
 
-    Source: Siddiqi, Credit Risk Scorecards (2006); 0.1 is commonly read as a moderate shift, 0.2 as a large one.
+    Source: Siddiqi, Credit Risk Scorecards (2006); 0.1 is commonly taken as a moderate shift, 0.2 as a large one.
     """
     result = {}
-    for name, described in reference.items():
+    for name, bins in reference.items():
         if name in table:
-            old = np.maximum(described["shares"], _SMALLEST_SHARE)
-            new = np.maximum(_shares(table[name].to_numpy(np.float64), described), _SMALLEST_SHARE)
+            old = np.maximum(bins["shares"], _SMALLEST_SHARE)
+            new = np.maximum(_shares(table[name].to_numpy(np.float64), bins), _SMALLEST_SHARE)
             result[name] = float(((new - old) * np.log(new / old)).sum())
     return result
 
@@ -50,7 +50,7 @@ def _describe(values: np.ndarray) -> dict[str, Any]:
 
 
 def _shares(values: np.ndarray, bins: dict[str, Any]) -> np.ndarray:
-    """Share of the values per bin; one bin for values never seen before, one for missing values."""
+    """Return the share of values per bin; bins of single values get one more for others; the last is for missing."""
     finite = values[np.isfinite(values)]
     if "values" in bins:
         known = np.asarray(bins["values"])

@@ -1,4 +1,4 @@
-"""Judges a model on the untouched test split, beside baselines and the current champion on the same split."""
+"""Evaluates a model, the baselines and the current champion on the same, untouched test split."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ def evaluate(
     """Score the model, its slices, the baselines and the champion.
 
     Args:
-        champion: what the model is compared with, the current champion or a base that the run names.
-        gates: what the scores will be judged by; kept in the report.
+        champion: the version to compare with, the current champion or a base that the run names.
+        gates: thresholds for the scores; stored in the report.
 
     Returns:
-        The report, and the model's predictions (n, outputs) on the test split.
+        The report and the model's predictions (n, outputs) on the test split.
     """
     features, task = stored.features, project.task
     test = features.test
     prediction = predict(trained.keras_model, test.x)
-    name, dummy = task.baseline(features.train, test)
-    baselines = {name: dummy, **project.baselines(features)}
+    name, baseline = task.baseline(features.train, test)
+    baselines = {name: baseline, **project.baselines(features)}
     champion_scores, problem = score_champion(project, features, champion)
     report = EvaluationReport(
         task=task.kind,
@@ -66,7 +66,7 @@ def evaluate(
 def score_champion(
     project: ModelProject, features: Features, champion: LoadedVersion | None
 ) -> tuple[ChampionScores | None, str]:
-    """The champion's metrics on this test split, or why it cannot be compared on it."""
+    """Return the champion's metrics on this test split, or the reason why it cannot be compared."""
     if champion is None:
         return None, ""
     if champion.problem:
@@ -75,8 +75,8 @@ def score_champion(
         predictor = OnnxPredictor(champion.content)
     except (UnsafeFileError, ValueError) as error:
         return None, f"version {champion.version}: {error}"
-    if different := _different(predictor, features):
-        return None, f"version {champion.version} {different}"
+    if difference := _interface_difference(predictor, features):
+        return None, f"version {champion.version} {difference}"
     prediction = predictor.predict(features.test.x)
     if features.labels:
         prediction = prediction[:, [predictor.labels.index(label) for label in features.labels]]
@@ -87,15 +87,15 @@ def score_champion(
     return scores, ""
 
 
-def _different(predictor: OnnxPredictor, features: Features) -> str:
-    """Why the file does not answer the same question as a model of these features; empty when it does."""
+def _interface_difference(predictor: OnnxPredictor, features: Features) -> str:
+    """Return how the file's inputs or labels differ from those of the features; empty if they are the same."""
     if predictor.inputs != features.inputs:
-        return f"takes other inputs: {', '.join(predictor.inputs)}"
+        return f"has different inputs: {', '.join(predictor.inputs)}"
     shapes = {tuple(i.shape[1:]) for i in predictor.session.get_inputs()}
     if shapes != {(1,) if features.columns else features.shape}:
-        return f"takes inputs of another shape: {', '.join(map(str, sorted(shapes)))}"
+        return f"has inputs of a different shape: {', '.join(map(str, sorted(shapes)))}"
     if sorted(predictor.labels) != sorted(features.labels):
-        return f"knows other labels: {', '.join(predictor.labels)}"
+        return f"has different labels: {', '.join(predictor.labels)}"
     return ""
 
 

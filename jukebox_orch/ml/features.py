@@ -1,4 +1,4 @@
-"""Builds the value of `features`: a project's splits with the digest and the profile of their dataset."""
+"""Builds the value of `features`: a project's splits with the digest and profile of the dataset."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from jukebox_orch.ml.artifacts import StoredFeatures
 def make_features(
     project: ModelProject, dataset: Dataset, dataset_digest: str, split: Any, seed: int
 ) -> StoredFeatures:
-    """The project's features for the settings `split`, and the distribution of the columns it monitors.
+    """Build the project's features with the settings `split`, and the profile of the monitored columns.
 
     Raises:
-        InputError: the data does not suit the split.
+        InputError: the data cannot be split by these settings.
     """
     features = project.build_features(dataset, split, seed)
     return StoredFeatures(features, dataset_digest, drift.profile(project.drift_table(dataset)))

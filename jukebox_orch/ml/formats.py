@@ -1,4 +1,4 @@
-"""Writes every kind of value as files and reads it back. Nothing here can run code that a file brings along.
+"""Writes values to files and reads them back. Reading never runs code from a file.
 
 | format | value | files |
 |---|---|---|
@@ -8,9 +8,9 @@
 | `onnx` | `OnnxModel` | `model.onnx`, `report.json` |
 | `ValidationReport`, `EvaluationReport`, `RegisteredModel` | the report | `report.json` |
 
-The names stand in the event log of every deployment: they stay when a class is renamed. Every JSON file holds
-`"schema": N`, the version of its fields. `.npy` files are read with `allow_pickle=False` and memory-mapped, so
-splits larger than memory stay on disk.
+Format names are recorded in the event logs of deployments, so they must not change when a class is renamed. Every
+JSON file holds `"schema": N`, the version of its fields. `.npy` files are read with `allow_pickle=False` and
+memory-mapped, so splits larger than memory stay on disk.
 """
 
 from __future__ import annotations
@@ -41,23 +41,23 @@ from jukebox_orch.ml.artifacts import (
 
 T = TypeVar("T")
 _SCHEMA = 1
-"""Version of the fields of every JSON file below. Files written before they had the number are version 1."""
+"""Version of the fields in the JSON files. Files without a number are version 1."""
 
 
 class FormatError(ValueError):
-    """A stored file has other fields than this version of the product reads."""
+    """A stored file does not have the fields that this version of the product reads."""
 
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of value.
+    """File format of one type of value.
 
     Attributes:
-        name: recorded in the materialization.
-        kind: type of its values.
-        write: writes a value into an empty folder.
-        read: reads it back; FormatError where another version wrote other fields.
-        digest: digest of a value's content, its data version.
+        name: name recorded in the materialization.
+        kind: type of the values.
+        write: writes a value to an empty folder.
+        read: reads it back; raises FormatError if another version wrote different fields.
+        digest: digest of a value's content, used as data version.
         rows: number of rows, or None.
     """
 
@@ -70,7 +70,7 @@ class Format:
 
 
 def format_of(value: object) -> Format:
-    """The format for a value, by its type.
+    """Return the format for a value, by its type.
 
     Raises:
         TypeError: no format stores values of this type.
@@ -93,10 +93,10 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _read_json(path: Path, build: Callable[[dict[str, Any]], T]) -> T:
-    """What `build` makes of the stored fields.
+    """Return `build` applied to the stored fields.
 
     Raises:
-        FormatError: another schema, or fields that `build` does not take.
+        FormatError: the file has another schema, or fields that `build` does not accept.
     """
     content = json.loads(path.read_text())
     schema = content.pop("schema", 1)
@@ -105,7 +105,9 @@ def _read_json(path: Path, build: Callable[[dict[str, Any]], T]) -> T:
     try:
         return build(content)
     except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path.name} has other fields: {' '.join(str(error).split())[:300]}") from error
+        raise FormatError(
+            f"{path.name} has different fields: {' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def _write_dataset(value: Dataset, folder: Path) -> None:
@@ -126,7 +128,7 @@ def _digest_dataset(value: Dataset) -> str:
     state = hashlib.sha256()
     for name, data in sorted(value.items()):
         if isinstance(data, pd.DataFrame):
-            # Row hashes of the values: independent of how the columns are held in memory.
+            # Row hashes depend on the values only, not on the memory layout of the columns.
             hashes = pd.util.hash_pandas_object(data, index=False).to_numpy()
             state.update(f"{name}{list(data.columns)}{array_digest(hashes)}".encode())
         else:
@@ -221,7 +223,7 @@ def _report_format(name: str, kind: type[Report]) -> Format:
 
 
 def _load_array(path: Path) -> np.ndarray:
-    """Memory-mapped where that saves memory; an empty array cannot be mapped."""
+    """Load an array, memory-mapped if it is larger than 1 MiB; an empty array cannot be mapped."""
     return np.load(path, mmap_mode="r" if path.stat().st_size > 2**20 else None, allow_pickle=False)
 
 

@@ -1,4 +1,4 @@
-"""Keras with TensorFlow set up so that every machine computes the same, and models loaded without running code."""
+"""Sets up Keras and TensorFlow for reproducible results, and loads models without running code."""
 
 from __future__ import annotations
 
@@ -18,19 +18,18 @@ from jukebox_orch.contract.memmap import iter_chunks
 if TYPE_CHECKING:
     import keras
 
-# Eigen splits its sums by thread: with a fixed number a laptop and a pod add in the same order.
+# Eigen splits sums by thread. With a fixed number of threads, every machine adds in the same order.
 _THREADS = "2"
 
 
 class UnsafeFileError(ValueError):
-    """A model file of a kind that can run code or point outside itself."""
+    """A model file that can run code or that refers to other files."""
 
 
 def import_keras() -> Any:
-    """Import Keras with TensorFlow set so that every machine computes the same.
+    """Import Keras with TensorFlow set up so that every machine gives the same results.
 
-    TensorFlow reads its settings when it starts; where something else in the process has started it before, its
-    own stay.
+    TensorFlow reads its settings when it is imported: they have no effect if it was imported before.
     """
     set_tensorflow()
     _load_tensorflow()
@@ -44,31 +43,31 @@ def import_keras() -> Any:
 
 @functools.cache
 def _load_tensorflow() -> None:
-    """Import it with the garbage collector off, which else walks its half a million lasting objects a dozen times."""
-    collecting = gc.isenabled()
+    """Import TensorFlow without garbage collection, which would scan its 500,000 permanent objects many times."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         import tensorflow  # noqa: F401
     finally:
-        if collecting:
+        if was_enabled:
             gc.enable()
     gc.freeze()
 
 
 def set_tensorflow() -> None:
-    """Settings that TensorFlow reads when it starts; what the user has set stays."""
+    """Set the environment variables that TensorFlow reads on import; keep those that the user has set."""
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", _THREADS)
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", _THREADS)
-    # oneDNN picks its kernels, and so the order of its sums, by the processor.
+    # oneDNN chooses its kernels, and with them the order of sums, by the processor.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    # Errors of TensorFlow reach Python as exceptions; what it logs itself is about GPUs that are not there.
+    # TensorFlow raises its errors as Python exceptions; its own log is about missing GPUs.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def seeded_keras(seed: int) -> Any:
-    """Keras with every source of randomness fixed, counting layers from the start."""
+    """Return Keras with all random seeds set and the layer counters reset."""
     keras = import_keras()
-    # Layer names are counted per process and end up in the ONNX file.
+    # Keras numbers layers per process, and their names are written to the ONNX file.
     keras.utils.clear_session()
     keras.utils.set_random_seed(seed)
     return keras
@@ -78,7 +77,7 @@ def load_keras(path: Path) -> keras.Model:
     """Load a `.keras` archive without its optimizer, in safe mode.
 
     Raises:
-        UnsafeFileError: another kind of file, or an archive that brings code along (Lambda layers).
+        UnsafeFileError: another kind of file, or an archive that contains code (Lambda layers).
     """
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
         raise UnsafeFileError(
@@ -86,7 +85,7 @@ def load_keras(path: Path) -> keras.Model:
         )
     with zipfile.ZipFile(path) as archive:
         if "config.json" not in archive.namelist():
-            raise UnsafeFileError(f"{path.name}: a .keras archive has a config.json, this one has none")
+            raise UnsafeFileError(f"{path.name}: config.json is missing: not a .keras archive")
         config = json.loads(archive.read("config.json"))
     if layer := _lambda_layer(config):
         raise UnsafeFileError(
@@ -99,21 +98,21 @@ def load_keras(path: Path) -> keras.Model:
 
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    """Outputs (n, outputs) float32 of the network for raw inputs (n, …)."""
-    # Called, not predict(): that compiles a graph for every model and copies what it is given.
-    splits = [
-        np.asarray(model(np.asarray(piece), training=False)) for _, piece in iter_chunks(x, scoring_batch(x))
+    """Return the model's outputs (n, outputs) float32 for raw inputs (n, …)."""
+    # Not model.predict(): that compiles a graph for every model and copies its input.
+    outputs = [
+        np.asarray(model(np.asarray(chunk), training=False)) for _, chunk in iter_chunks(x, scoring_batch(x))
     ]
-    return np.concatenate(splits)
+    return np.concatenate(outputs)
 
 
 def scoring_batch(x: np.ndarray) -> int:
-    """Entries predicted at a time: a convolution holds a hundred times the size of its image."""
+    """Return the number of entries per prediction batch: a convolution needs about 100 times the image's memory."""
     return 1024 if x.ndim == 2 else 128
 
 
 def _lambda_layer(config: object) -> str | None:
-    """Name of the first Lambda layer anywhere in a Keras configuration."""
+    """Return the name of the first Lambda layer anywhere in a Keras configuration, or None."""
     if isinstance(config, dict):
         if config.get("class_name") in ("Lambda", "__lambda__"):
             inner = config.get("config")

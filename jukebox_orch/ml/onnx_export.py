@@ -1,7 +1,7 @@
 """Exports the trained model as one ONNX file and compares it with Keras on the whole test split.
 
-The file takes raw features (normalisation is inside), names its inputs as the project does, has a dynamic
-batch dimension and carries labels, features and lineage in its metadata.
+The file takes raw features (it contains the normalisation), has the project's input names and a dynamic batch
+dimension, and stores labels, features and lineage in its metadata.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def export(project: ModelProject, trained: TrainedModel, features: Features, ver
     """Convert the trained model and compare the file with Keras on the whole test split.
 
     Args:
-        version: label of the model version, written into the file's metadata with the digests of data and model.
+        version: label of the model version, written to the file's metadata with the digests of data and model.
     """
     report = trained.report
     lineage = {
@@ -42,7 +42,7 @@ def export(project: ModelProject, trained: TrainedModel, features: Features, ver
 
 
 def compare(project: ModelProject, content: bytes, features: Features, keras_test: np.ndarray) -> OnnxReport:
-    """Measure an ONNX file: validity, and the differences to what Keras gives.
+    """Check an ONNX file and measure its differences from Keras.
 
     Args:
         keras_test: Keras' outputs (n, outputs) for `features.test.x`.
@@ -58,7 +58,7 @@ def compare(project: ModelProject, content: bytes, features: Features, keras_tes
     predictor = OnnxPredictor(content)
     ours = predictor.predict(features.test.x)
     single = predictor.predict(features.test.x[:1])
-    # float32 has seven digits: outputs in the thousands, as of a regression, differ by more than probabilities.
+    # float32 has seven digits, so large regression outputs differ by more than probabilities do.
     size = max(1.0, float(np.abs(keras_test).max()))
     return OnnxReport(
         sha256=hashlib.sha256(content).hexdigest(),
@@ -72,7 +72,7 @@ def compare(project: ModelProject, content: bytes, features: Features, keras_tes
         max_abs_difference=float(np.abs(ours - keras_test).max()) / size,
         agreement=project.task.agreement(ours, keras_test),
         single_row_difference=float(np.abs(single - ours[:1]).max()) / size,
-        external_data=False,  # OnnxPredictor has refused it
+        external_data=False,  # OnnxPredictor refuses files with external data
         checker_error=checker_error,
     )
 
@@ -92,7 +92,7 @@ def _convert(
     else:
         inputs = [keras.Input(features.shape, dtype=dtype, name=features.inputs[0])]
         raw = inputs[0]
-    # The last layer's name becomes the output's name in the file.
+    # The name of the last layer becomes the name of the output in the file.
     output = keras.layers.Activation("linear", name=project.task.output)(model(raw, training=False))
     wrapper = keras.Model(inputs, output, name="serving")
     signature = [tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in inputs]
@@ -100,7 +100,7 @@ def _convert(
     for value in [*proto.graph.input, *proto.graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del proto.graph.value_info[:]
-    _number_names_from_the_start(proto.graph)
+    _renumber_names(proto.graph)
     onnx.helper.set_model_props(
         proto,
         {
@@ -114,22 +114,22 @@ def _convert(
     return proto.SerializeToString(deterministic=True)
 
 
-def _number_names_from_the_start(graph: onnx.GraphProto) -> None:
-    """Make the file independent of what was converted before: tf2onnx counts names through a process' life."""
+def _renumber_names(graph: onnx.GraphProto) -> None:
+    """Number generated names from 0: tf2onnx counts per process, so earlier conversions would change the file."""
     numbers: dict[str, str] = {}
 
     def renumbered(name: str) -> str:
-        base, mark, number = name.rpartition("__")
-        if not (mark and number.isdigit()):
+        base, separator, number = name.rpartition("__")
+        if not (separator and number.isdigit()):
             return name
         return numbers.setdefault(name, f"{base}__{len(numbers)}")
 
     graphs = [graph]
     while graphs:
-        inner = graphs.pop()
-        for tensor in inner.initializer:
+        current = graphs.pop()
+        for tensor in current.initializer:
             tensor.name = renumbered(tensor.name)
-        for node in inner.node:
+        for node in current.node:
             node.name = renumbered(node.name)
             node.input[:] = [renumbered(name) for name in node.input]
             node.output[:] = [renumbered(name) for name in node.output]

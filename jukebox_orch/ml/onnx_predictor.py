@@ -1,4 +1,4 @@
-"""Predicts with an ONNX file through onnxruntime; refuses files that point outside themselves."""
+"""Predicts with an ONNX file through onnxruntime; refuses files with external data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class OnnxPredictor:
-    """An ONNX file ready to predict with onnxruntime on the CPU, outputs as in the file.
+    """Predicts with an ONNX file on the CPU; outputs are in the order of the file.
 
     Attributes:
         inputs: names of the inputs, in order.
@@ -27,7 +27,7 @@ class OnnxPredictor:
         """Load the file's bytes.
 
         Raises:
-            UnsafeFileError: weights are stored outside the file.
+            UnsafeFileError: a tensor is stored outside the file.
             ValueError: not a model that onnxruntime can read.
         """
         import onnxruntime
@@ -45,15 +45,17 @@ class OnnxPredictor:
         self.labels: tuple[str, ...] = tuple(json.loads(self.metadata.get("labels", "[]")))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Outputs (n, outputs) for raw inputs (n, …), in batches of bounded size."""
-        parts = [self.session.run(None, self.feed(piece))[0] for _, piece in iter_chunks(x, scoring_batch(x))]
-        return np.concatenate(parts)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        """Return the outputs (n, outputs) for raw inputs (n, …), computed in batches."""
+        outputs = [
+            self.session.run(None, self.feed(chunk))[0] for _, chunk in iter_chunks(x, scoring_batch(x))
+        ]
+        return np.concatenate(outputs)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     def feed(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """One array per input of the file: a column each, or the whole tensor.
+        """Return one array per input of the file: one column each, or the whole tensor.
 
         Raises:
-            ValueError: the shape of `x` is not what the file takes.
+            ValueError: the shape of `x` does not match the inputs.
         """
         if len(self.inputs) == 1:
             return {self.inputs[0]: np.ascontiguousarray(x)}
@@ -63,11 +65,11 @@ class OnnxPredictor:
 
 
 def refuse_external_data(content: bytes) -> None:
-    """Refuse a file whose tensors live in other files.
+    """Refuse a model with tensors in other files.
 
     Raises:
-        UnsafeFileError: naming the tensor and the path it points to.
-        ValueError: the bytes are no ONNX model.
+        UnsafeFileError: names the tensor and its path.
+        ValueError: the bytes are not an ONNX model.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -86,7 +88,7 @@ def refuse_external_data(content: bytes) -> None:
 
 
 def _tensors(model: onnx.ModelProto) -> list[Any]:
-    """Every tensor that can carry data: initializers and attributes of nodes, in subgraphs and functions too."""
+    """Return every tensor that can hold data: initializers and node attributes, also in subgraphs and functions."""
     import onnx
 
     found: list[Any] = []

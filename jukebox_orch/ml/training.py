@@ -1,4 +1,4 @@
-"""Fits a project's Keras model on its features: the same seed, data and code give the same weights."""
+"""Trains a project's Keras model. The same seed, data and code give the same weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import keras
 
 _SCORED_ENTRIES = 20_000
-# Splits up to this size are held in memory by TensorFlow; larger ones are read batch by batch from their file.
+# TensorFlow holds splits up to this size in memory; larger ones are read from their file batch by batch.
 _IN_MEMORY_BYTES = 32 << 20
 
 
@@ -32,14 +32,14 @@ def train(
 ) -> TrainedModel:
     """Build, fit and score the project's model.
 
-    With `hyperparameters.refit` the model is trained anew on training and validation split; the scores are those
-    of the first training, which has not seen the validation split.
+    With `hyperparameters.refit` the model is trained again on the training and validation splits. The scores are
+    those of the first training, which does not train on the validation split.
 
     Args:
-        log: receives a line of progress at most once a second.
+        log: receives a progress message at most once a second.
 
     Raises:
-        InputError: the network does not fit the features.
+        InputError: the model's shapes do not match the features, or its outputs are not probabilities.
     """
     features = stored.features
     started = time.perf_counter()
@@ -82,17 +82,17 @@ def _fit(
     *,
     refit: int = 0,
 ) -> tuple[keras.Model, dict[str, list[float]]]:
-    """A new model fitted to the training split, with its metrics per epoch.
+    """Fit a new model to the training split; return it with its metrics per epoch.
 
     Args:
-        refit: in place of stopping by the validation split, train on it too, for so many epochs.
+        refit: if not 0, train on the validation split too, for this many epochs, without early stopping.
     """
     keras = seeded_keras(seed)
     model = serving_model(project, features, hyperparameters)
     splits = [features.train, features.validation] if refit else [features.train]
     batches, rest = divmod(sum(map(len, splits)), hyperparameters.batch_size)
     model.compile(
-        # The schedule of a refit is that of all epochs too: up to its last one it repeats the first training.
+        # A refit has the schedule of all epochs too, so its learning rates repeat those of the first training.
         optimizer=project.optimizer(hyperparameters, hyperparameters.epochs * (batches + bool(rest))),
         loss=project.task.loss(features.train.y),
         weighted_metrics=["accuracy"] if project.task.kind == "classification" else ["mae"],
@@ -117,7 +117,7 @@ def _fit(
         _training_batches(project, splits, hyperparameters, seed),
         epochs=epochs,
         validation_data=None if refit else validation,
-        shuffle=False,  # the pipeline shuffles, by the seed
+        shuffle=False,  # the pipeline shuffles with the seed
         verbose=0,  # pyright: ignore[reportArgumentType]
         callbacks=callbacks,
     ).history
@@ -125,16 +125,16 @@ def _fit(
 
 
 def _best_epoch(hyperparameters: Hyperparameters, history: Mapping[str, Sequence[float]]) -> int:
-    """How many epochs gave the weights that the first training ended with."""
+    """Return the number of epochs after which the first training had its final weights."""
     losses = history["val_loss"]
     return int(np.argmin(losses)) + 1 if hyperparameters.early_stopping_patience else len(losses)
 
 
 def serving_model(project: ModelProject, features: Features, hyperparameters: Any) -> keras.Model:
-    """The project's network behind its normalisation: raw inputs in, outputs out.
+    """Build the project's network with the normalisation in front, so that it takes raw inputs.
 
     Raises:
-        InputError: the network's input or output shape does not fit the features.
+        InputError: the network's input or output shape does not match the features.
     """
     import keras
 
@@ -156,7 +156,7 @@ def serving_model(project: ModelProject, features: Features, hyperparameters: An
 def _training_batches(
     project: ModelProject, splits: Sequence[Split], hyperparameters: Hyperparameters, seed: int
 ) -> Any:
-    """The splits as one `tf.data` pipeline of (x, y, weight) batches, in another order every epoch."""
+    """Return the splits as a `tf.data` pipeline of (x, y, weight) batches, shuffled in every epoch."""
     import tensorflow as tf
 
     batches = _batches(splits, hyperparameters.batch_size, seed)
@@ -169,9 +169,10 @@ def _training_batches(
 
 
 def _batches(splits: Sequence[Split], batch_size: int, seed: int | None = None) -> Any:
-    """Batches of (x, y, weight), shuffled with a seed; weights have mean 1: the learning rate keeps its meaning.
+    """Return batches of (x, y, weight), shuffled if there is a seed.
 
-    The order is the same whether the splits are in memory or read from their files.
+    Weights are scaled to mean 1, so that the learning rate does not depend on them. The order is the same whether
+    the splits are in memory or read from their files.
     """
     import tensorflow as tf
 
@@ -193,8 +194,8 @@ def _batches(splits: Sequence[Split], batch_size: int, seed: int | None = None) 
     def read_rows(index: np.ndarray) -> tuple[np.ndarray, ...]:
         x = np.empty((len(index), *x_shape), x_type)
         for split, start, end in zip(splits, starts[:-1], starts[1:], strict=True):
-            own = (index >= start) & (index < end)
-            x[own] = split.x[index[own] - start]
+            inside = (index >= start) & (index < end)
+            x[inside] = split.x[index[inside] - start]
             release_pages(split.x)
         return x, y[index], weight[index]
 
@@ -206,8 +207,8 @@ def _batches(splits: Sequence[Split], batch_size: int, seed: int | None = None) 
     return batches if in_memory else batches.map(read)
 
 
-def _progress(keras: Any, epochs: int, word: str, log: Callable[[str], None]) -> keras.callbacks.Callback:
-    """Report epochs, at most one a second and always the last."""
+def _progress(keras: Any, epochs: int, label: str, log: Callable[[str], None]) -> keras.callbacks.Callback:
+    """Return a callback that reports at most one epoch a second, and always the last."""
     state = {"reported": 0.0}
 
     def report(epoch: int, logs: dict[str, float] | None) -> None:
@@ -215,7 +216,7 @@ def _progress(keras: Any, epochs: int, word: str, log: Callable[[str], None]) ->
         if now - state["reported"] >= 1 or epoch + 1 == epochs:
             state["reported"] = now
             log(
-                f"{word} {epoch + 1}/{epochs}: "
+                f"{label} {epoch + 1}/{epochs}: "
                 + ", ".join(f"{k} {v:.4f}" for k, v in sorted((logs or {}).items()))
             )
 
@@ -223,7 +224,7 @@ def _progress(keras: Any, epochs: int, word: str, log: Callable[[str], None]) ->
 
 
 def _sample(split: Split) -> Split:
-    """At most 20,000 evenly spaced entries: enough to see over-fitting, cheap on large splits."""
+    """Return at most 20,000 evenly spaced entries: enough to detect over-fitting, cheap on large splits."""
     if len(split) <= _SCORED_ENTRIES:
         return split
     index = np.linspace(0, len(split) - 1, _SCORED_ENTRIES).astype(int)
@@ -232,7 +233,7 @@ def _sample(split: Split) -> Split:
 
 
 def _score(project: ModelProject, model: keras.Model, split: Split) -> dict[str, float]:
-    """Metrics on the split; NaN for a network whose training diverged, which the checks refuse."""
+    """Return the metrics on the split; NaN if the training diverged, which the checks refuse."""
     prediction = predict(model, split.x)
     if not np.isfinite(prediction).all():
         return dict.fromkeys(project.task.metrics, float("nan"))
@@ -240,8 +241,8 @@ def _score(project: ModelProject, model: keras.Model, split: Split) -> dict[str,
         sums = prediction.sum(axis=1)
         if prediction.min() < 0 or np.abs(sums - 1).max() > 1e-3:
             raise InputError(
-                f"{project.name}: the network's outputs are no probabilities ({prediction.min():.3g} to "
-                f"{prediction.max():.3g}, rows sum to {sums.min():.3g}..{sums.max():.3g}): end build_model() in a "
-                "softmax"
+                f"{project.name}: the model's outputs are not probabilities ({prediction.min():.3g} to "
+                f"{prediction.max():.3g}, rows sum to {sums.min():.3g}..{sums.max():.3g}): end build_model() with "
+                "a softmax layer"
             )
     return project.task.score(split, prediction)

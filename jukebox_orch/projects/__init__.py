@@ -1,1 +1,1 @@
-"""The built-in model projects; each knows its own data and nothing of the others."""
+"""The built-in model projects. They do not depend on each other."""

@@ -1,1 +1,1 @@
-"""Models in MLflow: tracking, versions, registration and promotion."""
+"""The model registry: MLflow tracking, versions, registration and promotion."""

@@ -1,4 +1,4 @@
-"""MLflow: the embedded default on sqlite, or a server."""
+"""The MLflow resource: an embedded store on sqlite by default, or a server."""
 
 import os
 import tempfile
@@ -13,38 +13,38 @@ if TYPE_CHECKING:
     from filelock import FileLock
     from mlflow import MlflowClient
 
-# On the MLflow run: which Dagster run it belongs to.
+# Tag of an MLflow run with the id of its Dagster run.
 RUN_TAG = "dagster_run_id"
 _LOCK_SECONDS = 600
 _EVENT_TAGS = ("jukebox/", "git/")
 
 
 class MlflowResource(dg.ConfigurableResource):
-    """Experiment tracker and model registry. One Dagster run is one MLflow run, found by its tag."""
+    """Experiment tracker and model registry. Each Dagster run has one MLflow run, which is found by its tag."""
 
     tracking_uri: str = Field(
         description="http(s):// address of a server, or sqlite:///path for the embedded store"
     )
     artifact_root: str = Field(
-        default="", description="Where the embedded store keeps artifacts; a server decides itself"
+        default="", description="Artifact folder of the embedded store; a server has its own setting"
     )
     _client: Any = PrivateAttr(default=None)
 
     def client(self) -> "MlflowClient":
-        """The client; the embedded database is created, once, before its first use."""
+        """Return the client; create the embedded database before its first use."""
         if self._client is None:
-            # MLflow reports usage to its makers unless told not to.
+            # By default, MLflow sends usage data to its developers.
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            # A server that is away is asked again for half a minute; then the step's own retries wait longer.
+            # Retry an unreachable server for half a minute; after that, the step's own retries wait longer.
             os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
-            # Progress bars do not belong into the log of a run.
+            # Keep progress bars out of the run's log.
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-            self._give_credentials()
+            self._export_credentials()
             import mlflow
 
             mlflow.set_tracking_uri(self.address)
             if self.tracking_uri.startswith("sqlite:///"):
-                # Processes that open a fresh file at the same time trip over each other's migration.
+                # Concurrent processes must not migrate a new database at the same time.
                 from filelock import FileLock
 
                 database = Path(self.tracking_uri.removeprefix("sqlite:///"))
@@ -58,7 +58,7 @@ class MlflowResource(dg.ConfigurableResource):
 
     @property
     def address(self) -> str:
-        """The tracking URI without user and password: it is shown in messages and metadata."""
+        """The tracking URI without user and password, for messages and metadata."""
         parts = urlsplit(self.tracking_uri)
         return (
             urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
@@ -67,12 +67,12 @@ class MlflowResource(dg.ConfigurableResource):
         )
 
     def run_id(self, run: dg.DagsterRun, experiment: str, tags: dict[str, str]) -> str:
-        """The MLflow run of a Dagster run, created when there is none.
+        """Return the MLflow run of a Dagster run; create it if it does not exist.
 
         Args:
             run: the Dagster run; its event and git tags are copied.
-            experiment: name of the experiment, created when there is none.
-            tags: further tags of a new run.
+            experiment: name of the experiment, created if it does not exist.
+            tags: more tags for a new run.
         """
         client = self.client()
         experiment_id = self._experiment(experiment)
@@ -83,18 +83,18 @@ class MlflowResource(dg.ConfigurableResource):
             tags={RUN_TAG: run.run_id, "dagster_job": run.job_name, **event_tags(run), **tags},
             run_name=f"{experiment}-{run.run_id[:8]}",
         )
-        # A POST whose answer was lost is sent again by the client: keep the first of our own twins.
-        first, *twins = self._runs_of(run, experiment_id) or [created.info.run_id]
-        for twin in twins:
-            client.delete_run(twin)
+        # The client repeats a POST whose response was lost, which creates duplicates: keep the first.
+        first, *duplicates = self._runs_of(run, experiment_id) or [created.info.run_id]
+        for duplicate in duplicates:
+            client.delete_run(duplicate)
         return first
 
     def finish(self, run_id: str, *, failed: bool) -> None:
-        """End the MLflow run, as failed when a check stops the Dagster run. Later steps may still add to it."""
+        """End the MLflow run, as failed if a check stops the Dagster run. Later steps can still add to it."""
         self.client().set_terminated(run_id, "FAILED" if failed else "FINISHED")
 
     def lock(self, model_name: str) -> "FileLock":
-        """A lock over the registrations of a model by this machine; the system frees it when its holder dies."""
+        """Return the lock for registrations of a model on this machine; it is released when its process dies."""
         from filelock import FileLock
 
         return FileLock(
@@ -103,21 +103,21 @@ class MlflowResource(dg.ConfigurableResource):
         )
 
     def url(self, experiment: str, run_id: str) -> str:
-        """Page of the MLflow run; for the embedded store, as `mlflow server` shows it on its default port."""
+        """Return the URL of the MLflow run; for the embedded store, of `mlflow server` on its default port."""
         base = self.address if self.address.startswith("http") else "http://127.0.0.1:5000"
         return f"{base.rstrip('/')}/#/experiments/{self._experiment(experiment)}/runs/{run_id}"
 
-    def _give_credentials(self) -> None:
-        """Hand user and password of the URI to MLflow by the variables it reads, where it shows them to nobody."""
+    def _export_credentials(self) -> None:
+        """Pass user and password of the URI to MLflow in environment variables, which it does not log."""
         parts = urlsplit(self.tracking_uri)
         if parts.username is not None and parts.password is not None:
             os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username)
             os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
 
     def _runs_of(self, run: dg.DagsterRun, experiment_id: str) -> list[str]:
-        """Ids of the MLflow runs that carry the Dagster run's tag, always in the same order."""
+        """Return the sorted ids of the MLflow runs with the Dagster run's tag."""
         found = self.client().search_runs([experiment_id], f"tags.{RUN_TAG} = '{run.run_id}'")
-        return sorted(each.info.run_id for each in found)
+        return sorted(mlflow_run.info.run_id for mlflow_run in found)
 
     def _experiment(self, name: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -130,7 +130,7 @@ class MlflowResource(dg.ConfigurableResource):
         try:
             return client.create_experiment(name, artifact_location=location)
         except MlflowException as error:
-            # Another run created it in between.
+            # Another run created it in the meantime.
             if error.error_code == "RESOURCE_ALREADY_EXISTS" and (
                 found := client.get_experiment_by_name(name)
             ):
@@ -139,5 +139,5 @@ class MlflowResource(dg.ConfigurableResource):
 
 
 def event_tags(run: dg.DagsterRun) -> dict[str, str]:
-    """The tags that say which event started the run and which code it ran."""
+    """Return the tags with the event that started the run and the code it ran."""
     return {name: value for name, value in run.tags.items() if name.startswith(_EVENT_TAGS)}

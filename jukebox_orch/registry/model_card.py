@@ -1,4 +1,4 @@
-"""The model card: what a person must know before using the model, as Markdown."""
+"""The model card in Markdown: what users need to know about a model."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def model_card(
     stored: StoredFeatures,
     lineage: Mapping[str, str],
 ) -> str:
-    """Write the card.
+    """Return the card as Markdown.
 
     Args:
         title: model name and version.
-        lineage: what made it, name -> value.
+        lineage: digests, runs and commit that the model comes from, name -> value.
     """
     features = stored.features
     metrics = list(report.test.metrics)
@@ -30,7 +30,7 @@ def model_card(
         f"Compared with {report.champion.model_name} version {report.champion.version} on the same split: "
         f"{report.primary_metric} {report.champion.metrics[report.primary_metric]:.4f}."
         if report.champion
-        else report.champion_problem or "There was no champion at the time."
+        else report.champion_problem or "There was no champion to compare with."
     )
     sizes = _table(
         ["split", "entries", "rows"],
@@ -44,7 +44,7 @@ def model_card(
             "",
             "## Input and output",
             "",
-            "Raw values; normalisation is inside the model.",
+            "Raw values; the model contains the normalisation.",
             "",
             _table(["input", "type and shape"], [[n, " ".join(map(str, t))] for n, t in onnx.inputs.items()]),
             "",
@@ -58,15 +58,15 @@ def model_card(
             "",
             sizes,
             "",
-            "## How good it is",
+            "## Evaluation",
             "",
-            f"On the test split, judged by {report.primary_metric}:",
+            f"On the test split; the primary metric is {report.primary_metric}:",
             "",
-            _table(["", "rows", *metrics], [_scored(scores, metrics) for scores in rows]),
+            _table(["", "rows", *metrics], [_row(scores, metrics) for scores in rows]),
             "",
             champion,
             "",
-            "## Limits",
+            "## Limitations",
             "",
             project.limitations,
             "",
@@ -78,7 +78,7 @@ def model_card(
     )
 
 
-def _scored(scores: Scores, metrics: Sequence[str]) -> list[object]:
+def _row(scores: Scores, metrics: Sequence[str]) -> list[object]:
     return [scores.name, scores.rows, *(f"{scores.metrics[name]:.4f}" for name in metrics)]
 
 

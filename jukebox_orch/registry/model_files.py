@@ -1,4 +1,4 @@
-"""The files beside `model.onnx` in an entry of the model store: card, labels, inputs, example, profile, manifest."""
+"""Side files of `model.onnx` in the model store: card, labels, inputs, metrics, example, profile, manifest."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _EXAMPLE_ROWS = 2
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Everything that the side files of one model are made from.
+    """The data for the side files of a model.
 
     Attributes:
         label: version label of the run; may be empty.
-        lineage: what the model was made from, name -> value.
+        lineage: digests, runs and commit that the model comes from, name -> value.
     """
 
     project: ModelProject
@@ -40,7 +40,7 @@ class ModelFiles:
 
     @cached_property
     def example(self) -> dict[str, dict[str, Any]]:
-        """The first rows of the test split with the file's own prediction."""
+        """The first rows of the test split with the prediction of the ONNX file."""
         predictor = OnnxPredictor(self.onnx.content)
         x = np.asarray(self.features.features.test.x[:_EXAMPLE_ROWS])
         output = next(iter(self.onnx.report.outputs))
@@ -56,7 +56,7 @@ class ModelFiles:
         return {name: np.asarray(value, dtype) for name, value in self.example["inputs"].items()}
 
     def side_files(self, store: ModelStore, number: str) -> dict[str, bytes]:
-        """File name -> content, for the version with this number."""
+        """Return file name -> content for the version with this number."""
         report = self.onnx.report
         lineage = {**self.lineage, "onnx_sha256": report.sha256}
         card = model_card(

@@ -1,4 +1,4 @@
-"""Decides whether a version replaces the champion, and moves the aliases `champion` and stage there and back."""
+"""Decides whether a version replaces the champion, and moves the aliases on promotion and rollback."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Candidate:
     """A registered version that may become champion.
 
     Attributes:
-        evaluation, features: its metrics, and the features that they were computed on.
-        tolerance: how much worse than the champion still passes.
+        evaluation, features: its metrics, and the features they were computed on.
+        tolerance: how much worse than the champion its primary metric may be.
     """
 
     model_name: str
@@ -44,7 +44,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class PromotionDecision:
-    """Whether the candidate becomes champion, and why or why not."""
+    """Whether the candidate becomes champion, and the reason."""
 
     promote: bool
     reason: str
@@ -53,9 +53,9 @@ class PromotionDecision:
 def decide_promotion(
     project: ModelProject, mlflow: MlflowResource, store: ModelStore, candidate: Candidate
 ) -> PromotionDecision:
-    """Compare the candidate with the champion of this moment on the candidate's test split.
+    """Compare the candidate with the current champion on the candidate's test split.
 
-    The champion may have changed since the evaluation: then it is scored again.
+    If the champion has changed since the evaluation, the new champion is scored.
     """
     champion = current_champion(mlflow, store, candidate.model_name)
     if champion is None:
@@ -77,7 +77,7 @@ def decide_promotion(
 
 
 def promote(mlflow: MlflowResource, model_name: str, number: str, *, alias: str, by: str, why: str) -> None:
-    """Move `champion` and the stage's alias to the version, and record who did it and why."""
+    """Move the aliases `champion` and `alias` to the version, and record who did it and why."""
     client = mlflow.client()
     aliases = aliases_of(client, model_name)
     if aliases.get(CHAMPION) != number:
@@ -97,44 +97,45 @@ def promote(mlflow: MlflowResource, model_name: str, number: str, *, alias: str,
 def rollback(
     mlflow: MlflowResource, store: ModelStore, model_name: str, version: str, *, by: str, why: str
 ) -> tuple[str | None, str]:
-    """Move the champion to `version`, or to the one before the current one when empty.
+    """Move the champion to `version`; if it is empty, to the previous champion.
 
-    The other aliases of the version that is left, such as `staging` and `production`, move along; `challenger` stays.
+    Other aliases of the replaced version, such as `staging` and `production`, move too; `challenger` stays.
 
     Args:
-        by: who moves it, and by which run: a second attempt of the same run goes on with what the first began.
+        by: user and run that move it; a second attempt of the same run continues the first one.
 
     Returns:
-        The version that was champion, and the one that is now.
+        The previous and the new champion version.
 
     Raises:
-        RegistrationError: no such version, none before, or its file or example prediction do not verify.
+        RegistrationError: the version does not exist, there is no previous champion, or the version's file or
+            example prediction cannot be verified.
     """
     client = mlflow.client()
     aliases, history = aliases_of(client, model_name), champion_history(mlflow, model_name)
-    left = aliases.get(CHAMPION)
+    replaced = aliases.get(CHAMPION)
     if history and history[-1]["by"] == by:
         version = version or history[-1]["version"]
-        left = next((e["version"] for e in reversed(history[:-1]) if e["version"] != version), left)
-    version = version or _champion_before(history, left)
+        replaced = next((e["version"] for e in reversed(history[:-1]) if e["version"] != version), replaced)
+    version = version or _champion_before(history, replaced)
     if not version:
-        raise RegistrationError(f"{model_name}: no champion before version {left}; name a version")
+        raise RegistrationError(f"{model_name}: no champion before version {replaced}; name a version")
     verify(mlflow, store, model_name, version)
     promote(mlflow, model_name, version, alias=CHAMPION, by=by, why=why)
     for alias, holder in aliases.items():
-        if holder == left and alias not in (CHAMPION, CHALLENGER):
+        if holder == replaced and alias not in (CHAMPION, CHALLENGER):
             client.set_registered_model_alias(model_name, alias, version)
-    return left, version
+    return replaced, version
 
 
 def champion_history(mlflow: MlflowResource, model_name: str) -> list[dict[str, str]]:
-    """Which version became champion, when, by which run and why; oldest first, at most 20 entries."""
+    """Return which version became champion, when, by whom and why; oldest first, at most 20 entries."""
     found = find_model(mlflow.client(), model_name)
     return json.loads(found.tags.get(_HISTORY, "[]")) if found else []
 
 
 def _champion_before(history: Sequence[Mapping[str, str]], current: str | None) -> str:
-    """The champion before `current` was it for the last time; empty when there is none."""
-    times = [i for i, entry in enumerate(history) if entry["version"] == current]
-    before = [e["version"] for e in history[: times[-1] if times else None] if e["version"] != current]
+    """Return the last champion before `current` became champion most recently; empty if there is none."""
+    indices = [i for i, entry in enumerate(history) if entry["version"] == current]
+    before = [e["version"] for e in history[: indices[-1] if indices else None] if e["version"] != current]
     return before[-1] if before else ""

@@ -1,8 +1,8 @@
-"""Adds a version: to MLflow, to the model store, and the alias `challenger`, in this order.
+"""Registers a version: adds it to MLflow, then to the model store, then sets the alias `challenger`.
 
 The alias is set only after both copies were read back, so a crash at any point leaves no alias on an incomplete
-version; the next attempt finds what is there by its sha256 and continues. Registrations of one model are
-serialised by `MlflowResource.lock` on one machine and by a Dagster pool over many (see
+version. The next attempt finds the existing version by its sha256 and continues. Registrations of one model are
+serialised by `MlflowResource.lock` on one machine, and by a Dagster pool across machines (see
 `jukebox_orch.assets.registered_model`).
 """
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
-# Versions that agree in these tags are the same version, whoever registered them.
+# Versions with equal values of these tags are the same version, even if different runs registered them.
 _IDENTITY_TAGS = (SHA256_TAG, "features_digest", "version_label")
 
 
 @dataclass(frozen=True)
 class RegistrationRequest:
-    """What is to be registered.
+    """The version to register.
 
     Attributes:
         log_model: logs the ONNX file to the MLflow run and returns the model's URI.
         files: version number -> side files of the model store entry, without `model.onnx`.
-        tags: of the version, beside the ones set here.
+        tags: tags of the version, in addition to the sha256 and `verified` set here.
     """
 
     model_name: str
@@ -49,8 +49,8 @@ class RegistrationResult:
     """A version that is complete in registry and store.
 
     Attributes:
-        number: of the version.
-        adopted: whether a version with the same file, features and label was registered before.
+        number: number of the version.
+        adopted: whether a version with the same file, features and label existed before.
         example_difference: largest difference between the example's recorded and new prediction.
     """
 
@@ -62,10 +62,10 @@ class RegistrationResult:
 def add_version(
     mlflow: MlflowResource, store: ModelStore, request: RegistrationRequest
 ) -> RegistrationResult:
-    """Make the version complete in registry and store, read both back, and alias it `challenger`.
+    """Add the version to registry and store, verify both copies, and set the alias `challenger`.
 
     Raises:
-        RegistrationError: a copy read back is not the file that was registered.
+        RegistrationError: a copy differs from the registered file.
     """
     client, name = mlflow.client(), request.model_name
     _ensure_model(client, name)
@@ -79,30 +79,30 @@ def add_version(
 
 
 def _create_version(client: MlflowClient, request: RegistrationRequest) -> str:
-    """The number of the new version."""
+    """Create the version in MLflow; return its number."""
     name, source = request.model_name, request.log_model()
     created = client.create_model_version(
         name,
         source=source,
-        # A server refuses a logged model's URI without its id; the embedded store does not ask.
+        # A server refuses the URI of a logged model without its id; the embedded store does not check.
         model_id=source.removeprefix("models:/"),
         run_id=request.mlflow_run_id,
         tags={**request.tags, SHA256_TAG: request.onnx.report.sha256},
         description=request.description,
     )
-    # The client sends a POST again whose answer was lost: keep the first of our own twins.
-    first, *twins = _same_versions(client, request) or [created]
-    for twin in twins:
-        client.delete_model_version(name, twin.version)
+    # The client repeats a POST whose response was lost, which creates duplicates: keep the first.
+    first, *duplicates = _same_versions(client, request) or [created]
+    for duplicate in duplicates:
+        client.delete_model_version(name, duplicate.version)
     return first.version
 
 
 def _same_versions(client: MlflowClient, request: RegistrationRequest) -> list[ModelVersion]:
-    """Versions that hold the same file for the same purpose, oldest first."""
-    wanted = {**request.tags, SHA256_TAG: request.onnx.report.sha256}
+    """Return versions with the same identity tags, oldest first."""
+    expected = {**request.tags, SHA256_TAG: request.onnx.report.sha256}
     found = client.search_model_versions(f"name = '{request.model_name}'")
     return sorted(
-        (v for v in found if all(v.tags.get(k, "") == wanted.get(k, "") for k in _IDENTITY_TAGS)),
+        (v for v in found if all(v.tags.get(k, "") == expected.get(k, "") for k in _IDENTITY_TAGS)),
         key=lambda v: int(v.version),
     )
 

@@ -1,4 +1,4 @@
-"""What is written to the MLflow run of a Dagster run, in few calls."""
+"""Logs results to the MLflow run of a Dagster run, with few requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def log_training(
     settings: Mapping[str, Any],
     figures: Mapping[str, bytes],
 ) -> None:
-    """Parameters, curves per epoch, split metrics and figures as PNG."""
+    """Log parameters, curves per epoch, split metrics and figures as PNG."""
     from mlflow.entities import Metric, Param
 
     client, training = mlflow.client(), trained.report
@@ -51,7 +51,7 @@ def log_training(
     log_metrics(client, run_id, [*curves, *scores, Metric("training_seconds", training.seconds, now, 0)])
     parameters = {k: str(v)[:_PARAMETER_LENGTH] for k, v in _flat(settings).items()}
     known = client.get_run(run_id).data.params
-    # A retried step logs the same again; MLflow refuses a parameter only when its value changes.
+    # A retried step logs the same values again. MLflow refuses a parameter only if its value changes.
     new = [Param(key, value) for key, value in parameters.items() if key not in known]
     client.log_batch(run_id, params=new)
     _log_figures(client, run_id, figures)
@@ -60,7 +60,7 @@ def log_training(
 def log_dataset(
     mlflow: MlflowResource, run_id: str, *, name: str, digest: str, source: str, profile: Mapping[str, Any]
 ) -> None:
-    """The data the run trained on: MLflow keeps 36 characters of the digest."""
+    """Log the training data. MLflow keeps 36 characters of the digest."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(
@@ -80,7 +80,7 @@ def log_evaluation(
     tables: Mapping[str, Any],
     figures: Mapping[str, bytes],
 ) -> None:
-    """Metrics on the test split, tables as JSON, figures as PNG."""
+    """Log metrics on the test split, tables as JSON and figures as PNG."""
     from mlflow.entities import Metric
 
     client, now = mlflow.client(), _milliseconds()
@@ -91,9 +91,9 @@ def log_evaluation(
 
 
 def log_keras(mlflow: MlflowResource, run_id: str, model: keras.Model, features: Features) -> str:
-    """Log the network as a `.keras` archive with signature and fixed requirements; returns its URI.
+    """Log the network as a `.keras` archive with signature and pinned requirements; return its URI.
 
-    Only archives that Keras loads in its safe mode are trained, see `jukebox_orch.ml.formats.load_keras`.
+    All trained models can be loaded in Keras' safe mode, see `jukebox_orch.ml.keras_runtime.load_keras`.
     """
     mlflow.client()
     from mlflow import keras as keras_flavor
@@ -108,7 +108,7 @@ def log_keras(mlflow: MlflowResource, run_id: str, model: keras.Model, features:
             model,
             name="keras_model",
             signature=ModelSignature(Schema([inputs]), Schema([output])),
-            # No input_example: mlflow.keras 3.17 writes it into a folder that it makes only afterwards.
+            # No input_example: mlflow.keras 3.17 writes it to a folder before it creates the folder.
             pip_requirements=_pinned("keras", "tensorflow", "numpy"),
         )
     return logged.model_uri
@@ -117,7 +117,7 @@ def log_keras(mlflow: MlflowResource, run_id: str, model: keras.Model, features:
 def log_onnx(
     mlflow: MlflowResource, run_id: str, onnx_model: OnnxModel, example: Mapping[str, np.ndarray]
 ) -> str:
-    """Log the ONNX file as a model with signature, example and fixed requirements; returns its URI."""
+    """Log the ONNX file as a model with signature, example and pinned requirements; return its URI."""
     client = mlflow.client()
     import onnx
     from mlflow import onnx as onnx_flavor
@@ -149,7 +149,7 @@ def log_onnx(
 
 
 def requirements() -> list[str]:
-    """What a server needs to run the ONNX file, pinned to the versions it was proved with."""
+    """Return the requirements of the ONNX file, pinned to the versions it was tested with."""
     return _pinned("onnxruntime", "onnx", "numpy")
 
 
@@ -158,7 +158,7 @@ def _pinned(*names: str) -> list[str]:
 
 
 def log_metrics(client: MlflowClient, run_id: str, metrics: list[Any]) -> None:
-    """In batches of the size the server takes."""
+    """Log metrics in batches of the size that the server accepts."""
     for start in range(0, len(metrics), _BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
 

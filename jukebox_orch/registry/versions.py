@@ -1,4 +1,4 @@
-"""Reads versions of registered models from MLflow and the model store, and verifies that both hold the same file."""
+"""Reads versions of registered models from MLflow and the model store, and verifies that both have the same file."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 SHA256_TAG = "onnx_sha256"
 EXAMPLE_TOLERANCE = 1e-4
-"""Largest difference between the recorded and the new prediction of a version's example, on any CPU."""
+"""Maximum difference between the recorded and the new prediction of a version's example, on any CPU."""
 
 
 class RegistrationError(RuntimeError):
-    """Registry or store do not hold what they should; no alias was set."""
+    """A version in registry or store is missing or wrong; no alias was set."""
 
 
 def current_champion(mlflow: MlflowResource, store: ModelStore, model_name: str) -> LoadedVersion | None:
-    """The version with the alias `champion`, its file read from the store and verified; None without one."""
+    """Return the version with the alias `champion`, its file read from the store and verified; None without one."""
     number = aliases_of(mlflow.client(), model_name).get(CHAMPION)
     return None if number is None else _load(mlflow, store, model_name, number)
 
 
 def base_version(mlflow: MlflowResource, store: ModelStore, base: str) -> LoadedVersion | None:
-    """The version that a run names to compare with, as MODEL (its champion) or MODEL/VERSION; None without one."""
+    """Return the version named by `base`, MODEL (its champion) or MODEL/VERSION; None if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     model_name, _, number = base.partition("/")
@@ -50,13 +50,13 @@ def base_version(mlflow: MlflowResource, store: ModelStore, base: str) -> Loaded
 
 
 def verify(mlflow: MlflowResource, store: ModelStore, model_name: str, number: str) -> float:
-    """Read a version back from registry and store: recorded sha256, and the recorded example's prediction.
+    """Read a version from registry and store; compare sha256 and example prediction with the recorded ones.
 
     Returns:
         The largest difference between the example's recorded and new prediction.
 
     Raises:
-        RegistrationError: naming what differs.
+        RegistrationError: names what is missing or different.
     """
     from mlflow.exceptions import MlflowException
 
@@ -94,13 +94,13 @@ def verify(mlflow: MlflowResource, store: ModelStore, model_name: str, number: s
 
 
 def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
-    """Alias -> version number of a registered model; empty when there is no such model."""
+    """Return alias -> version number of a registered model; empty if the model does not exist."""
     found = find_model(client, name)
     return {alias: str(version) for alias, version in found.aliases.items()} if found else {}
 
 
 def find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
-    """The registered model, or None."""
+    """Return the registered model, or None if it does not exist."""
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,4 +1,4 @@
-"""Writes a new model project that trains as it is: the first hour of a project is changing it."""
+"""Writes a new model project that can be trained without changes, as a starting point."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ def write_project(name: str, folder: Path) -> Path:
     """Write the skeleton to `<folder>/<name>` and return that path.
 
     Raises:
-        InputError: the name cannot be a project's, or the folder is there already.
+        InputError: the name is not valid, or the folder exists.
     """
     if not _NAME.fullmatch(name) or keyword.iskeyword(name):
         raise InputError(
-            f"{name!r} cannot be a project's name: lower-case letters, digits and underscores, a letter first, "
-            "at most 40, and no word of Python"
+            f"{name!r} is not a valid project name: use lower-case letters, digits and underscores, a letter first, "
+            "at most 40 characters, not a Python keyword"
         )
     target = folder / name
     if target.exists():
         raise InputError(f"{target} exists already: choose another name or --folder")
-    words = {"name": name, "title": "".join(word.capitalize() for word in name.split("_"))}
-    words["distribution"] = name.replace("_", "-").strip("-")
-    _write(files("jukebox_orch.skeleton").joinpath("project"), target, words)
+    values = {"name": name, "title": "".join(word.capitalize() for word in name.split("_"))}
+    values["distribution"] = name.replace("_", "-").strip("-")
+    _write(files("jukebox_orch.skeleton").joinpath("project"), target, values)
     return target
 
 
-def _write(template: Traversable, target: Path, words: dict[str, str]) -> None:
-    """Copy a folder of templates; `__name__` in a file name and `$word` in a text are filled in."""
+def _write(template: Traversable, target: Path, values: dict[str, str]) -> None:
+    """Copy a folder of templates; replace `__name__` in file names and `$placeholders` in texts."""
     target.mkdir(parents=True)
     for entry in sorted(template.iterdir(), key=lambda item: item.name):
-        path = target / entry.name.replace("__name__", words["name"]).removesuffix(".tmpl")
+        path = target / entry.name.replace("__name__", values["name"]).removesuffix(".tmpl")
         if entry.is_dir():
-            _write(entry, path, words)
+            _write(entry, path, values)
         else:
-            path.write_text(Template(entry.read_text()).substitute(words))
+            path.write_text(Template(entry.read_text()).substitute(values))

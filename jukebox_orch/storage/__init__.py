@@ -1,1 +1,1 @@
-"""Where values and models are stored: the artifact store and the model store."""
+"""Storage of artifacts and models: the artifact store and the model store."""

@@ -1,8 +1,8 @@
-"""The artifact store: one IO manager for every value, on any fsspec file system.
+"""The artifact store: an IO manager for all asset values, on any fsspec file system.
 
-`<root>/<asset key>/<run id>/` is written once, under a temporary name, and never changed. The
-materialization in the event log, not the folder, says which one is current: it records path and sha256, and
-nothing is read whose sha256 differs.
+`<root>/<asset key>/<run id>/` is written under a temporary name, renamed, and never changed. The current artifact is
+defined by the materialization in the event log, not by the folders: it records path and sha256. Files with another
+sha256 are not read.
 """
 
 import tempfile
@@ -25,19 +25,19 @@ _HISTORY = 50
 
 
 class ArtifactError(RuntimeError):
-    """An artifact is missing, or is not what its materialization recorded."""
+    """An artifact is missing or differs from its materialization."""
 
 
 @dataclass(frozen=True)
 class ReusedValue:
-    """A value that already lies in the store, with the metadata of the materialization that put it there."""
+    """A value that is already in the store, with the metadata of its materialization."""
 
     value: Any
     metadata: Mapping[str, Any]
 
 
 class ArtifactStore(dg.ConfigurableIOManager):
-    """Stores asset values by type (see `jukebox_orch.ml.formats`), verified by sha256 on every load."""
+    """Stores asset values by type (see `jukebox_orch.ml.formats`) and verifies the sha256 on every load."""
 
     root: str = Field(
         description="Folder or fsspec URL of all artifacts, for example /data/artifacts or s3://b/a"
@@ -45,7 +45,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
     _scratch: tempfile.TemporaryDirectory[str] | None = PrivateAttr(default=None)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Publish a value and record where it is. A `ReusedValue` value is recorded again, not written again."""
+        """Publish a value and record its path and digest. A `ReusedValue` is recorded again, but not written again."""
         if isinstance(obj, ReusedValue):
             context.add_output_metadata(dict(obj.metadata))
             return
@@ -56,7 +56,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
         started = time.perf_counter()
         value_format = format_of(obj)
         target = UPath(self.root).joinpath(*context.asset_key.path, context.run_id)
-        # A retried step finds what its first attempt published: that stays as it is.
+        # A retried step may find the artifact of its first attempt, which must not be changed.
         attempt = 1
         while target.exists():
             attempt += 1
@@ -75,10 +75,10 @@ class ArtifactStore(dg.ConfigurableIOManager):
         )
 
     def load_input(self, context: dg.InputContext) -> Any:
-        """Read the upstream value: of the same run (or the run it re-executes), else the latest recorded.
+        """Read the upstream value of the same run (or of the run it re-executes), otherwise the latest value.
 
         Raises:
-            ArtifactError: never materialized, files missing, or another sha256 than recorded.
+            ArtifactError: the asset was never materialized, files are missing, or the sha256 differs.
         """
         upstream = context.upstream_output
         materialization = _materialization(
@@ -89,10 +89,10 @@ class ArtifactStore(dg.ConfigurableIOManager):
     def find_reusable(
         self, instance: dg.DagsterInstance, asset_key: dg.AssetKey, fingerprint: str
     ) -> ReusedValue | None:
-        """The value this asset had when it was made from the same inputs, code and configuration.
+        """Return the newest value of this asset with the same inputs, code and configuration, or None.
 
-        Looks at the newest materializations with this `fingerprint` in their metadata; one whose files are
-        gone or changed is passed over.
+        Searches the newest materializations for this `fingerprint`; skips those whose files are missing or
+        changed.
         """
         for record in instance.fetch_materializations(asset_key, limit=_HISTORY).records:
             materialization = record.asset_materialization
@@ -116,7 +116,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
         """Verify and read the value that materialization metadata points to.
 
         Raises:
-            ArtifactError: files missing, or another sha256 than recorded.
+            ArtifactError: files are missing, or the sha256 differs from the recorded one.
         """
         from upath import UPath
 
@@ -145,9 +145,11 @@ class ArtifactStore(dg.ConfigurableIOManager):
             ) from error
 
     def _local(self, path: "UPath", asset_key: dg.AssetKey) -> Path:
-        """The folder itself where it is local, else a copy that lives as long as this process."""
+        """Return the folder if it is local, otherwise a local copy that is deleted when the process ends."""
         if not path.is_dir():
-            raise ArtifactError(f"{asset_key.to_user_string()}: {path} is gone; materialize the asset again")
+            raise ArtifactError(
+                f"{asset_key.to_user_string()}: {path} is missing; materialize the asset again"
+            )
         if is_local(path):
             return Path(path.path)
         if self._scratch is None:
@@ -162,7 +164,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
 def _materialization(
     instance: dg.DagsterInstance, asset_key: dg.AssetKey, run_id: str | None
 ) -> dg.AssetMaterialization:
-    """The asset's materialization by this run, else the latest.
+    """Return the asset's materialization by this run, otherwise the latest.
 
     Raises:
         ArtifactError: the asset was never materialized.
@@ -174,7 +176,7 @@ def _materialization(
             latest = latest or record.asset_materialization
             if record.run_id == run_id and record.asset_materialization:
                 return record.asset_materialization
-        # Only a run of this instance can be further back: a fresh one's upstream is always on the first page.
+        # Read older pages only if this instance has the run: the upstream of a new run is on the first page.
         if not page.has_more or run_id is None or not instance.has_run(run_id):
             break
         cursor = page.cursor

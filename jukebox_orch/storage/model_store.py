@@ -1,4 +1,4 @@
-"""The model store: `<root>/<model name>/<version>/model.onnx` and its side files, as model servers read them."""
+"""The model store: `<root>/<model name>/<version>/model.onnx` and side files, in the layout of model servers."""
 
 import hashlib
 import json
@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 
 class StoreError(RuntimeError):
-    """An entry of the model store is missing or is not what was registered."""
+    """An entry of the model store is missing or differs from the registered file."""
 
 
 class ModelStore(dg.ConfigurableResource):
-    """Where model servers find registered models: a folder, a mounted volume or `s3://bucket/prefix`."""
+    """Registered models for model servers: in a folder, a mounted volume or `s3://bucket/prefix`."""
 
     root: str = Field(description="Folder or fsspec URL of the store")
     model_storage_pvc: str = Field(
         default="",
-        description="Kubernetes volume claim that holds `root`; names the model in the InferenceService",
+        description="Kubernetes volume claim that contains `root`; used as storage URI in the InferenceService",
     )
     cluster_domain: str = Field(default="cluster.local", description="DNS domain of the Kubernetes cluster")
     namespace: str = Field(default="default", description="Kubernetes namespace of the model servers")
 
     def folder(self) -> "UPath":
-        """Folder of the whole store."""
+        """Return the root folder of the store."""
         from upath import UPath
 
         return UPath(self.root)
 
     def entry(self, model_name: str, version: str) -> "UPath":
-        """Folder of one version."""
+        """Return the folder of one version."""
         return self.folder() / model_name / version
 
     def save(self, model_name: str, version: str, files: Mapping[str, bytes]) -> "UPath":
-        """Write an entry; one that is there already must hold the same model.
+        """Write an entry; an existing entry must have the same model.
 
         Raises:
             StoreError: the entry exists with another model.
@@ -50,7 +50,7 @@ class ModelStore(dg.ConfigurableResource):
         if (target / "model.onnx").exists():
             self.load(model_name, version, _sha256(files["model.onnx"]))
         if target.exists() and not is_local(target):
-            # Without a rename, a process killed between two uploads leaves some of the files.
+            # Object stores have no rename, so a process killed between two uploads leaves an incomplete entry.
             for name, content in files.items():
                 if not (target / name).exists():
                     (target / name).write_bytes(content)
@@ -67,10 +67,10 @@ class ModelStore(dg.ConfigurableResource):
         return target
 
     def load(self, model_name: str, version: str, sha256: str) -> bytes:
-        """The ONNX file of a version, verified.
+        """Return the ONNX file of a version, verified.
 
         Raises:
-            StoreError: missing, or another sha256.
+            StoreError: the file is missing or has another sha256.
         """
         path = self.entry(model_name, version) / "model.onnx"
         if not path.exists():
@@ -81,32 +81,32 @@ class ModelStore(dg.ConfigurableResource):
         return content
 
     def side_file(self, model_name: str, version: str, name: str) -> Any:
-        """A JSON side file of a version, or None where it has none."""
+        """Return a JSON side file of a version, or None if it does not exist."""
         path = self.entry(model_name, version) / name
         return json.loads(path.read_text()) if path.exists() else None
 
     def latest(self, model_name: str) -> str | None:
-        """Highest version number in the store."""
+        """Return the highest version number in the store, or None."""
         folder = self.folder() / model_name
         if not folder.exists():
             return None
         return max((path.name for path in folder.iterdir() if path.name.isdigit()), key=int, default=None)
 
     def storage_uri(self, model_name: str, version: str) -> str:
-        """Where KServe finds the version: `pvc://claim/model/version`, or the URL of the entry."""
+        """Return KServe's storage URI of the version: `pvc://claim/model/version`, or the URL of the entry."""
         if self.model_storage_pvc:
             return f"pvc://{self.model_storage_pvc}/{model_name}/{version}"
         return str(self.entry(model_name, version))
 
     def server_url(self, model_name: str) -> str:
-        """Address of the model's KServe predictor inside the cluster, Open Inference Protocol v2."""
+        """Return the address of the model's KServe predictor inside the cluster, Open Inference Protocol v2."""
         service = dns_name(model_name)
         return (
             f"http://{service}-predictor.{self.namespace}.svc.{self.cluster_domain}/v2/models/{service}/infer"
         )
 
     def inference_service(self, model_name: str, version: str) -> dict[str, Any]:
-        """A KServe InferenceService (serving.kserve.io/v1beta1) for the version."""
+        """Return a KServe InferenceService (serving.kserve.io/v1beta1) for the version."""
         return {
             "apiVersion": "serving.kserve.io/v1beta1",
             "kind": "InferenceService",
@@ -128,7 +128,7 @@ class ModelStore(dg.ConfigurableResource):
 
 
 def dns_name(name: str) -> str:
-    """A Kubernetes object name (RFC 1123 label, at most 63 characters) from a model name."""
+    """Convert a model name to a Kubernetes object name (RFC 1123 label, at most 63 characters)."""
     return "".join(c if c.isalnum() else "-" for c in name.lower())[:63].strip("-")
 
 

@@ -1,4 +1,4 @@
-"""Folders that appear complete or not at all: written under a temporary name, then renamed."""
+"""Publishes folders atomically: they are written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class PublishedFile:
 
 
 def publish(write: Callable[[Path], None], target: UPath, root: UPath) -> dict[str, PublishedFile]:
-    """Let `write` fill an empty folder, then make it visible as `target`, below `root`.
+    """Let `write` fill an empty folder, then publish it as `target`, below `root`.
 
-    On a local file system by one rename. An object store has no rename: there each object appears whole, and
-    readers go by what the event log or the registry recorded after the last one.
+    On a local file system this is one rename. An object store has no rename: each object is uploaded completely, and
+    readers rely on the event log or the registry, which record the folder after the last upload.
 
     Raises:
-        FileExistsError: `target` is there already; nothing of it is touched.
+        FileExistsError: `target` exists; it is not changed.
     """
     if target.exists():
         raise FileExistsError(f"{target} exists already")
@@ -58,7 +58,7 @@ def publish(write: Callable[[Path], None], target: UPath, root: UPath) -> dict[s
 
 
 def combined_digest(files: Mapping[str, str]) -> str:
-    """Sha256 of an artifact from its files' digests: a single file's own, else that of `sha256sum`'s listing."""
+    """Return the sha256 of an artifact: that of a single file, otherwise of the output of `sha256sum`."""
     if len(files) == 1:
         return next(iter(files.values()))
     listing = "".join(f"{sha256}  {name}\n" for name, sha256 in sorted(files.items()))
@@ -66,21 +66,21 @@ def combined_digest(files: Mapping[str, str]) -> str:
 
 
 def file_digest(path: Path | UPath) -> str:
-    """Sha256 of a file's bytes, hexadecimal."""
+    """Return the sha256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 
 
 def is_local(path: UPath) -> bool:
-    """Whether the path is on a mounted file system."""
+    """Return whether the path is on a mounted file system."""
     return path.protocol in ("", "file", "local")
 
 
 def _remove_abandoned(incoming: Path) -> None:
-    """Delete what killed processes left behind."""
+    """Delete folders that killed processes left behind."""
     for folder in incoming.iterdir():
         try:
             if time.time() - folder.stat().st_mtime > _ABANDONED_AFTER_SECONDS:
                 shutil.rmtree(folder)
-        except FileNotFoundError:  # another process was quicker
+        except FileNotFoundError:  # another process deleted it
             continue

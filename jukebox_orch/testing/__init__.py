@@ -1,1 +1,1 @@
-"""The test suite for authors of model projects. Imports nothing: pytest loads `testing.pytest_plugin` everywhere."""
+"""The test suite for authors of model projects. Imports nothing, because every pytest session loads the plugin."""

@@ -1,4 +1,4 @@
-"""What `jukebox_orch.testing.suite` examines: each function raises an AssertionError that says what to change."""
+"""Checks of `jukebox_orch.testing.suite` on code and data. A failed check raises an AssertionError with the reason."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PICKLING = {"read_pickle", "to_pickle"}
 
 @dataclass(frozen=True)
 class Trained:
-    """A model after two epochs, with its outputs on the test split."""
+    """A model after two epochs of training, with its outputs on the test split."""
 
     project: ModelProject
     features: Features
@@ -36,7 +36,7 @@ class Trained:
 
     @property
     def model(self) -> Any:
-        """The Keras network."""
+        """The Keras model."""
         return self.trained_model.keras_model
 
     @property
@@ -46,7 +46,7 @@ class Trained:
 
     @property
     def weights(self) -> list[np.ndarray]:
-        """The network's weights."""
+        """The weights of the Keras model."""
         return self.model.get_weights()
 
     @cached_property
@@ -58,7 +58,7 @@ class Trained:
 
 
 def train(project: ModelProject, features: Features, seed: int) -> Trained:
-    """Train for two epochs."""
+    """Train the project's model for two epochs."""
     from jukebox_orch.ml import training
 
     short = project.hyperparameters().model_copy(update={"epochs": 2, "early_stopping_patience": 0})
@@ -67,7 +67,7 @@ def train(project: ModelProject, features: Features, seed: int) -> Trained:
 
 
 def heavy_imports(project: type[ModelProject]) -> list[str]:
-    """Frameworks that importing the project's module brings along, in a process of its own."""
+    """Import the project's module in a new process; return the frameworks that it imports."""
     module = project.__module__
     code = f"import sys, {module}; print(*sorted(set({HEAVY!r}) & set(sys.modules)))"
     done = subprocess.run(
@@ -77,12 +77,12 @@ def heavy_imports(project: type[ModelProject]) -> list[str]:
         check=False,
         env=_environment(),
     )
-    assert done.returncode == 0, f"importing {module} in a fresh process fails:\n{done.stderr}"
+    assert done.returncode == 0, f"importing {module} in a new process fails:\n{done.stderr}"
     return done.stdout.split()
 
 
-def pickling(project: type[ModelProject]) -> list[str]:
-    """Places in the project's sources that read or write pickles."""
+def pickle_uses(project: type[ModelProject]) -> list[str]:
+    """Return the places in the project's sources that read or write pickles."""
     found = []
     for path in _sources(project):
         for node in ast.walk(ast.parse(path.read_text(), str(path))):
@@ -101,24 +101,26 @@ def pickling(project: type[ModelProject]) -> list[str]:
 
 
 def check_settings(project: ModelProject) -> None:
-    """Defaults are valid, described, and of types that a form can show."""
+    """Check that all settings have valid defaults, descriptions and types that the launchpad can show."""
     from jukebox_orch.assets.run_config import config_schema, run_settings
 
     for settings in (project.source, project.split, project.hyperparameters, project.gates):
-        silent = [name for name, info in settings.model_fields.items() if not info.description]
-        assert not silent, f"{settings.__name__}.{', '.join(silent)}: Field(description=…) is missing"
+        undescribed = [name for name, info in settings.model_fields.items() if not info.description]
+        assert not undescribed, (
+            f"{settings.__name__}.{', '.join(undescribed)}: Field(description=…) is missing"
+        )
         settings.model_validate(settings().model_dump())
     config_schema(run_settings(project, project.name, {}))
 
 
 def check_dataset(project: ModelProject, dataset: Dataset) -> None:
-    """A dict of filled tables and arrays, with the declared names and columns."""
+    """Check that the dataset is a dict of non-empty tables and arrays with the declared names and columns."""
     assert isinstance(dataset, dict), f"load() returns {type(dataset).__name__}, not a dict of tables"
     for name, value in dataset.items():
         assert isinstance(value, pd.DataFrame | np.ndarray), f"{name!r} is {type(value).__name__}"
         assert len(value), f"{name!r} is empty"
         if isinstance(value, np.ndarray):
-            assert value.dtype != object, f"array {name!r} holds Python objects"
+            assert value.dtype != object, f"array {name!r} contains Python objects"
     assert set(dataset) == set(project.tables), (
         f"load() returns {sorted(dataset)}, tables declares {sorted(project.tables)}"
     )
@@ -130,18 +132,18 @@ def check_dataset(project: ModelProject, dataset: Dataset) -> None:
 
 
 def check_storage(dataset: Dataset, folder: Path) -> None:
-    """Written and read back, the dataset has the same digest."""
+    """Check that the dataset has the same digest after it was written and read."""
     from jukebox_orch.ml.formats import format_of
 
-    stored = format_of(dataset)
-    stored.write(dataset, folder)
-    assert stored.digest(stored.read(folder)) == digest(dataset), (
-        "the dataset is another after Parquet and .npy: use plain column types"
+    dataset_format = format_of(dataset)
+    dataset_format.write(dataset, folder)
+    assert dataset_format.digest(dataset_format.read(folder)) == dataset_digest(dataset), (
+        "the dataset changes when it is stored as Parquet and .npy: use plain column types"
     )
 
 
 def check_validation(project: ModelProject, dataset: Dataset) -> None:
-    """The embedded data passes, and findings belong to declared rules."""
+    """Check that the default data passes validation, and that every finding belongs to a declared rule."""
     result = project.validate(dataset)
     assert 0 <= result.invalid_rows <= result.rows > 0, f"{result.invalid_rows} of {result.rows} rows invalid"
     undeclared = {finding.rule for finding in result.findings} - set(project.rules)
@@ -152,14 +154,14 @@ def check_validation(project: ModelProject, dataset: Dataset) -> None:
 
 
 def check_bad_data(project: ModelProject, dataset: Dataset, seed: int) -> None:
-    """Every damage ends in a finding, in an InputError or in finite features."""
-    for what, bad in _damaged_datasets(project, dataset):
+    """Check that every kind of bad data gives a finding, an InputError or finite features."""
+    for damage, bad in _damaged_datasets(project, dataset):
         try:
             result = project.validate(bad)
         except Exception as error:
-            raise AssertionError(f"{what}: validate() raises {type(error).__name__}: {error}") from error
+            raise AssertionError(f"{damage}: validate() raises {type(error).__name__}: {error}") from error
         undeclared = {finding.rule for finding in result.findings} - set(project.rules)
-        assert not undeclared, f"{what}: findings of undeclared rules {sorted(undeclared)}"
+        assert not undeclared, f"{damage}: findings of undeclared rules {sorted(undeclared)}"
         refused = (
             any(finding.fatal for finding in result.findings)
             or not result.rows
@@ -170,40 +172,40 @@ def check_bad_data(project: ModelProject, dataset: Dataset, seed: int) -> None:
         except InputError:
             continue
         except Exception as error:
-            # Features are made beside validation: a traceback would hide what validation says.
+            # Features are built in parallel with validation: a traceback would hide the findings.
             raise AssertionError(
-                f"{what}: build_features() raises {type(error).__name__}: {error}; drop such rows, "
-                "or raise an InputError that says what is wrong"
+                f"{damage}: build_features() raises {type(error).__name__}: {error}; drop such rows, "
+                "or raise an InputError that names the problem"
             ) from error
-        for part_name, part in features.splits.items():
-            finite = np.isfinite(part.x).all() and np.isfinite(part.y).all()
-            assert finite or refused, f"{what}: accepted, and features.{part_name} has NaN or infinity"
+        for name, split in features.splits.items():
+            finite = np.isfinite(split.x).all() and np.isfinite(split.y).all()
+            assert finite or refused, f"{damage}: accepted, and features.{name} has NaN or infinity"
 
 
-def digest(dataset: Dataset) -> str:
-    """Digest of all values."""
+def dataset_digest(dataset: Dataset) -> str:
+    """Return the digest of all values of the dataset."""
     from jukebox_orch.ml.formats import format_of
 
     return format_of(dataset).digest(dataset)
 
 
-def digest_of(features: Features) -> str:
-    """Digest of all values."""
+def features_digest(features: Features) -> str:
+    """Return the digest of all values of the features."""
     from jukebox_orch.ml.artifacts import StoredFeatures
 
     return StoredFeatures(features, "", {}).digest
 
 
 def _damaged_datasets(project: ModelProject, dataset: Dataset) -> Iterator[tuple[str, Dataset]]:
-    """The dataset with one thing wrong at a time."""
+    """Yield a description and a copy of the dataset with one kind of damage at a time."""
     yield "empty tables", {name: value[:0] for name, value in dataset.items()}
     for name, columns in project.tables.items():
         table = dataset[name]
         if isinstance(table, pd.DataFrame):
             for column in columns:
-                what, changed = _damaged(table[column])
+                damage, changed = _damaged(table[column])
                 yield (
-                    f"every third {name}.{column} {what}",
+                    f"every third {name}.{column} {damage}",
                     {**dataset, name: table.assign(**{column: changed})},
                 )
 
@@ -218,13 +220,13 @@ def _damaged(values: pd.Series) -> tuple[str, pd.Series]:
 
 
 def _sources(project: type[ModelProject]) -> list[Path]:
-    """Source files of the project's package, or its single module."""
-    own = Path(inspect.getfile(project))
-    return sorted(own.parent.rglob("*.py")) if own.name == "__init__.py" else [own]
+    """Return the source files of the project's package, or its single module."""
+    file = Path(inspect.getfile(project))
+    return sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
 
 
 def _environment() -> dict[str, str]:
-    """This process' environment with its import path, which pytest may have extended."""
+    """Return the environment with this process' import path, which pytest may have extended."""
     import os
 
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -1,4 +1,4 @@
-"""Files by path or URL: verified, and faults told in words."""
+"""Files are read by path or URL and verified; errors name the file and the reason."""
 
 import hashlib
 import http.server
@@ -30,7 +30,7 @@ class _Server(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Keep the test's output clean."""
+        """Do not write to the test's output."""
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +50,17 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_content_is_that_of_the_file(file: Path, server: str) -> None:
+def test_content_equals_file(file: Path, server: str) -> None:
     for url in (str(file), file.as_uri(), f"{server}/200"):
         assert read_bytes(SourceFile(url=url)) == DATA
         with open_verified(SourceFile(url=url)) as stream:
             assert stream.read() == DATA
 
 
-def test_the_digest_is_verified_in_either_case(file: Path) -> None:
+def test_digest_is_verified_in_either_case(file: Path) -> None:
     digest = hashlib.sha256(DATA).hexdigest()
-    for spelled in (digest, digest.upper()):
-        assert read_bytes(SourceFile(url=str(file), sha256=spelled)) == DATA
+    for expected in (digest, digest.upper()):
+        assert read_bytes(SourceFile(url=str(file), sha256=expected)) == DATA
     wrong = SourceFile(url=str(file), sha256="0" * 64)
     with pytest.raises(InputError, match=rf"data\.bin: has sha256 {digest}, expected 0000"):
         read_bytes(wrong)
@@ -68,13 +68,13 @@ def test_the_digest_is_verified_in_either_case(file: Path) -> None:
         pass
 
 
-def test_a_fetched_copy_does_not_follow_later_changes(file: Path) -> None:
+def test_verified_copy_ignores_later_changes(file: Path) -> None:
     with open_verified(SourceFile(url=str(file))) as stream:
         file.write_bytes(b"changed")
         assert stream.read() == DATA
 
 
-def test_more_than_the_limit_is_not_read(file: Path) -> None:
+def test_file_above_limit_is_refused(file: Path) -> None:
     with pytest.raises(InputError, match=r"data\.bin: larger than 1 MiB"):
         read_bytes(SourceFile(url=str(file)), limit=1 << 20)
 
@@ -89,23 +89,23 @@ def test_more_than_the_limit_is_not_read(file: Path) -> None:
         (400, "cannot be"),
     ],
 )
-def test_what_will_not_get_better_is_an_input_error(status: int, message: str, server: str) -> None:
+def test_permanent_http_error_is_input_error(status: int, message: str, server: str) -> None:
     with pytest.raises(InputError, match=rf"/{status}: {message}"):
         read_bytes(SourceFile(url=f"{server}/{status}"))
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_what_may_get_better_is_an_os_error(status: int, server: str) -> None:
+def test_transient_http_error_is_os_error(status: int, server: str) -> None:
     with pytest.raises(OSError, match=rf"/{status}: cannot be read now: HTTP status {status}; try again"):
         read_bytes(SourceFile(url=f"{server}/{status}"))
 
 
-def test_a_server_that_is_down_is_an_os_error() -> None:
+def test_unreachable_server_is_os_error() -> None:
     with pytest.raises(OSError, match="cannot be read now"):
         read_bytes(SourceFile(url="http://127.0.0.1:9/x"))
 
 
-def test_missing_file_folder_and_unknown_protocol(tmp_path: Path) -> None:
+def test_missing_file_folder_and_unknown_protocol_are_refused(tmp_path: Path) -> None:
     for url, message in (
         (str(tmp_path / "no"), "no: not found"),
         (str(tmp_path), "is not a regular file"),
@@ -115,20 +115,20 @@ def test_missing_file_folder_and_unknown_protocol(tmp_path: Path) -> None:
             read_bytes(SourceFile(url=url))
 
 
-def test_a_fifo_does_not_hang(tmp_path: Path) -> None:
+def test_fifo_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(InputError, match="pipe: is not a regular file"):
         read_bytes(SourceFile(url=str(tmp_path / "pipe")))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_forbidden_file(file: Path) -> None:
+def test_unreadable_file_is_refused(file: Path) -> None:
     file.chmod(0)
     with pytest.raises(InputError, match="access denied"):
         read_bytes(SourceFile(url=str(file)))
 
 
-def test_credentials_are_not_shown(server: str) -> None:
+def test_errors_contain_no_credentials(server: str) -> None:
     assert display_url("https://me:secret@host/a.csv?X-Amz-Signature=abc#f") == "https://host/a.csv"
     password = "".join(["hun", "ter2"])
     with_password = server.replace("//", f"//me:{password}@")

@@ -1,4 +1,4 @@
-"""Training: the same in, the same out; a network that does not fit is told so; divergence is seen."""
+"""Training is reproducible, refuses networks of wrong shape, and detects divergence."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,14 +30,14 @@ def trained(
     return train(project, feature_set(project), hyperparameters, seed, log)
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+def test_weights_depend_on_seed():
     one, same, other = trained(Blobs()), trained(Blobs()), trained(Blobs(), seed=2)
     assert one.report.model_digest == same.report.model_digest
     assert one.report.history == same.report.history
     assert one.report.model_digest != other.report.model_digest
 
 
-def test_scores_history_and_settings_are_those_of_the_training():
+def test_report_has_scores_history_and_settings():
     training = trained(Blobs()).report
     assert len(training.history["loss"]) == len(training.history["val_loss"]) == 3
     assert training.hyperparameters["epochs"] == 3
@@ -47,7 +47,7 @@ def test_scores_history_and_settings_are_those_of_the_training():
     assert training.baseline_name == "majority_class"
 
 
-def test_the_model_takes_raw_values_and_normalises_inside():
+def test_model_normalises_raw_inputs():
     project = Rents()
     model = trained(project, epochs=30)
     x = feature_set(project).features.test.x
@@ -56,43 +56,43 @@ def test_the_model_takes_raw_values_and_normalises_inside():
     assert model.keras_model.get_layer("normalization")
 
 
-def test_progress_is_reported_and_always_the_last_epoch():
+def test_progress_reports_last_epoch():
     lines: list[str] = []
     trained(Blobs(), log=lines.append, epochs=4)
     assert lines[-1].startswith("epoch 4/4: accuracy ")
     assert "val_loss" in lines[-1]
 
 
-def test_training_stops_early_with_the_best_weights():
+def test_early_stopping_stops_after_patience():
     model = trained(Blobs(), epochs=200, early_stopping_patience=3, learning_rate=0.1)
     losses = model.report.history["val_loss"]
     assert len(losses) < 200
     assert int(np.argmin(losses)) == len(losses) - 4
 
 
-def test_without_patience_every_epoch_is_run():
+def test_zero_patience_runs_all_epochs():
     assert len(trained(Blobs(), epochs=6, early_stopping_patience=0).report.history["loss"]) == 6
 
 
-def test_a_refit_trains_anew_on_both_splits_for_the_best_number_of_epochs():
+def test_refit_runs_best_number_of_epochs():
     settings = {"epochs": 200, "early_stopping_patience": 3, "learning_rate": 0.1}
     lines: list[str] = []
     plain, refit = trained(Blobs(), **settings), trained(Blobs(), log=lines.append, refit=True, **settings)
     best = int(np.argmin(plain.report.history["val_loss"])) + 1
     history = dict(refit.report.history)
-    again = {name: history.pop(f"refit_{name}") for name in ("loss", "accuracy")}
+    refit_history = {name: history.pop(f"refit_{name}") for name in ("loss", "accuracy")}
     assert history == plain.report.history
-    assert {name: len(values) for name, values in again.items()} == {"loss": best, "accuracy": best}
+    assert {name: len(values) for name, values in refit_history.items()} == {"loss": best, "accuracy": best}
     assert lines[-1].startswith(f"refit epoch {best}/{best}: accuracy ")
     assert "val_loss" not in lines[-1]
-    # What is judged by the validation split is the model that has not seen it.
+    # The scores are those of the first model, which was not trained on the validation split.
     assert refit.report.validation == plain.report.validation
     assert refit.report.train == plain.report.train
     assert refit.report.model_digest != plain.report.model_digest
 
 
-def test_a_refit_is_the_training_on_rows_of_both_splits():
-    """Equal to a plain training whose training split holds both."""
+def test_refit_equals_training_on_both_splits():
+    """The result equals a training without refit whose training split contains both splits."""
     data = feature_set(Blobs())
     one, other = data.features.train, data.features.validation
     x, y, weight = (
@@ -107,7 +107,7 @@ def test_a_refit_is_the_training_on_rows_of_both_splits():
     assert refit.report.model_digest == plain.report.model_digest
 
 
-def test_a_refit_reads_split_files_that_do_not_fit_into_memory_in_the_same_order(
+def test_refit_from_files_gives_same_model(
     monkeypatch: pytest.MonkeyPatch,
 ):
     one = trained(Blobs(), refit=True)
@@ -115,7 +115,7 @@ def test_a_refit_reads_split_files_that_do_not_fit_into_memory_in_the_same_order
     assert trained(Blobs(), refit=True).report.model_digest == one.report.model_digest
 
 
-def test_a_diverged_training_is_not_refitted():
+def test_diverged_training_is_not_refitted():
     def optimizer(self: ModelProject, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
         return keras.optimizers.SGD(1e30)
 
@@ -123,8 +123,8 @@ def test_a_diverged_training_is_not_refitted():
     assert "refit_loss" not in trained(diverging, epochs=20, refit=True).report.history
 
 
-class Wrong(Blobs):
-    """A network of other shapes than the features."""
+class WrongShape(Blobs):
+    """A project whose network does not have the shapes of the features."""
 
     shapes = ((3,), 3)
 
@@ -134,8 +134,8 @@ class Wrong(Blobs):
 
 
 @pytest.mark.parametrize("shapes", [((4,), 3), ((3,), 2), ((3, 1), 3)], ids=str)
-def test_a_network_that_does_not_fit_is_told_what_fits(shapes: tuple):
-    project = type("Wrong", (Wrong,), {"shapes": shapes})()
+def test_network_of_wrong_shape_is_refused(shapes: tuple):
+    project = type("WrongShape", (WrongShape,), {"shapes": shapes})()
     with pytest.raises(InputError) as error:
         trained(project)
     assert "blobs: build_model() returned (None, " in str(error.value)
@@ -143,7 +143,7 @@ def test_a_network_that_does_not_fit_is_told_what_fits(shapes: tuple):
 
 
 @pytest.mark.parametrize("project", [Blobs, Rents])
-def test_a_diverged_training_ends_at_once_with_scores_that_are_no_numbers(project: type[TableProject]):
+def test_diverged_training_stops_with_nan_scores(project: type[TableProject]):
     def optimizer(self: ModelProject, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
         return keras.optimizers.SGD(1e30)
 
@@ -154,7 +154,7 @@ def test_a_diverged_training_ends_at_once_with_scores_that_are_no_numbers(projec
     assert all(np.isnan(value) for value in training.validation.values())
 
 
-def test_a_diverged_training_fails_its_check_and_nothing_is_registered(deployment: Deployment):
+def test_diverged_training_fails_check_and_registers_nothing(deployment: Deployment):
     class Diverging(Blobs):
         def optimizer(self, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
             return keras.optimizers.SGD(1e30)
@@ -162,9 +162,9 @@ def test_a_diverged_training_fails_its_check_and_nothing_is_registered(deploymen
     result = deployment.run(project=Diverging())
     assert not result.success
     assert made(result)[-1] == "trained_model", failures(result)
-    said = checks(result)["trained_model:finite_loss"]
-    assert not said.passed
-    assert "loss of epoch 1 is " in (said.description or "")
+    check = checks(result)["trained_model:finite_loss"]
+    assert not check.passed
+    assert "loss of epoch 1 is " in (check.description or "")
     assert not checks(result)["trained_model:beats_baseline"].passed
     assert not [e for e in result.all_events if e.is_step_up_for_retry]
     assert deployment.versions() == []
@@ -174,8 +174,8 @@ def test_a_diverged_training_fails_its_check_and_nothing_is_registered(deploymen
     assert run.info.status == "FAILED"
 
 
-def test_a_model_that_is_no_better_than_the_majority_is_stopped(deployment: Deployment):
-    class Stuck(Blobs):
+def test_model_below_majority_baseline_stops_run(deployment: Deployment):
+    class Constant(Blobs):
         def optimizer(self, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
             return keras.optimizers.SGD(0.0)
 
@@ -187,7 +187,7 @@ def test_a_model_that_is_no_better_than_the_majority_is_stopped(deployment: Depl
             network.set_weights([np.zeros((3, 3)), np.eye(3)[rarest] * 9])
             return network
 
-    result = deployment.run(project=Stuck(), hyperparameters={"epochs": 1})
+    result = deployment.run(project=Constant(), hyperparameters={"epochs": 1})
     assert not result.success
     assert made(result)[-1] == "trained_model"
     check = checks(result)["trained_model:beats_baseline"]

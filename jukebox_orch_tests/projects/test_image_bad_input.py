@@ -1,4 +1,4 @@
-"""Damaged, hostile and unsuitable image sources are refused with the file and the reason."""
+"""Damaged, malicious and unsuitable image sources are refused with file and reason."""
 
 import io
 import os
@@ -31,15 +31,15 @@ from jukebox_orch_tests.support.image_files import (
 Members = list[tuple[tarfile.TarInfo, bytes]]
 
 
-def refused(location: Path, message: str, convert: bool = False) -> None:
-    """`load` names the file and says why."""
+def assert_refused(location: Path, message: str, convert: bool = False) -> None:
+    """Assert that `load` raises an InputError with the file and the message."""
     with pytest.raises(InputError) as raised:
         ImageProcessor().load(ImageSource(location=str(location), convert=convert))
     assert str(location) in str(raised.value)
     assert re.search(message, str(raised.value)), raised.value
 
 
-def verdict(location: Path) -> Validation:
+def validate(location: Path) -> Validation:
     project = ImageProcessor()
     return project.validate(project.load(ImageSource(location=str(location))))
 
@@ -48,7 +48,7 @@ def with_member(name: str, data: bytes = b"x", **attributes: object) -> Members:
     return [*cifar_members(10), tar_member(name, data, **attributes)]
 
 
-HOSTILE_MEMBERS: dict[str, tuple[Callable[[], Members], str]] = {
+BAD_MEMBERS: dict[str, tuple[Callable[[], Members], str]] = {
     "path traversal": (lambda: with_member("../../etc/data_batch_9.bin"), "points outside of the archive"),
     "absolute path": (lambda: with_member("/etc/data_batch_9.bin"), "points outside of the archive"),
     "symbolic link": (
@@ -65,7 +65,7 @@ HOSTILE_MEMBERS: dict[str, tuple[Callable[[], Members], str]] = {
     "member twice": (lambda: [*cifar_members(10), *cifar_members(10)], "occurs twice"),
     "python version": (
         lambda: [tar_member("cifar-10-batches-py/data_batch_1", b"\x80\x02}q\x01")],
-        "pickle: reading it would run code.*cifar-10-binary.tar.gz",
+        "pickled: reading it would run code.*cifar-10-binary.tar.gz",
     ),
     "python version, metadata": (lambda: [tar_member("cifar-10-batches-py/batches.meta", b"x")], "pickle"),
     "cut batch": (
@@ -74,7 +74,7 @@ HOSTILE_MEMBERS: dict[str, tuple[Callable[[], Members], str]] = {
     ),
     "empty batch": (lambda: with_member("c/data_batch_6.bin", b""), "has 0 bytes"),
     "no class names": (lambda: [m for m in cifar_members(10) if "meta" not in m[0].name], "meta.txt"),
-    "class names are no text": (
+    "class names are not text": (
         lambda: [tar_member("batches.meta.txt", b"\xff\xfe"), *cifar_members(10)[2:]],
         "damaged",
     ),
@@ -85,45 +85,45 @@ HOSTILE_MEMBERS: dict[str, tuple[Callable[[], Members], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", HOSTILE_MEMBERS)
-def test_archive_members(case: str, tmp_path: Path) -> None:
-    members, message = HOSTILE_MEMBERS[case]
-    refused(write_tar(tmp_path / "cifar.tar.gz", members()), message)
+@pytest.mark.parametrize("case", BAD_MEMBERS)
+def test_bad_archive_member_is_refused(case: str, tmp_path: Path) -> None:
+    members, message = BAD_MEMBERS[case]
+    assert_refused(write_tar(tmp_path / "cifar.tar.gz", members()), message)
     assert [path.name for path in tmp_path.rglob("*")] == ["cifar.tar.gz"]
 
 
-def test_truncated_archive(tmp_path: Path) -> None:
+def test_truncated_archive_is_refused(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "cifar.tar.gz", cifar_members(10))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    refused(path, "damaged or truncated")
+    assert_refused(path, "damaged or truncated")
 
 
-def test_archive_cut_between_two_members(tmp_path: Path) -> None:
+def test_archive_truncated_between_members_is_refused(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "cifar.tar", cifar_members(10))
     with tarfile.open(path) as tar:
         end = tar.getmember("cifar-10-batches-bin/data_batch_4.bin").offset
     path.write_bytes(path.read_bytes()[:end])
-    refused(path, "no end mark")
+    assert_refused(path, "no end mark")
 
 
-def test_damaged_header_between_two_members(tmp_path: Path) -> None:
-    """Reading must not end there as if the other members had never been."""
+def test_damaged_header_between_members_is_refused(tmp_path: Path) -> None:
+    """The damaged header must not be treated as the end of the archive."""
     path = write_tar(tmp_path / "cifar.tar", cifar_members(10))
     with tarfile.open(path) as tar:
         start = tar.getmember("cifar-10-batches-bin/data_batch_4.bin").offset
     content = bytearray(path.read_bytes())
     content[start + 5] ^= 0xFF
     path.write_bytes(content)
-    refused(path, "a damaged header")
+    assert_refused(path, "a damaged header")
 
 
 @pytest.mark.parametrize("size", [-4096, 1 << 40, 2**63 - 1])
-def test_member_with_an_impossible_size(size: int, tmp_path: Path) -> None:
+def test_member_with_impossible_size_is_refused(size: int, tmp_path: Path) -> None:
     info = tarfile.TarInfo("c/data_batch_1.bin")
     info.size = size
     path = tmp_path / "cifar.tar"
     path.write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(10240))
-    refused(path, "damaged or truncated: it ends inside of member 'c/data_batch_1.bin'")
+    assert_refused(path, "damaged or truncated: it ends inside of member 'c/data_batch_1.bin'")
 
 
 def pax_header(records: bytes) -> bytes:
@@ -136,42 +136,42 @@ HEADERS: dict[str, Callable[[], bytes]] = {
     "many members": lambda: b"".join(
         tar_member(str(i), type=tarfile.DIRTYPE)[0].tobuf(tarfile.USTAR_FORMAT) for i in range(1000)
     ),
-    "a long one": lambda: pax_header(b"".join(b"13 k%05d=abc\n" % i for i in range(10_000))),
-    "one inside the other": lambda: pax_header(b"") * 10_000,
+    "long header": lambda: pax_header(b"".join(b"13 k%05d=abc\n" % i for i in range(10_000))),
+    "nested headers": lambda: pax_header(b"") * 10_000,
 }
 
 
 @pytest.mark.parametrize("case", HEADERS)
-def test_headers_cost_bounded_memory(case: str, tmp_path: Path) -> None:
+def test_oversized_headers_are_refused(case: str, tmp_path: Path) -> None:
     path = tmp_path / "cifar.tar"
     path.write_bytes(HEADERS[case]() + bytes(10240))
-    refused(path, "its headers have more than 65536 bytes")
+    assert_refused(path, "its headers have more than 65536 bytes")
 
 
-def test_flipped_bytes_in_an_archive(tmp_path: Path) -> None:
+def test_flipped_bytes_in_archive_are_refused(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "cifar.tar.gz", cifar_members(10))
     content = bytearray(path.read_bytes())
     for i in range(len(content) // 2, len(content) // 2 + 50):
         content[i] ^= 0xFF
     path.write_bytes(content)
-    refused(path, "damaged or truncated")
+    assert_refused(path, "damaged or truncated")
 
 
-def test_not_an_archive(tmp_path: Path) -> None:
+def test_html_file_as_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cifar.tar.gz"
     path.write_bytes(b"<html>404 not found</html>" * 100)
-    refused(path, "damaged or truncated")
+    assert_refused(path, "damaged or truncated")
 
 
-def test_empty_archive_file(tmp_path: Path) -> None:
+def test_empty_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "cifar.tar.gz"
     path.write_bytes(b"")
-    refused(path, "damaged or truncated")
+    assert_refused(path, "damaged or truncated")
 
 
 @pytest.mark.parametrize("where", ["member", "extended header"])
-def test_decompression_bomb(where: str, tmp_path: Path) -> None:
-    """600 MiB of zeros in 600 KiB: stopped at the limit."""
+def test_decompression_bomb_is_refused(where: str, tmp_path: Path) -> None:
+    """600 MiB of zeros in 600 KiB are refused at the size limit."""
     path = tmp_path / "cifar.tar.gz"
     info = tarfile.TarInfo("c/data_batch_1.bin")
     info.size = 600 << 20
@@ -183,7 +183,7 @@ def test_decompression_bomb(where: str, tmp_path: Path) -> None:
         for _ in range(600):
             file.write(compressor.compress(bytes(1 << 20)))
         file.write(compressor.flush())
-    refused(path, "unpacks to more than 512 MiB")
+    assert_refused(path, "unpacks to more than 512 MiB")
 
 
 def npz_bytes(compression: int = zipfile.ZIP_DEFLATED, /, **members: bytes) -> bytes:
@@ -205,8 +205,11 @@ BAD_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     "not a zip": (lambda: b"hello", "not a NumPy archive"),
     "zero bytes": (lambda: b"", "not a NumPy archive"),
     "truncated": (lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS))[:5000], "not a NumPy archive"),
-    "other member": (lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS), x=b"1"), "'x.npy' is none of"),
-    "path traversal": (lambda: npz_bytes(**{"../images": npy(IMAGES)}), r"'\.\./images\.npy' is none of"),
+    "other member": (
+        lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS), x=b"1"),
+        "'x.npy' is not one of",
+    ),
+    "path traversal": (lambda: npz_bytes(**{"../images": npy(IMAGES)}), r"'\.\./images\.npy' is not one of"),
     "no labels": (lambda: npz_bytes(images=npy(IMAGES)), "array 'labels' is missing"),
     "pickled labels": (
         lambda: npz_bytes(images=npy(IMAGES), labels=npy(np.array([{}] * 8, object))),
@@ -218,11 +221,11 @@ BAD_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "float images": (
         lambda: npz_bytes(images=npy(IMAGES / 255), labels=npy(LABELS)),
-        r"float64 \(8, 32, 32, 3\); needed is uint8",
+        r"float64 \(8, 32, 32, 3\); expected uint8",
     ),
     "grey images": (
         lambda: npz_bytes(images=npy(IMAGES[..., 0]), labels=npy(LABELS)),
-        r"uint8 \(8, 32, 32\); needed",
+        r"uint8 \(8, 32, 32\); expected",
     ),
     "column order": (
         lambda: npz_bytes(images=npy(np.asfortranarray(IMAGES)), labels=npy(LABELS)),
@@ -230,7 +233,7 @@ BAD_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "fewer labels than images": (
         lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS[:7])),
-        r"'labels' is int64 \(7,\); needed is .* shape \(8,\)",
+        r"'labels' is int64 \(7,\); expected .* shape \(8,\)",
     ),
     "fractional labels": (
         lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS / 2)),
@@ -278,11 +281,11 @@ BAD_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "class names that are numbers": (
         lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS), classes=npy(np.arange(2))),
-        "'classes' is int64 .*; needed is a list of strings",
+        "'classes' is int64 .*; expected a list of strings",
     ),
     "test marks that are numbers": (
         lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS), test=npy(LABELS)),
-        "'test' is int64 .*; needed is bool",
+        "'test' is int64 .*; expected bool",
     ),
     "huge label": (
         lambda: npz_bytes(images=npy(IMAGES), labels=npy(LABELS * 2**40)),
@@ -293,36 +296,36 @@ BAD_NPZ: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_NPZ)
-def test_numpy_archives(case: str, tmp_path: Path) -> None:
+def test_bad_numpy_archive_is_refused(case: str, tmp_path: Path) -> None:
     content, message = BAD_NPZ[case]
     path = tmp_path / "images.npz"
     path.write_bytes(content())
-    refused(path, message)
+    assert_refused(path, message)
 
 
-def test_flipped_byte_in_a_numpy_archive(tmp_path: Path) -> None:
+def test_flipped_byte_in_numpy_archive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "images.npz"
     np.savez(path, images=IMAGES, labels=LABELS)
     content = bytearray(path.read_bytes())
     content[2000] ^= 0xFF
     path.write_bytes(content)
-    refused(path, "'images' cannot be read: .*Bad CRC")
+    assert_refused(path, "'images' cannot be read: .*Bad CRC")
 
 
-class CodeInAPickle:
-    def __init__(self, proof: Path) -> None:
-        self.proof = proof
+class PickledCode:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
-        return os.mkdir, (str(self.proof),)
+        return os.mkdir, (str(self.folder),)
 
 
 @pytest.mark.parametrize("name", ["images", "labels", "classes", "test"])
-def test_code_in_a_numpy_archive_does_not_run(name: str, tmp_path: Path) -> None:
-    objects = np.array([CodeInAPickle(tmp_path / "proof")] * 8, object)
+def test_pickled_code_in_numpy_archive_is_not_run(name: str, tmp_path: Path) -> None:
+    objects = np.array([PickledCode(tmp_path / "executed")] * 8, object)
     np.savez(tmp_path / "a.npz", **{"images": IMAGES, "labels": LABELS, name: objects})  # pyright: ignore[reportArgumentType]
-    refused(tmp_path / "a.npz", f"array '{name}' cannot be read: .*Python objects")
-    assert not (tmp_path / "proof").exists()
+    assert_refused(tmp_path / "a.npz", f"array '{name}' cannot be read: .*Python objects")
+    assert not (tmp_path / "executed").exists()
 
 
 def save(path: Path, image: Image.Image) -> None:
@@ -330,7 +333,7 @@ def save(path: Path, image: Image.Image) -> None:
 
 
 def png_with_size(path: Path, width: int, height: int) -> None:
-    """A PNG whose header promises more pixels than it has bytes."""
+    """Write a PNG whose header declares more pixels than the file has."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -345,7 +348,7 @@ def truncated_png(path: Path) -> None:
     path.write_bytes(stream.getvalue()[:1500])
 
 
-BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
+BAD_IMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "wrong size": (lambda p: save(p, Image.new("RGB", (33, 32))), "is 33 x 32 pixels, not 32 x 32"),
     "grey": (lambda p: save(p, Image.new("L", (32, 32))), "has mode L, not RGB"),
     "palette": (lambda p: save(p, Image.new("P", (32, 32))), "has mode P, not RGB"),
@@ -363,33 +366,33 @@ BAD_PICTURES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_PICTURES)
-def test_image_files(case: str, tmp_path: Path) -> None:
-    make, message = BAD_PICTURES[case]
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_bad_image_file_is_refused(case: str, tmp_path: Path) -> None:
+    make, message = BAD_IMAGES[case]
     make(write_folder(tmp_path) / "cat" / "bad.png")
-    refused(tmp_path, rf"cat/bad\.png: .*({message})")
+    assert_refused(tmp_path, rf"cat/bad\.png: .*({message})")
 
 
 @pytest.mark.parametrize("case", ["not an image", "truncated", "16 bits", "oversized", "zero bytes"])
-def test_conversion_does_not_hide_bad_files(case: str, tmp_path: Path) -> None:
-    make, message = BAD_PICTURES[case]
+def test_bad_image_file_is_refused_with_convert(case: str, tmp_path: Path) -> None:
+    make, message = BAD_IMAGES[case]
     make(write_folder(tmp_path) / "cat" / "bad.png")
-    refused(tmp_path, message, convert=True)
+    assert_refused(tmp_path, message, convert=True)
 
 
-def test_all_bad_files_are_named_at_once_and_the_rest_counted(tmp_path: Path) -> None:
+def test_first_bad_files_are_named_and_rest_counted(tmp_path: Path) -> None:
     write_folder(tmp_path, per_class=10)
     for i in range(8):
         (tmp_path / "dog" / f"{i:04}.png").write_bytes(b"no image")
-    refused(tmp_path, r"(?s)dog/0000\.png.*dog/0004\.png.*and 3 more")
+    assert_refused(tmp_path, r"(?s)dog/0000\.png.*dog/0004\.png.*and 3 more")
 
 
-def test_empty_class_folder(tmp_path: Path) -> None:
+def test_empty_class_folder_is_refused(tmp_path: Path) -> None:
     (write_folder(tmp_path) / "bird").mkdir()
-    refused(tmp_path, "bird: class folder without an image")
+    assert_refused(tmp_path, "bird: class folder without an image")
 
 
-def test_class_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_class_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fsspec.implementations.local import LocalFileSystem
 
     listed = LocalFileSystem.ls
@@ -400,47 +403,47 @@ def test_class_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.
         return listed(self, path, detail)
 
     monkeypatch.setattr(LocalFileSystem, "ls", ls)
-    refused(write_folder(tmp_path), "/cat: access denied")
+    assert_refused(write_folder(tmp_path), "/cat: access denied")
 
 
-def test_image_beside_the_class_folders(tmp_path: Path) -> None:
+def test_image_outside_class_folders_is_refused(tmp_path: Path) -> None:
     save(write_folder(tmp_path) / "stray.png", Image.new("RGB", (32, 32)))
-    refused(tmp_path, r"stray\.png: is none of \.npz, \.tar")
+    assert_refused(tmp_path, r"stray\.png: is not one of \.npz, \.tar")
 
 
-def test_archive_beside_class_folders(tmp_path: Path) -> None:
+def test_archive_with_class_folders_is_refused(tmp_path: Path) -> None:
     np.savez(write_folder(tmp_path) / "a.npz", images=IMAGES, labels=LABELS)
-    refused(tmp_path, "has archives and class folders")
+    assert_refused(tmp_path, "has archives and class folders")
 
 
-def test_empty_folder(tmp_path: Path) -> None:
-    refused(tmp_path, "the folder is empty")
+def test_empty_folder_is_refused(tmp_path: Path) -> None:
+    assert_refused(tmp_path, "the folder is empty")
 
 
-def test_missing_location(tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "not found; check the path")
+def test_missing_location_is_refused(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "nowhere", "not found; check the path")
 
 
-def test_unknown_kind_of_file(tmp_path: Path) -> None:
+def test_unknown_file_type_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images.pkl").write_bytes(b"\x80\x04.")
-    refused(tmp_path / "images.pkl", r"is none of \.npz, \.tar")
+    assert_refused(tmp_path / "images.pkl", r"is not one of \.npz, \.tar")
 
 
-def test_fifo_as_location_does_not_hang(tmp_path: Path) -> None:
+def test_fifo_as_location_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.npz")
-    refused(tmp_path / "a.npz", "not a regular file")
+    assert_refused(tmp_path / "a.npz", "not a regular file")
 
 
 class TestValidation:
-    def test_labels_beyond_the_classes(self, tmp_path: Path) -> None:
+    def test_label_outside_classes_is_fatal(self, tmp_path: Path) -> None:
         members = cifar_members(10)
         bad = cifar_records(random_images(3, 99), np.array([1, 10, 200]))
         path = write_tar(tmp_path / "cifar.tar.gz", [*members, tar_member("c/data_batch_6.bin", bad)])
-        (finding,) = verdict(path).findings
+        (finding,) = validate(path).findings
         assert (finding.rule, finding.fatal, finding.count) == ("labels", True, 2)
         assert f"{path}: data_batch_6.bin: image 1 has label 10; there are 10 classes" in finding.message
 
-    def test_missing_labels(self, tmp_path: Path) -> None:
+    def test_missing_label_is_fatal(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
         project = ImageProcessor()
         dataset = project.load(ImageSource(location=str(tmp_path / "a.npz")))
@@ -450,47 +453,47 @@ class TestValidation:
         assert finding.fatal
         assert "image 3 has label nan" in finding.message
 
-    def test_negative_labels(self, tmp_path: Path) -> None:
+    def test_negative_label_is_fatal(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", images=IMAGES, labels=LABELS - 1, classes=["a", "b"])
-        (finding,) = verdict(tmp_path / "a.npz").findings
+        (finding,) = validate(tmp_path / "a.npz").findings
         assert finding.fatal
         assert "image 0 has label -1" in finding.message
 
-    def test_one_class_only(self, tmp_path: Path) -> None:
-        (finding,) = verdict(write_folder(tmp_path, classes=("cat",))).findings
+    def test_single_class_is_fatal(self, tmp_path: Path) -> None:
+        (finding,) = validate(write_folder(tmp_path, classes=("cat",))).findings
         assert (finding.rule, finding.fatal) == ("classes", True)
         assert "cat/0000.png" in finding.message
         assert "only one class, 'cat'" in finding.message
 
-    def test_classes_without_images(self, tmp_path: Path) -> None:
+    def test_class_without_images_is_fatal(self, tmp_path: Path) -> None:
         path = tmp_path / "a.npz"
         np.savez(path, images=IMAGES, labels=LABELS, classes=["a", "b", "c"])
-        (finding,) = verdict(path).findings
+        (finding,) = validate(path).findings
         assert finding.fatal
         assert f"{path}: too few different usable images (need 3) of 'c' (0)" in finding.message
 
-    def test_copies_of_one_image_do_not_make_a_class(self, tmp_path: Path) -> None:
+    def test_class_of_equal_images_is_fatal(self, tmp_path: Path) -> None:
         images = IMAGES.copy()
         images[LABELS == 1] = images[1]
         np.savez(tmp_path / "a.npz", images=images, labels=LABELS)
-        assert "'1' (1)" in verdict(tmp_path / "a.npz").findings[0].message
+        assert "'1' (1)" in validate(tmp_path / "a.npz").findings[0].message
 
     def test_blank_images_are_quarantined(self, tmp_path: Path) -> None:
         images = random_images(40)
         images[:3] = [7, 8, 9]
         np.savez(tmp_path / "a.npz", images=images, labels=np.arange(40) % 2)
-        result = verdict(tmp_path / "a.npz")
+        result = validate(tmp_path / "a.npz")
         assert result.invalid_rows == 3
         assert [(f.rule, f.fatal, f.count) for f in result.findings] == [
             ("blank", False, 3),
             ("contradictions", False, 3),
         ]
 
-    def test_one_image_with_two_labels_is_quarantined(self, tmp_path: Path) -> None:
+    def test_image_with_two_labels_is_quarantined(self, tmp_path: Path) -> None:
         images = random_images(40)
         images[5] = images[2]
         np.savez(tmp_path / "a.npz", images=images, labels=np.arange(40) % 2)
-        result = verdict(tmp_path / "a.npz")
+        result = validate(tmp_path / "a.npz")
         assert (result.rows, result.invalid_rows) == (40, 2)
         (finding,) = result.findings
         assert (finding.rule, finding.fatal) == ("contradictions", False)
@@ -499,7 +502,7 @@ class TestValidation:
     @pytest.mark.parametrize(
         "images", [None, np.zeros((4, 32, 32, 3)), np.zeros((0, 32, 32, 3), np.uint8), IMAGES[:4, :16]]
     )
-    def test_arrays_of_another_form(self, images: np.ndarray | None, tmp_path: Path) -> None:
+    def test_images_of_wrong_shape_or_type_are_fatal(self, images: np.ndarray | None, tmp_path: Path) -> None:
         project = ImageProcessor()
         dataset = project.load(ImageSource(location=str(write_folder(tmp_path))))
         dataset.pop("images")
@@ -508,8 +511,8 @@ class TestValidation:
         (finding,) = project.validate(dataset).findings
         assert (finding.rule, finding.fatal) == ("images", True)
 
-    def test_good_data_has_no_findings(self, tmp_path: Path) -> None:
+    def test_valid_data_has_no_findings(self, tmp_path: Path) -> None:
         path = write_tar(tmp_path / "cifar.tar.gz", cifar_members())
-        result = verdict(path)
+        result = validate(path)
         assert (result.rows, result.invalid_rows, list(result.findings)) == (300, 0, [])
         assert len(CLASSES) == 10

@@ -1,4 +1,4 @@
-"""image_processor from features to ONNX: splits that do not leak, and a model that learns."""
+"""image_processor from features to ONNX: splits without leaks, training and export."""
 
 import time
 from pathlib import Path
@@ -36,34 +36,34 @@ def save(path: Path, images: np.ndarray, labels: np.ndarray, **arrays: Any) -> P
 
 
 class TestSplits:
-    def test_every_class_is_divided_by_the_shares(self, tmp_path: Path) -> None:
+    def test_shares_apply_to_every_class(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.npz", random_images(400), np.repeat([0, 1], [300, 100]))
         features = features_of(path, validation_share=0.1, test_share=0.2)
-        counts = {name: np.bincount(part.y).tolist() for name, part in features.splits.items()}
+        counts = {name: np.bincount(split.y).tolist() for name, split in features.splits.items()}
         assert counts == {"train": [210, 70], "validation": [30, 10], "test": [60, 20]}
 
     def test_pixels_and_labels_stay_together(self, tmp_path: Path) -> None:
         images, labels = random_images(100), np.arange(100) % 2
         by_pixels = {image.tobytes(): label for image, label in zip(images, labels, strict=True)}
         features = features_of(save(tmp_path / "a.npz", images, labels))
-        for part in features.splits.values():
-            assert [by_pixels[image.tobytes()] for image in part.x] == part.y.tolist()
+        for split in features.splits.values():
+            assert [by_pixels[image.tobytes()] for image in split.x] == split.y.tolist()
 
-    def test_equal_images_never_lie_in_two_splits(self, tmp_path: Path) -> None:
+    def test_equal_images_stay_in_one_split(self, tmp_path: Path) -> None:
         images = np.concatenate([random_images(30)] * 10)
         features = features_of(save(tmp_path / "a.npz", images, np.tile(np.arange(30) % 2, 10)))
-        pixels = [{image.tobytes() for image in part.x} for part in features.splits.values()]
+        pixels = [{image.tobytes() for image in split.x} for split in features.splits.values()]
         assert sum(map(len, pixels)) == len(set.union(*pixels)) == 30
-        keys = [set(part.keys) for part in features.splits.values()]
+        keys = [set(split.keys) for split in features.splits.values()]
         assert sum(map(len, keys)) == len(set.union(*keys)) == 30
 
-    def test_the_published_test_images_are_the_test_split(self, tmp_path: Path) -> None:
+    def test_published_test_images_are_test_split(self, tmp_path: Path) -> None:
         path = write_tar(tmp_path / "cifar.tar.gz", cifar_members(50))
         features = features_of(path)
         np.testing.assert_array_equal(features.test.x, random_images(50, seed=5))
         assert len(features.train) + len(features.validation) == 250
 
-    def test_a_training_image_that_is_a_test_image_too_is_left_out(self, tmp_path: Path) -> None:
+    def test_training_copy_of_test_image_is_left_out(self, tmp_path: Path) -> None:
         images = random_images(60)
         images[2] = images[40]
         path = save(tmp_path / "a.npz", images, np.arange(60) % 2, test=np.arange(60) >= 40)
@@ -71,7 +71,7 @@ class TestSplits:
         assert len(features.test) == 20
         assert len(features.train) + len(features.validation) == 39
 
-    def test_published_test_images_can_be_mixed_in(self, tmp_path: Path) -> None:
+    def test_published_test_images_can_be_split_again(self, tmp_path: Path) -> None:
         path = write_tar(tmp_path / "cifar.tar.gz", cifar_members(50))
         features = features_of(path, published_test=False, test_share=0.2)
         assert len(features.test) == 60
@@ -81,21 +81,21 @@ class TestSplits:
         images[0] = 255
         images[10] = images[11]
         features = features_of(save(tmp_path / "a.npz", images, np.arange(60) % 2))
-        assert sum(len(part) for part in features.splits.values()) == 57
+        assert sum(len(split) for split in features.splits.values()) == 57
 
-    def test_labels_beyond_the_classes_are_in_no_split(self, tmp_path: Path) -> None:
+    def test_images_with_unknown_labels_are_in_no_split(self, tmp_path: Path) -> None:
         labels = np.arange(60) % 2
         labels[:4] = [-1, 2, 99, 3]
         path = save(tmp_path / "a.npz", random_images(60), labels, classes=np.array(["a", "b"]))
-        assert sum(len(part) for part in features_of(path).splits.values()) == 56
+        assert sum(len(split) for split in features_of(path).splits.values()) == 56
 
-    def test_a_class_that_is_only_in_the_test_split_is_named(self, tmp_path: Path) -> None:
+    def test_class_only_in_test_split_is_refused(self, tmp_path: Path) -> None:
         labels = np.repeat([0, 1], 20)
         path = save(tmp_path / "a.npz", random_images(40), labels, test=labels == 1)
-        with pytest.raises(InputError, match="class '1' has no image beside the published test images"):
+        with pytest.raises(InputError, match="class '1' has no images except the published test images"):
             features_of(path)
 
-    def test_the_seed_decides(self, tmp_path: Path) -> None:
+    def test_seed_determines_split(self, tmp_path: Path) -> None:
         path = save(tmp_path / "a.npz", random_images(60), np.arange(60) % 2)
         digests = [StoredFeatures(features_of(path, seed), "", {}).digest for seed in (1, 1, 2)]
         assert digests[0] == digests[1] != digests[2]
@@ -107,7 +107,7 @@ class TestSplits:
         assert features.normalization.apply(np.array([0, 255])).tolist() == [0.0, 1.0]
 
 
-def test_the_network_is_the_documented_one() -> None:
+def test_network_has_documented_layers() -> None:
     features = SimpleNamespace(shape=(32, 32, 3), labels=tuple("0123456789"))
     model = PROJECT.build_model(features, ImageHyperparameters())  # pyright: ignore[reportArgumentType]
     layers = [(type(layer).__name__, tuple(layer.output.shape[1:])) for layer in model.layers]
@@ -125,7 +125,7 @@ def test_the_network_is_the_documented_one() -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", "Adam"), ("rmsprop", "RMSprop"), ("sgd", "SGD")])
-def test_the_optimizer_is_the_chosen_one_at_its_learning_rate(name: str, kind: str) -> None:
+def test_optimizer_follows_hyperparameters(name: str, kind: str) -> None:
     optimizer = PROJECT.optimizer(ImageHyperparameters(optimizer=name, learning_rate=0.25), 10)  # pyright: ignore
     assert type(optimizer).__name__ == kind
     assert float(optimizer.learning_rate) == 0.25
@@ -139,11 +139,11 @@ class TestAugmentation:
         hyperparameters = ImageHyperparameters(augmentation=kind)  # pyright: ignore
         return PROJECT.augment(tf.constant(images), hyperparameters, tf.constant(seed)).numpy()
 
-    def test_none_changes_nothing(self) -> None:
+    def test_augmentation_none_changes_nothing(self) -> None:
         images = random_images(8)
         np.testing.assert_array_equal(self.augmented(images, "none"), images)
 
-    def test_shift_moves_every_image_on_its_own(self) -> None:
+    def test_shift_moves_each_image_differently(self) -> None:
         images = random_images(64)
         moved = self.augmented(images, "shift")
         assert (moved.shape, moved.dtype) == (images.shape, images.dtype)
@@ -158,14 +158,14 @@ class TestAugmentation:
             }
         assert len(found) > 20
 
-    def test_flip_mirrors_some(self) -> None:
+    def test_flip_mirrors_some_images(self) -> None:
         image = np.zeros((32, 32, 3), np.uint8)
         image[:, :8] = 200
         results = self.augmented(np.stack([image] * 64), "shift_and_flip")
         mirrored = results[:, 16, -1, 0] == 200
         assert 10 < mirrored.sum() < 54
 
-    def test_the_seed_decides(self) -> None:
+    def test_seed_determines_augmentation(self) -> None:
         images = random_images(16)
         same = [self.augmented(images, "shift_and_flip", seed) for seed in ((1, 2), (1, 2), (3, 4))]
         np.testing.assert_array_equal(same[0], same[1])
@@ -190,13 +190,13 @@ def trained() -> SimpleNamespace:
 
 
 class TestTrained:
-    def test_defaults_reach_95_percent_on_the_digits_within_a_minute(self, trained: SimpleNamespace) -> None:
+    def test_defaults_reach_95_percent_on_digits(self, trained: SimpleNamespace) -> None:
         accuracy = PROJECT.task.score(trained.features.test, trained.prediction)["accuracy"]
         assert accuracy >= 0.95
-        # A minute on two cores; the wall clock would tell what else the machine does.
+        # One minute on two cores; wall time would also measure other load of the machine.
         assert trained.cpu_seconds <= 2 * 60
 
-    def test_onnx_takes_uint8_images_and_says_what_keras_says(self, trained: SimpleNamespace) -> None:
+    def test_onnx_takes_uint8_images_and_equals_keras(self, trained: SimpleNamespace) -> None:
         report = trained.onnx.report
         assert report.inputs == {"image": ["tensor(uint8)", "batch", 32, 32, 3]}
         assert report.outputs == {"probabilities": ["tensor(float)", "batch", 10]}
@@ -204,12 +204,12 @@ class TestTrained:
         assert report.agreement == 1.0
         assert not report.checker_error
 
-    def test_augmentation_is_not_in_the_file(self, trained: SimpleNamespace) -> None:
+    def test_exported_model_has_no_augmentation(self, trained: SimpleNamespace) -> None:
         predictor = OnnxPredictor(trained.onnx.content)
         first, second = (predictor.predict(trained.features.test.x[:64]) for _ in range(2))
         np.testing.assert_array_equal(first, second)
 
-    def test_mistakes_are_shown_the_surest_first(self, trained: SimpleNamespace) -> None:
+    def test_mistakes_are_sorted_by_confidence(self, trained: SimpleNamespace) -> None:
         prediction = trained.prediction.copy()
         wrong = (trained.features.test.y[:30] + 1) % 10
         prediction[:30] = 0
@@ -217,16 +217,19 @@ class TestTrained:
         (figure,) = PROJECT.figures(trained.features, prediction).values()
         titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
         assert len(titles) == 24
-        true, taken = trained.features.labels[trained.features.test.y[29]], trained.features.labels[wrong[29]]
-        assert titles[0] == f"{true}, taken for {taken}\n(100% sure)"
+        true, predicted = (
+            trained.features.labels[trained.features.test.y[29]],
+            trained.features.labels[wrong[29]],
+        )
+        assert titles[0] == f"{true}, predicted {predicted}\n(100% confidence)"
         np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), trained.features.test.x[29])
 
-    def test_without_mistakes_there_is_no_figure(self, trained: SimpleNamespace) -> None:
+    def test_perfect_predictions_give_no_figure(self, trained: SimpleNamespace) -> None:
         perfect = np.eye(10)[trained.features.test.y]
         assert PROJECT.figures(trained.features, perfect) == {}
 
 
-def test_augmented_training_is_repeatable(tmp_path: Path) -> None:
+def test_augmented_training_is_reproducible(tmp_path: Path) -> None:
     features = features_of(save(tmp_path / "a.npz", random_images(80), np.arange(80) % 2))
     hyperparameters = ImageHyperparameters(epochs=2, augmentation="shift_and_flip", batch_size=16)
     weights = [
@@ -239,7 +242,7 @@ def test_augmented_training_is_repeatable(tmp_path: Path) -> None:
         np.testing.assert_array_equal(first, second)
 
 
-def test_streaming_from_disk_trains_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_from_disk_gives_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     features = features_of(save(tmp_path / "a.npz", random_images(100), np.arange(100) % 2))
     models = []
     for limit in (1 << 30, 0):

@@ -1,4 +1,4 @@
-"""image_processor as runs: from a CIFAR-10 archive to a registered model, and nothing from bad sources."""
+"""Runs of image_processor: a CIFAR-10 archive becomes a registered model, bad sources stop the run."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,19 +20,19 @@ from jukebox_orch_tests.support.image_files import (
 
 
 def colored_cifar(path: Path) -> Path:
-    """A CIFAR-10 archive whose classes have a brightness of their own; some images are of the next class."""
+    """Write a CIFAR-10 archive with one brightness per class; some images have the brightness of the next class."""
     random = np.random.default_rng(5)
     members = [m for m in cifar_members() if ".bin" not in m[0].name]
     for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
         labels = np.arange(100) % len(CLASSES)
-        shown = np.where(random.random(100) < 0.1, (labels + 1) % len(CLASSES), labels)
+        appearance = np.where(random.random(100) < 0.1, (labels + 1) % len(CLASSES), labels)
         noise = random.integers(0, 10, (100, 32, 32, 3), dtype=np.uint8)
-        images = noise + (25 * shown[:, None, None, None]).astype(np.uint8)
+        images = noise + (25 * appearance[:, None, None, None]).astype(np.uint8)
         members.append(tar_member(f"cifar-10-batches-bin/{name}", cifar_records(images, labels)))
     return write_tar(path, members)
 
 
-def test_a_cifar_archive_becomes_a_registered_model_with_a_report_of_its_mistakes(deployment: Deployment):
+def test_cifar_archive_becomes_registered_model(deployment: Deployment):
     archive = colored_cifar(deployment.folder / "cifar-10-binary.tar.gz")
     result = deployment.run(
         project=ImageProcessor(),
@@ -47,14 +47,14 @@ def test_a_cifar_archive_becomes_a_registered_model_with_a_report_of_its_mistake
     matrix = np.array(report.details["confusion_matrix"]["matrix"])
     assert matrix.sum(axis=1).tolist() == [10] * 10
     assert np.trace(matrix) / 100 == pytest.approx(report.test.metrics["accuracy"])
-    shown = deployment.metadata("image_processor/evaluation")
-    for picture in ("mistakes", "confusion matrix plot"):
-        assert str(shown[picture]).startswith(f"![{picture}](data:image/png;base64,")
+    metadata = deployment.metadata("image_processor/evaluation")
+    for figure in ("mistakes", "confusion matrix plot"):
+        assert str(metadata[figure]).startswith(f"![{figure}](data:image/png;base64,")
     assert report.baselines[0].metrics["accuracy"] == pytest.approx(0.1)
     assert deployment.aliases("image_processor") == {"challenger": "1", "champion": "1", "staging": "1"}
 
 
-def hostile_archive(folder: Path) -> Path:
+def archive_with_path_traversal(folder: Path) -> Path:
     return write_tar(folder / "cifar.tar.gz", [*cifar_members(10), tar_member("../data_batch_9.bin", b"x")])
 
 
@@ -64,7 +64,7 @@ def truncated_archive(folder: Path) -> Path:
     return path
 
 
-def label_beyond_the_classes(folder: Path) -> Path:
+def label_outside_classes(folder: Path) -> Path:
     records = cifar_records(random_images(3, 99), np.array([1, 10, 200]))
     return write_tar(folder / "cifar.tar.gz", [*cifar_members(10), tar_member("data_batch_6.bin", records)])
 
@@ -81,11 +81,11 @@ def one_class(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("source", "message", "last"),
     [
-        (hostile_archive, "points outside of the archive: refused", []),
+        (archive_with_path_traversal, "points outside of the archive: refused", []),
         (truncated_archive, "the archive is damaged or truncated", []),
         (empty_image, "cat/0000.png: has zero bytes", []),
         (
-            label_beyond_the_classes,
+            label_outside_classes,
             "data_batch_6.bin: image 1 has label 10; there are 10 classes",
             ["dataset"],
         ),
@@ -93,15 +93,15 @@ def one_class(folder: Path) -> Path:
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_nothing_is_trained_or_registered_from(
+def test_bad_source_stops_run_before_training(
     source: Callable[[Path], Path], message: str, last: list[str], deployment: Deployment
 ):
     location = source(deployment.folder)
     result = deployment.run(project=ImageProcessor(), source={"location": str(location)})
     assert not result.success
-    told = failures(result) + "".join(e.description or "" for e in result.get_asset_check_evaluations())
-    assert message in told
-    assert location.name in told
+    messages = failures(result) + "".join(e.description or "" for e in result.get_asset_check_evaluations())
+    assert message in messages
+    assert location.name in messages
     assert not {"trained_model", "registered_model"} & set(made(result))
     assert made(result)[:1] == last
     assert deployment.versions("image_processor") == []

@@ -1,4 +1,4 @@
-"""What image_processor reads: CIFAR-10's binary archive, NumPy archives, folders by class."""
+"""image_processor reads CIFAR-10's binary archive, NumPy archives, and folders by class."""
 
 import hashlib
 import http.server
@@ -42,7 +42,7 @@ def cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestCifar:
-    def test_pixels_labels_and_class_names_are_those_of_the_batches(self, cifar: Path) -> None:
+    def test_pixels_labels_and_class_names_are_read(self, cifar: Path) -> None:
         dataset = load(cifar)
         assert class_names(dataset) == CLASSES
         np.testing.assert_array_equal(
@@ -50,16 +50,16 @@ class TestCifar:
         )
         np.testing.assert_array_equal(samples(dataset)["label"], np.tile(np.arange(50) % 10, 6))
 
-    def test_the_published_test_batch_is_marked(self, cifar: Path) -> None:
+    def test_published_test_batch_is_marked(self, cifar: Path) -> None:
         frame = samples(load(cifar))
         assert set(frame[frame["test"]]["file"]) == {f"{cifar}: test_batch.bin"}
         assert frame["test"].sum() == 50
 
-    def test_an_uncompressed_tar_is_read_too(self, tmp_path: Path, cifar: Path) -> None:
+    def test_uncompressed_tar_is_read(self, tmp_path: Path, cifar: Path) -> None:
         plain = write_tar(tmp_path / "cifar.tar", cifar_members())
         np.testing.assert_array_equal(load(plain)["images"], load(cifar)["images"])
 
-    def test_it_is_read_over_http(self, cifar: Path) -> None:
+    def test_archive_is_read_over_http(self, cifar: Path) -> None:
         handler = partial(http.server.SimpleHTTPRequestHandler, directory=cifar.parent)
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
             thread = threading.Thread(target=server.serve_forever)
@@ -73,7 +73,7 @@ class TestCifar:
                 server.shutdown()
                 thread.join()
 
-    def test_the_digest_is_verified(self, cifar: Path) -> None:
+    def test_digest_is_verified(self, cifar: Path) -> None:
         digest = hashlib.sha256(cifar.read_bytes()).hexdigest()
         assert len(load(files=[SourceFile(url=str(cifar), sha256=digest)])["images"]) == 300
         with pytest.raises(InputError, match=f"{cifar.name}: has sha256 {digest}, expected 0000"):
@@ -81,7 +81,7 @@ class TestCifar:
 
 
 class TestNpz:
-    def test_images_labels_classes_and_test_marks(self, tmp_path: Path) -> None:
+    def test_images_labels_classes_and_test_marks_are_read(self, tmp_path: Path) -> None:
         images, labels = random_images(5000), np.arange(5000) % 3
         np.savez_compressed(
             tmp_path / "a.npz", images=images, labels=labels, classes=["a", "b", "c"], test=labels == 0
@@ -92,18 +92,18 @@ class TestNpz:
         np.testing.assert_array_equal(samples(dataset)["test"], labels == 0)
         assert class_names(dataset) == ["a", "b", "c"]
 
-    def test_without_names_classes_are_numbered(self, tmp_path: Path) -> None:
+    def test_classes_without_names_are_numbered(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", images=random_images(4), labels=[0, 1, 3, 1])
         assert class_names(load(tmp_path / "a.npz")) == ["0", "1", "2", "3"]
 
-    def test_all_archives_of_a_folder_make_one_dataset(self, tmp_path: Path) -> None:
+    def test_archives_of_folder_are_combined(self, tmp_path: Path) -> None:
         for i in range(3):
             np.savez(tmp_path / f"{i}.npz", images=random_images(4, i), labels=[0, 1, 0, 1])
         dataset = load(tmp_path)
         assert len(dataset["images"]) == 12
         assert list(samples(dataset)["file"].unique()) == [str(tmp_path / f"{i}.npz") for i in range(3)]
 
-    def test_archives_with_different_classes_do_not_go_together(self, tmp_path: Path) -> None:
+    def test_archives_with_different_classes_are_refused(self, tmp_path: Path) -> None:
         for name in ("a", "b"):
             np.savez(tmp_path / f"{name}.npz", images=random_images(2), labels=[0, 1], classes=[name, "x"])
         with pytest.raises(InputError, match=r"b\.npz: has other classes than .*a\.npz"):
@@ -118,11 +118,11 @@ class TestFolder:
         np.testing.assert_array_equal(samples(dataset)["label"], np.repeat([0, 1], 6))
         assert samples(dataset)["file"].iloc[0] == str(tmp_path / "cat" / "0000.png")
 
-    def test_more_images_than_one_window_keep_their_order(self, tmp_path: Path) -> None:
+    def test_order_is_kept_across_windows(self, tmp_path: Path) -> None:
         dataset = load(write_folder(tmp_path, per_class=1100))
         np.testing.assert_array_equal(dataset["images"], random_images(2200))
 
-    def test_images_lie_on_disk_not_in_memory(self, tmp_path: Path) -> None:
+    def test_images_are_memory_mapped(self, tmp_path: Path) -> None:
         dataset = load(write_folder(tmp_path))
         assert isinstance(dataset["images"], np.memmap)
 
@@ -132,13 +132,13 @@ class TestFolder:
         (tmp_path / "cat" / "._0000.png").write_bytes(b"x")
         assert len(load(tmp_path)["images"]) == 12
 
-    def test_named_image_files_take_their_class_from_their_folder(self, tmp_path: Path) -> None:
+    def test_listed_images_get_class_from_folder(self, tmp_path: Path) -> None:
         write_folder(tmp_path)
         files = [SourceFile(url=str(tmp_path / c / "0001.png")) for c in ("dog", "cat")]
         dataset = load(files=files)
         np.testing.assert_array_equal(samples(dataset)["label"], [1, 0])
 
-    def test_other_sizes_and_modes_are_converted_when_asked(self, tmp_path: Path) -> None:
+    def test_convert_accepts_other_sizes_and_modes(self, tmp_path: Path) -> None:
         write_folder(tmp_path)
         Image.new("L", (64, 48), 200).save(tmp_path / "cat" / "grey.png")
         Image.new("RGBA", (32, 32), (10, 20, 30, 255)).save(tmp_path / "cat" / "transparent.png")
@@ -149,7 +149,7 @@ class TestFolder:
         transparent = dataset["images"][frame.index[frame["file"].str.endswith("transparent.png")][0]]
         assert (transparent == [10, 20, 30]).all()
 
-    def test_an_object_store_is_read_like_a_folder(self, tmp_path: Path) -> None:
+    def test_object_store_is_read_like_folder(self, tmp_path: Path) -> None:
         import fsspec
 
         write_folder(tmp_path)
@@ -162,7 +162,7 @@ class TestFolder:
         np.testing.assert_array_equal(dataset["images"], random_images(12))
 
 
-def test_the_embedded_sample_is_the_enlarged_digits() -> None:
+def test_embedded_sample_is_enlarged_digits() -> None:
     dataset = load()
     images = dataset["images"]
     assert isinstance(images, np.ndarray)

@@ -1,4 +1,4 @@
-"""Splits without leaks, lossless aggregation, and the model that learns from both."""
+"""Jukebox features: splits without leaks and lossless aggregation; the network that is trained on them."""
 
 from typing import Any
 
@@ -32,15 +32,15 @@ def frame(dataset: Dataset, table: str) -> pd.DataFrame:
 
 
 def assert_equal(ours: Features, theirs: Features) -> None:
-    for name, part in ours.splits.items():
+    for name, split in ours.splits.items():
         for field in ("x", "y", "weight", "keys"):
-            assert_array_equal(getattr(part, field), getattr(theirs.splits[name], field))
+            assert_array_equal(getattr(split, field), getattr(theirs.splits[name], field))
 
 
 # --- splits ---
 
 
-def test_by_date_tests_the_last_day_and_validates_the_day_before(dataset: Dataset) -> None:
+def test_by_date_holds_out_last_two_days(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_DATE, 0)
     assert features.train.keys.tolist() == ["2023-12-16", "2023-12-17"]
     assert features.validation.keys.tolist() == ["2023-12-18"]
@@ -50,81 +50,81 @@ def test_by_date_tests_the_last_day_and_validates_the_day_before(dataset: Datase
 @pytest.mark.parametrize(
     ("train_days", "first"), [(1, "2023-12-17"), (2, "2023-12-16"), (9, "2023-12-16"), (0, "2023-12-16")]
 )
-def test_by_date_trains_on_the_latest_days(dataset: Dataset, train_days: int, first: str) -> None:
+def test_by_date_trains_on_latest_days(dataset: Dataset, train_days: int, first: str) -> None:
     features = PROJECT.build_features(dataset, JukeboxSplit(train_days=train_days), 0)
     assert features.train.keys[[0, -1]].tolist() == [first, "2023-12-17"]
     assert features.validation.keys.tolist() == ["2023-12-18"]
 
 
-def test_by_date_says_which_test_songs_were_known(dataset: Dataset) -> None:
+def test_by_date_slices_known_and_unseen_songs(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_DATE, 0)
     known, unseen = features.test.slices["known_songs"], features.test.slices["unseen_songs"]
     assert_array_equal(known, ~unseen)
-    before = {row.tobytes() for part in (features.train, features.validation) for row in part.x}
-    assert_array_equal(known, [row.tobytes() in before for row in features.test.x])
+    seen = {row.tobytes() for split in (features.train, features.validation) for row in split.x}
+    assert_array_equal(known, [row.tobytes() in seen for row in features.test.x])
     assert 0 < unseen.sum() < known.sum()
 
 
 @pytest.mark.parametrize("days", [1, 2])
-def test_by_date_needs_three_days(days: int) -> None:
+def test_by_date_with_too_few_days_is_refused(days: int) -> None:
     with pytest.raises(InputError, match=f"usable rankings of {days} days .*2023-12-19.*at least 3.*by_song"):
         PROJECT.build_features(sample.generate(days=days), BY_DATE, 0)
 
 
-def test_nothing_usable_is_a_clear_error(dataset: Dataset) -> None:
-    nowhere = frame(dataset, "rankings").assign(daily_rank=0)
-    with pytest.raises(InputError, match="not one usable row"):
-        PROJECT.build_features({**dataset, "rankings": nowhere}, BY_DATE, 0)
+def test_data_without_usable_rows_is_refused(dataset: Dataset) -> None:
+    unusable = frame(dataset, "rankings").assign(daily_rank=0)
+    with pytest.raises(InputError, match="no usable rows"):
+        PROJECT.build_features({**dataset, "rankings": unusable}, BY_DATE, 0)
 
 
-def test_by_song_keeps_every_song_in_one_split(dataset: Dataset) -> None:
+def test_by_song_keeps_song_in_one_split(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_SONG, 0)
-    keys = [set(part.keys) for part in features.splits.values()]
+    keys = [set(split.keys) for split in features.splits.values()]
     assert len(set.union(*keys)) == sum(len(k) for k in keys)
-    assert [len(part) for part in features.splits.values()] == [len(k) for k in keys]
+    assert [len(split) for split in features.splits.values()] == [len(k) for k in keys]
     shares = np.array([len(k) for k in keys]) / sum(len(k) for k in keys)
     assert_allclose(shares, [0.7, 0.15, 0.15], atol=0.03)
     assert features.test.slices["unseen_songs"].all()
     assert "known_songs" not in features.test.slices
 
 
-def test_by_song_depends_on_the_seed_and_on_nothing_else(dataset: Dataset) -> None:
+def test_by_song_split_depends_on_seed(dataset: Dataset) -> None:
     assert_equal(PROJECT.build_features(dataset, BY_SONG, 3), PROJECT.build_features(dataset, BY_SONG, 3))
     one, other = (PROJECT.build_features(dataset, BY_SONG, seed) for seed in (3, 4))
     assert set(one.test.keys) != set(other.test.keys)
 
 
-def test_by_song_leaves_songs_where_they_are_when_data_is_added(dataset: Dataset) -> None:
+def test_by_song_keeps_splits_when_data_is_added(dataset: Dataset) -> None:
     rankings = frame(dataset, "rankings")
     first = PROJECT.build_features({**dataset, "rankings": rankings[: len(rankings) // 3]}, BY_SONG, 0)
     later = PROJECT.build_features(dataset, BY_SONG, 0)
-    for name, part in first.splits.items():
-        assert set(part.keys) <= set(later.splits[name].keys)
+    for name, split in first.splits.items():
+        assert set(split.keys) <= set(later.splits[name].keys)
 
 
-def test_by_song_with_too_few_songs_is_a_clear_error(dataset: Dataset) -> None:
+def test_by_song_with_too_few_songs_is_refused(dataset: Dataset) -> None:
     few = frame(dataset, "rankings")
     few = few[few["spotify_id"].isin(few["spotify_id"].astype("str").unique()[:2])]
     with pytest.raises(InputError, match=r"2 usable songs leave none for \w+ in split by_song"):
         PROJECT.build_features({**dataset, "rankings": few}, BY_SONG, 0)
 
 
-def test_shares_that_leave_nothing_to_train_on_are_refused() -> None:
+def test_shares_without_training_rows_are_refused() -> None:
     with pytest.raises(ValueError, match="leave less than"):
         JukeboxSplit(kind="by_song", validation_share=0.45, test_share=0.45)
 
 
 @pytest.mark.parametrize("split", [BY_DATE, BY_SONG], ids=lambda split: split.kind)
-def test_the_order_of_the_rows_does_not_matter(dataset: Dataset, split: JukeboxSplit) -> None:
+def test_features_do_not_depend_on_row_order(dataset: Dataset, split: JukeboxSplit) -> None:
     shuffled: Dataset = {
-        # Some rankings are given twice: which of them is left out must not matter either.
+        # Some rankings are duplicates: the result must not depend on which of them is left out.
         name: frame(dataset, name).sample(frac=1, random_state=1).reset_index(drop=True)
         for name in dataset
     }
     assert_equal(PROJECT.build_features(dataset, split, 0), PROJECT.build_features(shuffled, split, 0))
 
 
-def test_the_dataset_is_not_altered(dataset: Dataset) -> None:
+def test_dataset_is_not_altered(dataset: Dataset) -> None:
     before = {name: frame(dataset, name).copy() for name in dataset}
     PROJECT.validate(dataset)
     PROJECT.build_features(dataset, BY_DATE, 0)
@@ -135,29 +135,29 @@ def test_the_dataset_is_not_altered(dataset: Dataset) -> None:
 # --- entries ---
 
 
-def test_entries_are_raw_features_and_label_shares(dataset: Dataset) -> None:
+def test_entries_have_raw_features_and_label_shares(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_DATE, 0)
     assert features.inputs == FEATURES
     assert features.labels == COUNTRIES
     assert features.columns
     songs = frame(dataset, "songs")
-    for part in features.splits.values():
-        assert (part.x.dtype, part.y.dtype, part.weight.dtype) == (np.float32, np.float32, np.float32)
-        assert part.x.shape == (len(part), 13)
-        assert part.y.shape == (len(part), 72)
-        assert_allclose(part.y.sum(axis=1), 1, atol=1e-6)
-        assert np.isfinite(part.x).all()
-        assert set(part.x[:, 1]) <= set(songs["duration_ms"].astype("f4"))
+    for split in features.splits.values():
+        assert (split.x.dtype, split.y.dtype, split.weight.dtype) == (np.float32, np.float32, np.float32)
+        assert split.x.shape == (len(split), 13)
+        assert split.y.shape == (len(split), 72)
+        assert_allclose(split.y.sum(axis=1), 1, atol=1e-6)
+        assert np.isfinite(split.x).all()
+        assert set(split.x[:, 1]) <= set(songs["duration_ms"].astype("f4"))
 
 
-def test_an_entry_counts_its_songs_rankings_by_country() -> None:
+def test_entry_counts_rankings_per_country() -> None:
     songs = frame(sample.generate(), "songs").iloc[[100, 101]].assign(spotify_id=["b", "a"])
     rows = [("a", "DE", day, 1) for day in (1, 2, 3, 4)]
     rows += [("a", "US", day, 1) for day in (1, 3, 4)] + [("b", "ZA", 2, 2), ("a", None, 1, 1)]
     rankings = pd.DataFrame(rows, columns=["spotify_id", "country", "snapshot_date", "daily_rank"])
     rankings["snapshot_date"] = pd.to_datetime(rankings["snapshot_date"], unit="D")
     train = PROJECT.build_features({"songs": songs, "rankings": rankings}, BY_DATE, 0).train
-    assert_array_equal(train.weight, [3, 1])  # a, then b; the worldwide chart does not count
+    assert_array_equal(train.weight, [3, 1])  # a, then b; rows of the worldwide chart are not counted
     assert_allclose(train.y[0, [COUNTRIES.index("DE"), COUNTRIES.index("US")]], [2 / 3, 1 / 3])
     assert train.y[1, COUNTRIES.index("ZA")] == 1
     assert_allclose(train.x[:, 1], songs["duration_ms"].to_numpy()[::-1])
@@ -172,7 +172,7 @@ rows_of_songs = st.integers(1, 200).flatmap(
 
 
 @given(rows_of_songs)
-def test_aggregation_loses_no_row(rows: tuple[np.ndarray, np.ndarray]) -> None:
+def test_aggregation_preserves_row_counts(rows: tuple[np.ndarray, np.ndarray]) -> None:
     song, country = rows
     distinct, y, weight = aggregate(song, country, 7)
     counts = pd.crosstab(song, country).reindex(columns=range(7), fill_value=0)
@@ -182,9 +182,7 @@ def test_aggregation_loses_no_row(rows: tuple[np.ndarray, np.ndarray]) -> None:
 
 
 @given(rows_of_songs, st.randoms(use_true_random=False))
-def test_aggregation_does_not_depend_on_the_order_of_rows(
-    rows: tuple[np.ndarray, np.ndarray], random
-) -> None:
+def test_aggregation_does_not_depend_on_row_order(rows: tuple[np.ndarray, np.ndarray], random) -> None:
     song, country = rows
     order = list(range(len(song)))
     random.shuffle(order)
@@ -201,7 +199,7 @@ def test_aggregation_does_not_depend_on_the_order_of_rows(
         elements=st.integers(-(2**23), 2**23),
     )
 )
-def test_normalised_training_data_has_zero_mean_and_unit_variance(sixty_fourths: np.ndarray) -> None:
+def test_normalised_training_split_has_unit_variance(sixty_fourths: np.ndarray) -> None:
     x = (sixty_fourths / 64).astype(np.float32)
     scaled = Normalization.standard(x).apply(x).astype(np.float64)
     assert np.isfinite(scaled).all()
@@ -212,22 +210,22 @@ def test_normalised_training_data_has_zero_mean_and_unit_variance(sixty_fourths:
     assert_allclose(spread, 1, atol=1e-3)
 
 
-def test_constants_are_fitted_on_the_training_split_alone(dataset: Dataset) -> None:
+def test_constants_are_fitted_on_training_split(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_SONG, 0)
     assert_allclose(features.normalization.offset, features.train.x.astype("f8").mean(axis=0))
     assert_allclose(features.normalization.scale, features.train.x.astype("f8").std(axis=0))
 
 
-# --- what learns from them ---
+# --- baseline and network ---
 
 
-def test_the_lookup_answers_what_the_song_had_before_the_test(dataset: Dataset) -> None:
+def test_song_lookup_predicts_earlier_shares(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_DATE, 0)
     prediction = PROJECT.baselines(features)["song_lookup"]
     assert prediction.shape == features.test.y.shape
     counts: dict[bytes, Any] = {}
-    for part in (features.train, features.validation):
-        for row, y, weight in zip(part.x, part.y, part.weight, strict=True):
+    for split in (features.train, features.validation):
+        for row, y, weight in zip(split.x, split.y, split.weight, strict=True):
             counts[row.tobytes()] = counts.get(row.tobytes(), 0) + y * weight
     prior = np.sum(list(counts.values()), axis=0)
     found = [counts.get(row.tobytes(), prior) for row in features.test.x]
@@ -235,7 +233,7 @@ def test_the_lookup_answers_what_the_song_had_before_the_test(dataset: Dataset) 
     assert_allclose(prediction, expected, atol=1e-5)
 
 
-def test_the_model_is_the_network_its_hyperparameters_describe(dataset: Dataset) -> None:
+def test_network_follows_hyperparameters(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_DATE, 0)
     hyperparameters = JukeboxHyperparameters(hidden_layers=3, hidden_units=16)
     model = PROJECT.build_model(features, hyperparameters)
@@ -245,13 +243,13 @@ def test_the_model_is_the_network_its_hyperparameters_describe(dataset: Dataset)
     assert_allclose(output.sum(axis=1), 1, atol=1e-5)
 
 
-def test_the_learning_rate_falls_to_zero_over_the_training(dataset: Dataset) -> None:
+def test_learning_rate_falls_to_zero(dataset: Dataset) -> None:
     optimizer = PROJECT.optimizer(JukeboxHyperparameters(learning_rate=0.01), steps=100)
     rates = [float(optimizer._learning_rate(step)) for step in (0, 50, 100)]
     assert_allclose(rates, [0.01, 0.005, 0.0], atol=1e-8)
 
 
-def test_loss_and_gradients_equal_those_of_the_single_rows(dataset: Dataset) -> None:
+def test_aggregated_loss_and_gradients_equal_row_by_row(dataset: Dataset) -> None:
     import keras
     import tensorflow as tf
 
@@ -278,7 +276,7 @@ def test_loss_and_gradients_equal_those_of_the_single_rows(dataset: Dataset) -> 
 
 
 @pytest.mark.slow
-def test_the_defaults_reach_the_goal_on_the_next_real_day() -> None:
+def test_defaults_reach_target_accuracy_on_real_data() -> None:
     import keras
 
     features = PROJECT.build_features(PROJECT.load(Source(location=str(real_data()))), BY_DATE, 42)

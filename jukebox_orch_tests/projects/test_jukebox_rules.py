@@ -1,4 +1,4 @@
-"""Validation finds what is wrong with songs and rankings, and quarantines what cannot be used."""
+"""Validation reports problems of songs and rankings, and quarantines unusable rows."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -18,7 +18,7 @@ PROJECT = Jukebox()
 
 @pytest.fixture
 def clean() -> Dataset:
-    """Three days of sixty songs in four charts and the world's, nothing wrong with them."""
+    """Three days of four countries' charts and the worldwide one, with sixty songs and without faults."""
     random = np.random.default_rng(1)
     songs = pd.DataFrame({"spotify_id": [f"song{n:02d}" for n in range(60)], "name": "a", "artists": "b"})
     for feature, (low, high) in RANGES.items():
@@ -63,9 +63,9 @@ def songs_of(dataset: Dataset) -> pd.DataFrame:
     return songs
 
 
-def test_clean_data_has_no_finding_but_the_absent_countries(clean: Dataset) -> None:
+def test_clean_data_reports_only_missing_countries(clean: Dataset) -> None:
     validation = PROJECT.validate(clean)
-    assert (validation.rows, validation.invalid_rows) == (600, 0)  # the world's chart is no label
+    assert (validation.rows, validation.invalid_rows) == (600, 0)  # the worldwide chart has no label
     assert [finding.rule for finding in validation.findings] == ["label_coverage"]
     assert "no usable rankings of AR, AT, AU" in validation.findings[0].message
 
@@ -74,7 +74,7 @@ def test_clean_data_has_no_finding_but_the_absent_countries(clean: Dataset) -> N
 @pytest.mark.parametrize(
     ("value", "rule"), [(np.nan, "types"), (np.inf, "ranges"), (1e308, "ranges"), (-99, "ranges")]
 )
-def test_songs_with_unusable_features_are_quarantined_with_their_rankings(
+def test_song_with_unusable_feature_is_quarantined_with_rankings(
     clean: Dataset, feature: str, value: float, rule: str
 ) -> None:
     change(clean, "songs", 7, feature, value)
@@ -89,7 +89,7 @@ def test_songs_with_unusable_features_are_quarantined_with_their_rankings(
     assert validation.invalid_rows == joined[0].count > 0
 
 
-def test_songs_without_length_are_counted_as_withdrawn(clean: Dataset) -> None:
+def test_songs_of_zero_length_count_as_withdrawn(clean: Dataset) -> None:
     change(clean, "songs", [3, 4], "duration_ms", 0)
     _, found = validated(clean, "ranges")
     assert (
@@ -105,7 +105,7 @@ def test_songs_without_length_are_counted_as_withdrawn(clean: Dataset) -> None:
         ("artists", None, "types", "no name or artists"),
     ],
 )
-def test_oddities_that_do_no_harm_are_reported_and_kept(
+def test_harmless_anomalies_are_reported_and_kept(
     clean: Dataset, column: str, value: object, rule: str, message: str
 ) -> None:
     change(clean, "songs", [1, 5], column, value)
@@ -129,12 +129,14 @@ def test_oddities_that_do_no_harm_are_reported_and_kept(
         ("daily_rank", 1e308, "ranges", "daily_rank outside 1 to 50"),
     ],
 )
-def test_unusable_rankings_are_quarantined_and_shown(
+def test_unusable_rankings_are_quarantined_with_examples(
     clean: Dataset, column: str, value: object, rule: str, message: str
 ) -> None:
     rankings = clean["rankings"]
     assert isinstance(rankings, pd.DataFrame)
-    if column == "country" and value is None:  # the world's chart of that day first, in any order of files
+    if (
+        column == "country" and value is None
+    ):  # put the worldwide chart first, so that the result depends on the order of rows
         clean["rankings"] = rankings.sort_values(
             "country", na_position="first", kind="stable", ignore_index=True
         )
@@ -146,26 +148,26 @@ def test_unusable_rankings_are_quarantined_and_shown(
     assert [example["row"] for example in found[0].examples] == [300, 302]
 
 
-def test_at_most_five_rows_are_shown(clean: Dataset) -> None:
+def test_finding_has_at_most_five_examples(clean: Dataset) -> None:
     change(clean, "rankings", slice(0, 40), "daily_rank", 99)
     _, found = validated(clean, "ranges")
     assert found[0].count == 41
     assert len(found[0].examples) == 5
 
 
-def test_a_file_given_twice_counts_once(clean: Dataset) -> None:
+def test_duplicate_rankings_count_once(clean: Dataset) -> None:
     rankings = clean["rankings"]
     assert isinstance(rankings, pd.DataFrame)
-    once = PROJECT.build_features(clean, JukeboxSplit(), 0)
+    single = PROJECT.build_features(clean, JukeboxSplit(), 0)
     clean["rankings"] = pd.concat([rankings, rankings], ignore_index=True)
     validation, found = validated(clean, "schema")
     assert "repeat a song, country and date" in found[0].message
     assert (validation.rows, validation.invalid_rows, found[0].count) == (1200, 600, 600)
-    twice = PROJECT.build_features(clean, JukeboxSplit(), 0)
-    np.testing.assert_array_equal(once.train.weight, twice.train.weight)
+    double = PROJECT.build_features(clean, JukeboxSplit(), 0)
+    np.testing.assert_array_equal(single.train.weight, double.train.weight)
 
 
-def test_a_song_described_again_counts_by_its_first_usable_description(clean: Dataset) -> None:
+def test_first_usable_description_of_song_is_used(clean: Dataset) -> None:
     songs = songs_of(clean)
     clean["songs"] = pd.concat([songs.assign(tempo=-1), songs, songs.assign(tempo=7)], ignore_index=True)
     validation, found = validated(clean, "schema")
@@ -175,7 +177,7 @@ def test_a_song_described_again_counts_by_its_first_usable_description(clean: Da
 
 
 @pytest.mark.parametrize("table", ["songs", "rankings"])
-def test_a_missing_table_is_fatal(clean: Dataset, table: str) -> None:
+def test_missing_table_is_fatal(clean: Dataset, table: str) -> None:
     del clean[table]
     _, found = validated(clean, "schema")
     assert found[0].fatal
@@ -183,7 +185,7 @@ def test_a_missing_table_is_fatal(clean: Dataset, table: str) -> None:
 
 
 @pytest.mark.parametrize(("table", "column"), [("songs", "tempo"), ("rankings", "country")])
-def test_a_missing_column_is_fatal(clean: Dataset, table: str, column: str) -> None:
+def test_missing_column_is_fatal(clean: Dataset, table: str, column: str) -> None:
     frame = clean[table]
     assert isinstance(frame, pd.DataFrame)
     clean[table] = frame.drop(columns=column)
@@ -196,7 +198,7 @@ def test_a_missing_column_is_fatal(clean: Dataset, table: str, column: str) -> N
 @pytest.mark.parametrize(
     ("table", "column"), [("songs", "tempo"), ("rankings", "daily_rank"), ("rankings", "snapshot_date")]
 )
-def test_a_column_of_the_wrong_type_is_fatal(clean: Dataset, table: str, column: str) -> None:
+def test_column_of_wrong_type_is_fatal(clean: Dataset, table: str, column: str) -> None:
     frame = clean[table]
     assert isinstance(frame, pd.DataFrame)
     clean[table] = frame.astype({column: "str"})
@@ -215,8 +217,8 @@ def test_fewer_than_two_countries_are_fatal(clean: Dataset, countries: list[str]
     assert f"usable rankings of {left} countries" in found[-1].message
 
 
-def test_categories_may_come_in_any_form(clean: Dataset) -> None:
-    """An artifact store may give back plain text where there were categories."""
+def test_text_columns_give_same_result_as_categories(clean: Dataset) -> None:
+    """An artifact store may return text columns instead of categories."""
     rankings = clean["rankings"]
     assert isinstance(rankings, pd.DataFrame)
     before = usability(clean)
@@ -234,7 +236,7 @@ def test_categories_may_come_in_any_form(clean: Dataset) -> None:
     "data",
     [sample.generate, pytest.param(lambda: PROJECT.load(Source(location=str(real_data()))), id="real")],
 )
-def test_features_hold_exactly_the_rows_that_validation_leaves(
+def test_features_have_exactly_valid_rows(
     data: Callable[[], Dataset],
 ) -> None:
     dataset = data()
@@ -242,18 +244,18 @@ def test_features_hold_exactly_the_rows_that_validation_leaves(
     kinds: list[Literal["by_date", "by_song"]] = ["by_date", "by_song"]
     for kind in kinds:
         features = PROJECT.build_features(dataset, JukeboxSplit(kind=kind), 7)
-        rows = sum(part.weight.sum() for part in features.splits.values())
+        rows = sum(split.weight.sum() for split in features.splits.values())
         assert rows == validation.rows - validation.invalid_rows
 
 
-def test_the_sample_has_some_of_the_known_dirt_and_passes() -> None:
+def test_sample_has_known_faults_and_passes() -> None:
     validation = PROJECT.validate(sample.generate())
     assert {finding.rule for finding in validation.findings} == set(PROJECT.rules)
     assert not any(finding.fatal for finding in validation.findings)
     assert 0 < validation.invalid_rows / validation.rows < PROJECT.gates().max_invalid_share / 5
 
 
-def test_the_known_dirt_of_the_real_data_is_found() -> None:
+def test_known_faults_of_real_data_are_found() -> None:
     validation = PROJECT.validate(PROJECT.load(Source(location=str(real_data()))))
     assert (validation.rows, validation.invalid_rows) == (16_099, 0)
     found = {
@@ -262,12 +264,12 @@ def test_the_known_dirt_of_the_real_data_is_found() -> None:
     assert {name: finding.count for name, finding in found.items()} == {
         "a duration_ms outside 1 to 86400000, 6 of them 0 (withdrawn songs)": 6,
         "a loudness above 0 dB": 15,
-        "no name or artists": 6,
+        "no name or artists (not used by the model)": 6,
     }
     assert all(len(finding.examples) == 5 for finding in validation.findings)
 
 
-def test_the_classes_are_the_sorted_published_charts() -> None:
+def test_classes_are_sorted_published_charts() -> None:
     assert len(COUNTRIES) == len(set(COUNTRIES)) == 72
     assert list(COUNTRIES) == sorted(COUNTRIES)
     assert all(len(code) == 2 and code.isupper() for code in COUNTRIES)

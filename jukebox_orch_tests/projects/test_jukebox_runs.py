@@ -1,4 +1,4 @@
-"""Whole runs of the jukebox, at the same time and twice the same: own files, own versions, the same bytes."""
+"""Concurrent jukebox runs have separate files and versions; a repeated run gives the same bytes."""
 
 import shutil
 import subprocess
@@ -22,13 +22,13 @@ ONE: dict[str, Any] = {
 OTHER: dict[str, Any] = {**ONE, "seed": 2, "split": {"train_days": 0}}
 
 
-def start(place: Deployment, name: str, config: dict[str, Any]) -> subprocess.Popen[str]:
-    (place.folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+def start(deployment: Deployment, name: str, config: dict[str, Any]) -> subprocess.Popen[str]:
+    (deployment.folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     command = ["-m", "dagster", "job", "execute", "-m", "jukebox_orch.definitions", "-j", "jukebox_training"]
     return subprocess.Popen(
         [sys.executable, *command, "-c", f"{name}.yaml"],
-        cwd=place.folder,
-        env=place.environment(),
+        cwd=deployment.folder,
+        env=deployment.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -36,42 +36,43 @@ def start(place: Deployment, name: str, config: dict[str, Any]) -> subprocess.Po
 
 
 @pytest.fixture(scope="module")
-def places(
+def deployments(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path
 ) -> Iterator[tuple[Deployment, Deployment]]:
-    """Two runs at the same time in one deployment; then the first of them again in another."""
-    shared, apart = (Deployment(tmp_path_factory.mktemp(name)) for name in ("shared", "apart"))
-    for place in (shared, apart):
-        shutil.copy(migrated, place.folder / "mlflow.db")
+    """Start two concurrent runs in one deployment, then repeat the first one in another deployment."""
+    shared, separate = (Deployment(tmp_path_factory.mktemp(name)) for name in ("shared", "separate"))
+    for deployment in (shared, separate):
+        shutil.copy(migrated, deployment.folder / "mlflow.db")
     for runs in (
         [start(shared, "one", ONE), start(shared, "other", OTHER)],
-        [start(apart, "one", ONE)],
+        [start(separate, "one", ONE)],
     ):
         for process in runs:
             _, errors = process.communicate(timeout=900)
             assert process.returncode == 0, errors[-3_000:]
-    yield shared, apart
-    for place in (shared, apart):
-        place.instance.dispose()
+    yield shared, separate
+    for deployment in (shared, separate):
+        deployment.instance.dispose()
 
 
-def found(place: Deployment, run_id: str) -> dict[str, dg.AssetMaterialization]:
-    """Return what a run made, by asset."""
-    events = place.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run_id)
-    made = [event.step_materialization_data.materialization for event in events]
-    return {each.asset_key.path[-1]: each for each in made}
+def materializations(deployment: Deployment, run_id: str) -> dict[str, dg.AssetMaterialization]:
+    """Return the materializations of a run by asset name."""
+    events = deployment.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run_id)
+    found = [event.step_materialization_data.materialization for event in events]
+    return {materialization.asset_key.path[-1]: materialization for materialization in found}
 
 
-def runs_by_seed(place: Deployment) -> dict[int, dict[str, dg.AssetMaterialization]]:
+def runs_by_seed(deployment: Deployment) -> dict[int, dict[str, dg.AssetMaterialization]]:
     return {
-        int(str(dict(run.run_config)["seed"])): found(place, run.run_id) for run in place.instance.get_runs()
+        int(str(dict(run.run_config)["seed"])): materializations(deployment, run.run_id)
+        for run in deployment.instance.get_runs()
     }
 
 
-def test_runs_at_the_same_time_use_their_own_files_all_the_way(places: tuple[Deployment, Deployment]):
-    shared, _ = places
+def test_concurrent_runs_use_their_own_files(deployments: tuple[Deployment, Deployment]):
+    shared, _ = deployments
     for run in shared.instance.get_runs():
-        made = found(shared, run.run_id)
+        made = materializations(shared, run.run_id)
         assert len(made) == 7
         assert all(run.run_id in str(each.metadata["path"].value) for each in made.values())
         version = shared.client().get_model_version(
@@ -85,23 +86,23 @@ def test_runs_at_the_same_time_use_their_own_files_all_the_way(places: tuple[Dep
     assert one["features"].metadata["sha256"] != other["features"].metadata["sha256"]
 
 
-def test_runs_at_the_same_time_register_one_version_each_and_the_later_one_has_the_aliases(
-    places: tuple[Deployment, Deployment],
+def test_concurrent_runs_register_versions_and_last_has_aliases(
+    deployments: tuple[Deployment, Deployment],
 ):
-    shared, _ = places
+    shared, _ = deployments
     assert shared.versions("jukebox") == [1, 2]
     assert shared.aliases("jukebox") == {"challenger": "2", "champion": "2", "staging": "2"}
 
 
-def test_the_same_seed_data_and_code_give_the_same_file_in_another_process(
-    places: tuple[Deployment, Deployment],
+def test_same_inputs_give_same_file_in_another_process(
+    deployments: tuple[Deployment, Deployment],
 ):
-    shared, apart = places
-    here, other, there = runs_by_seed(shared)[1], runs_by_seed(shared)[2], runs_by_seed(apart)[1]
+    shared, separate = deployments
+    first, other, repeated = runs_by_seed(shared)[1], runs_by_seed(shared)[2], runs_by_seed(separate)[1]
     for name in ("onnx_sha256", "max_abs_difference"):
-        assert here["onnx_model"].metadata[name] == there["onnx_model"].metadata[name]
-    assert here["onnx_model"].metadata["onnx_sha256"] != other["onnx_model"].metadata["onnx_sha256"]
+        assert first["onnx_model"].metadata[name] == repeated["onnx_model"].metadata[name]
+    assert first["onnx_model"].metadata["onnx_sha256"] != other["onnx_model"].metadata["onnx_sha256"]
     for asset in ("dataset", "validated_data", "features", "trained_model"):
-        assert (here[asset].tags or {})["dagster/data_version"] == (there[asset].tags or {})[
+        assert (first[asset].tags or {})["dagster/data_version"] == (repeated[asset].tags or {})[
             "dagster/data_version"
         ], asset

@@ -1,4 +1,4 @@
-"""Reading songs and rankings: every published form is read right, from every kind of place."""
+"""Reading songs and rankings: all published formats, from all kinds of locations."""
 
 import hashlib
 import subprocess
@@ -35,12 +35,12 @@ def folder(tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame]) -> Path:
     return parquet_folder(tmp_path, *made)
 
 
-def test_no_location_means_the_embedded_sample_the_same_every_time() -> None:
+def test_empty_location_gives_same_embedded_sample() -> None:
     assert_same(load(), load())
     assert "Synthetic" in frame(load(), "songs")["name"].iloc[0]
 
 
-def test_the_sample_in_files_is_the_sample(folder: Path) -> None:
+def test_sample_written_to_files_is_read_back(folder: Path) -> None:
     dataset = sample.generate()
     for table in dataset:
         frame(dataset, table).to_parquet(
@@ -49,17 +49,17 @@ def test_the_sample_in_files_is_the_sample(folder: Path) -> None:
     assert_same(load(folder), dataset)
 
 
-def test_values_are_read_as_they_are(folder: Path, made: tuple[pd.DataFrame, pd.DataFrame]) -> None:
+def test_values_are_read_unchanged(folder: Path, made: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     songs, rankings = made
     dataset = load(folder)
     assert_frame_equal(frame(dataset, "songs"), songs)
     read = frame(dataset, "rankings").astype({"spotify_id": "str", "country": "str"})
-    kept = rankings[list(RANKING_COLUMNS)].astype({"spotify_id": "str", "country": "str"})
-    assert_frame_equal(read, kept)
+    expected = rankings[list(RANKING_COLUMNS)].astype({"spotify_id": "str", "country": "str"})
+    assert_frame_equal(read, expected)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".csv.zip"])
-def test_csv_gives_the_same_dataset_as_parquet(
+def test_csv_gives_same_dataset_as_parquet(
     folder: Path,
     tmp_path_factory: pytest.TempPathFactory,
     made: tuple[pd.DataFrame, pd.DataFrame],
@@ -69,7 +69,7 @@ def test_csv_gives_the_same_dataset_as_parquet(
     assert_same(load(other), load(folder))
 
 
-def test_dates_may_be_day_month_year_and_differ_between_files(
+def test_date_formats_may_differ_between_files(
     folder: Path, tmp_path_factory: pytest.TempPathFactory, made: tuple[pd.DataFrame, pd.DataFrame]
 ) -> None:
     songs, rankings = made
@@ -87,7 +87,7 @@ def test_dates_may_be_day_month_year_and_differ_between_files(
 
 
 @pytest.mark.parametrize("dtype", ["date32[day][pyarrow]", "datetime64[s, UTC]", "str"])
-def test_parquet_may_hold_dates_of_any_type(
+def test_parquet_dates_of_any_type_are_read(
     folder: Path, made: tuple[pd.DataFrame, pd.DataFrame], dtype: str
 ) -> None:
     expected = load(folder)
@@ -98,9 +98,7 @@ def test_parquet_may_hold_dates_of_any_type(
     assert_same(load(folder), expected)
 
 
-def test_one_file_in_the_published_layout_holds_both_tables(
-    tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame]
-) -> None:
+def test_published_file_gives_both_tables(tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     table = combined(made)
     table.to_csv(tmp_path / "universal_top_spotify_songs.csv", index=False)
     dataset = load(tmp_path / "universal_top_spotify_songs.csv")
@@ -110,7 +108,7 @@ def test_one_file_in_the_published_layout_holds_both_tables(
 
 
 @pytest.mark.parametrize("form", ["lines", "fields"])
-def test_a_surplus_layer_of_quotes_is_taken_off(
+def test_extra_layer_of_quotes_is_removed(
     tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame], form: str
 ) -> None:
     table = combined(made)
@@ -130,9 +128,7 @@ def test_a_surplus_layer_of_quotes_is_taken_off(
     assert_same(load(wrapped), load(plain))
 
 
-def test_namibia_is_a_country_and_empty_is_not(
-    tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame]
-) -> None:
+def test_na_is_namibia_and_empty_is_missing(tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     songs, rankings = made
     rankings = rankings.astype({"country": object})
     rankings.loc[0, "country"] = "NA"
@@ -141,14 +137,14 @@ def test_namibia_is_a_country_and_empty_is_not(
     assert frame(dataset, "rankings")["country"].isna().sum() == rankings["country"].isna().sum()
 
 
-def test_any_fsspec_url_is_a_source(folder: Path) -> None:
+def test_fsspec_url_is_read(folder: Path) -> None:
     memory = fsspec.filesystem("memory")
     for file in folder.iterdir():
         memory.pipe(f"/jukebox-test/{file.name}", file.read_bytes())
     assert_same(load("memory://jukebox-test"), load(folder))
 
 
-def test_listed_files_are_read_exactly_and_verified(folder: Path) -> None:
+def test_only_listed_files_are_read_and_verified(folder: Path) -> None:
     expected = load(folder)
     files = [
         SourceFile(url=str(file), sha256=hashlib.sha256(file.read_bytes()).hexdigest())
@@ -158,7 +154,7 @@ def test_listed_files_are_read_exactly_and_verified(folder: Path) -> None:
     assert_same(load("ignored/when/files/are/listed", *files), expected)
 
 
-def test_sources_are_only_read(folder: Path) -> None:
+def test_source_is_not_modified(folder: Path) -> None:
     before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
     folder.chmod(0o500)
     load(folder)
@@ -166,7 +162,7 @@ def test_sources_are_only_read(folder: Path) -> None:
     assert before == {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
 
 
-def test_the_real_data_is_read() -> None:
+def test_real_data_is_read() -> None:
     dataset = load(real_data())
     assert len(frame(dataset, "songs")) == 14_245
     assert len(frame(dataset, "rankings")) == 16_349
@@ -174,7 +170,7 @@ def test_the_real_data_is_read() -> None:
     assert frame(dataset, "rankings")["snapshot_date"].nunique() == 5
 
 
-def test_the_project_imports_no_heavy_framework() -> None:
+def test_project_import_loads_no_framework() -> None:
     heavy = "'tensorflow', 'keras', 'sklearn', 'scipy', 'matplotlib', 'mlflow', 'onnx', 'dagster'"
     code = f"import sys, jukebox_orch.projects.jukebox; print({{{heavy}}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

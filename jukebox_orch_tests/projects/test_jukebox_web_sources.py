@@ -39,26 +39,26 @@ def web(folder: Path):
         server.shutdown()
 
 
-def test_a_web_folder_is_a_source(web: str, folder: Path) -> None:
+def test_web_folder_is_read(web: str, folder: Path) -> None:
     assert_same(load(web + "/"), load(folder))
 
 
-def test_a_missing_web_file_is_a_clear_error(web: str) -> None:
-    assert refusal(f"{web}/gone.parquet") == f"{web}/gone.parquet: not found; check the path or URL"
+def test_missing_web_file_is_refused(web: str) -> None:
+    assert refusal(f"{web}/missing.parquet") == f"{web}/missing.parquet: not found; check the path or URL"
 
 
-def test_a_forbidden_web_file_is_a_clear_error_without_the_password(web: str) -> None:
+def test_forbidden_web_file_error_has_no_password(web: str) -> None:
     message = refusal(f"{web.replace('//', '//user:hunter2@')}/secret.csv?sig=hunter3")
     assert "access denied" in message
     assert "hunter" not in message
 
 
-def test_a_failing_server_may_be_tried_again(web: str) -> None:
+def test_failing_server_is_retryable(web: str) -> None:
     with pytest.raises(OSError, match=r"broken\.csv: cannot be read now: HTTP status 503; try again later"):
         load(f"{web}/broken.csv")
 
 
-def test_a_server_that_is_not_there_may_be_tried_again() -> None:
+def test_unreachable_server_is_retryable() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         url = f"http://127.0.0.1:{taken.getsockname()[1]}/song_rankings.csv"

@@ -1,4 +1,4 @@
-"""Registration through crashes, lost replies and at the same time: an alias is only on a complete version."""
+"""Registration with crashes, lost responses and concurrency: only complete versions get an alias."""
 
 import json
 import signal
@@ -38,41 +38,41 @@ from jukebox_orch_tests.support.waiting import free_port
 def crashed(
     finished, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Deployment, dict[str, int]]]:
-    """Registrations that were killed, one model per point."""
-    place = finished[0].copy(tmp_path_factory.mktemp("crashed") / "place")
+    """Kill one registration at each point, each with its own model."""
+    deployment = finished[0].copy(tmp_path_factory.mktemp("crashed") / "deployment")
     result = subprocess.run(
-        [sys.executable, "-m", "jukebox_orch_tests.support.registration_crash", str(place.folder)],
+        [sys.executable, "-m", "jukebox_orch_tests.support.registration_crash", str(deployment.folder)],
         capture_output=True,
         text=True,
         timeout=400,
         check=False,
-        env=place.environment(),
+        env=deployment.environment(),
     )
     assert result.returncode == 0, result.stderr[-3_000:]
-    yield place, json.loads(result.stdout.splitlines()[-1])
-    place.instance.dispose()
+    yield deployment, json.loads(result.stdout.splitlines()[-1])
+    deployment.instance.dispose()
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_crash_leaves_no_alias_on_a_half_version_and_the_next_attempt_adopts_it(point: str, crashed):
-    place, ended = crashed
-    assert ended[point] == -signal.SIGKILL
-    model, mlflow, store = model_of(point), place.mlflow(), place.store()
-    before = place.versions(model)
-    for number in set(place.aliases(model).values()):
+def test_killed_registration_leaves_no_alias_and_next_run_succeeds(point: str, crashed):
+    deployment, exit_codes = crashed
+    assert exit_codes[point] == -signal.SIGKILL
+    model, mlflow, store = model_of(point), deployment.mlflow(), deployment.store()
+    before = deployment.versions(model)
+    for number in set(deployment.aliases(model).values()):
         verify(mlflow, store, model, number)
-    onnx_model = place.value("blobs/onnx_model")
-    run_id = place.value("blobs/registered_model").mlflow_run_id
+    onnx_model = deployment.value("blobs/onnx_model")
+    run_id = deployment.value("blobs/registered_model").mlflow_run_id
     added = register(mlflow, store, onnx_model, run_id, model)
     assert added.adopted is bool(before)
-    assert place.versions(model) == [1]
-    assert place.aliases(model) == {"challenger": "1", "champion": "1", "staging": "1"}
+    assert deployment.versions(model) == [1]
+    assert deployment.aliases(model) == {"challenger": "1", "champion": "1", "staging": "1"}
     verify(mlflow, store, model, "1")
     entry = Path(store.entry(model, "1").path)
     assert {p.name for p in entry.iterdir()} == {"model.onnx", "example.json", "README.md"}
 
 
-def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path: Path):
+def test_lock_is_released_when_holder_is_killed(tmp_path: Path):
     program = (
         "import os, signal; from jukebox_orch.registry.mlflow_resource import MlflowResource as M\n"
         "lock = M(tracking_uri='sqlite:///x').lock('lock-test'); lock.acquire()\n"
@@ -95,33 +95,33 @@ def test_the_lock_is_freed_when_its_holder_is_killed(tmp_path: Path):
         assert lock.is_locked
 
 
-def test_registrations_at_the_same_time_all_end_complete_and_the_champion_is_one_of_them(again: Deployment):
+def test_concurrent_registrations_are_serialised_and_complete(again: Deployment):
     errors: list[BaseException] = []
     mlflow, store = again.mlflow(), again.store()
     mlflow.client()
     run_id = again.value("blobs/registered_model").mlflow_run_id
     base = again.value("blobs/onnx_model")
-    inside, most = [], []
+    active, counts = [], []
 
-    def work(mark: str) -> None:
+    def register_and_promote(mark: str) -> None:
         try:
             with mlflow.lock("blobs"):
-                inside.append(mark)
-                most.append(len(inside))
-                made = registration(mlflow, another(base, mark), run_id, "blobs", label=mark)
-                added = add_version(mlflow, store, made)
+                active.append(mark)
+                counts.append(len(active))
+                request = registration(mlflow, another(base, mark), run_id, "blobs", label=mark)
+                added = add_version(mlflow, store, request)
                 promote(mlflow, "blobs", added.number, alias="production", by=mark, why="test")
-                inside.remove(mark)
-        except BaseException as error:  # noqa: BLE001 - shown by the test
+                active.remove(mark)
+        except BaseException as error:  # noqa: BLE001 - asserted below
             errors.append(error)
 
-    threads = [threading.Thread(target=work, args=(f"m{i}",)) for i in range(3)]
+    threads = [threading.Thread(target=register_and_promote, args=(f"m{i}",)) for i in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(120)
     assert errors == []
-    assert max(most) == 1
+    assert max(counts) == 1
     assert again.versions() == [1, 2, 3, 4]
     for number in ("1", "2", "3", "4"):
         verify(mlflow, store, "blobs", number)
@@ -130,9 +130,7 @@ def test_registrations_at_the_same_time_all_end_complete_and_the_champion_is_one
     assert again.aliases()["champion"] == "4"
 
 
-def test_a_registry_that_is_down_fails_the_run_after_retries_and_leaves_nothing(
-    again: Deployment, monkeypatch: pytest.MonkeyPatch
-):
+def test_unreachable_registry_fails_run_after_retries(again: Deployment, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     again.mlflow_uri = f"http://user:s3cret-canary@127.0.0.1:{free_port()}"
     result = again.run(only=["registered_model"])
@@ -144,9 +142,7 @@ def test_a_registry_that_is_down_fails_the_run_after_retries_and_leaves_nothing(
     assert [p.name for p in Path(again.models, "blobs").iterdir()] == ["1"]
 
 
-def test_a_version_whose_copy_in_mlflow_is_wrong_gets_no_alias(
-    again: Deployment, monkeypatch: pytest.MonkeyPatch
-):
+def test_wrong_file_in_mlflow_prevents_alias(again: Deployment, monkeypatch: pytest.MonkeyPatch):
     original = versions._download
     monkeypatch.setattr(versions, "_download", lambda *a: original(*a) + b"\0")
     with pytest.raises(RegistrationError, match="version 2: the file in MLflow is not the registered one"):
@@ -154,7 +150,7 @@ def test_a_version_whose_copy_in_mlflow_is_wrong_gets_no_alias(
     assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
 
 
-def test_the_same_number_in_the_store_with_another_model_is_refused(again: Deployment):
+def test_store_entry_with_another_model_is_refused(again: Deployment):
     entry = Path(again.store().entry("blobs", "2").path)
     entry.mkdir()
     (entry / "model.onnx").write_bytes(b"another model")
@@ -166,15 +162,15 @@ def test_the_same_number_in_the_store_with_another_model_is_refused(again: Deplo
 
 @pytest.fixture(scope="module")
 def served(finished, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A whole run against a real MLflow server."""
-    place = Deployment(tmp_path_factory.mktemp("served"), mlflow=mlflow_server)
-    result = place.run(**SMALL, version="1.0.0", prod_flag=True)
+    """A complete run with a real MLflow server."""
+    deployment = Deployment(tmp_path_factory.mktemp("served"), mlflow=mlflow_server)
+    result = deployment.run(**SMALL, version="1.0.0", prod_flag=True)
     assert result.success, failures(result)
-    yield place
-    place.instance.dispose()
+    yield deployment
+    deployment.instance.dispose()
 
 
-def test_a_real_server_holds_the_version_the_run_and_the_file(served: Deployment):
+def test_server_has_version_run_and_file(served: Deployment):
     assert served.aliases() == {"challenger": "1", "champion": "1", "production": "1"}
     (version,) = served.client().search_model_versions("name = 'blobs'")
     assert version.tags["onnx_sha256"] == served.metadata("blobs/onnx_model")["onnx_sha256"]
@@ -187,13 +183,13 @@ def test_a_real_server_holds_the_version_the_run_and_the_file(served: Deployment
     assert str(version.run_id) in link
 
 
-def test_a_reply_that_is_lost_after_the_commit_adds_no_second_version(served: Deployment):
+def test_lost_response_creates_no_second_version(served: Deployment):
     lost: list[str] = []
     with losing_proxy(served.mlflow_uri, "/model-versions/create", lost) as url:
-        place = Deployment(served.folder, mlflow=url, models=served.models)
-        place.artifacts = served.artifacts
-        number = add(place, "lost reply", model="lost")
-        place.instance.dispose()
+        deployment = Deployment(served.folder, mlflow=url, models=served.models)
+        deployment.artifacts = served.artifacts
+        number = add(deployment, "lost reply", model="lost")
+        deployment.instance.dispose()
     assert len(lost) == 1
     assert number == "1"
     assert served.versions("lost") == [1]
@@ -201,31 +197,31 @@ def test_a_reply_that_is_lost_after_the_commit_adds_no_second_version(served: De
     assert served.aliases("lost")["champion"] == "1"
 
 
-def test_a_reply_that_is_lost_after_a_run_was_created_leaves_one_run(served: Deployment):
+def test_lost_response_leaves_one_mlflow_run(served: Deployment):
     lost: list[str] = []
     run = dg.DagsterRun("blobs_training", run_id=str(uuid4()))
     with losing_proxy(served.mlflow_uri, "/runs/create", lost) as url:
         mlflow = MlflowResource(tracking_uri=url)
-        made = mlflow.run_id(run, "lost reply", {})
+        run_id = mlflow.run_id(run, "lost reply", {})
     assert len(lost) == 1
     client = served.client()
     experiment = client.get_experiment_by_name("lost reply")
     assert experiment is not None
-    assert [r.info.run_id for r in client.search_runs([experiment.experiment_id])] == [made]
+    assert [r.info.run_id for r in client.search_runs([experiment.experiment_id])] == [run_id]
     both = client.search_runs([experiment.experiment_id], run_view_type=ViewType.ALL)
-    assert len(both) == 2, "the server was not asked twice: the test shows nothing"
-    assert served.mlflow().run_id(run, "lost reply", {}) == made
+    assert len(both) == 2, "the request was not repeated: the test checks nothing"
+    assert served.mlflow().run_id(run, "lost reply", {}) == run_id
 
 
 def losing_proxy(target: str, path: str, lost: list[str]):
-    """Forward everything; the answer to the first request of that path is dropped after the server did the work."""
+    """Forward all requests, but drop the response to the first request for `path`."""
 
     class Proxy(BaseHTTPRequestHandler):
         def forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))
             skip = ("host", "content-length", "connection", "accept-encoding")
             headers = {k: v for k, v in self.headers.items() if k.lower() not in skip}
-            answer = httpx.request(
+            response = httpx.request(
                 self.command, target + self.path, content=body, headers=headers, timeout=60
             )
             if path in self.path and not lost:
@@ -233,15 +229,15 @@ def losing_proxy(target: str, path: str, lost: list[str]):
                 self.close_connection = True
                 self.connection.close()
                 return
-            self.send_response(answer.status_code)
-            self.send_header("Content-Type", answer.headers.get("content-type", "application/json"))
-            self.send_header("Content-Length", str(len(answer.content)))
+            self.send_response(response.status_code)
+            self.send_header("Content-Type", response.headers.get("content-type", "application/json"))
+            self.send_header("Content-Length", str(len(response.content)))
             self.end_headers()
-            self.wfile.write(answer.content)
+            self.wfile.write(response.content)
 
         do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = forward  # noqa: N815
 
         def log_message(self, format: str, *args: object) -> None:
-            """Keep the test output clean."""
+            """Do not write to the test's output."""
 
     return serve(Proxy)

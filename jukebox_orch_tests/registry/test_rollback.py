@@ -1,4 +1,4 @@
-"""The champion goes back to a version that is verified, with who, why and when kept."""
+"""Rollback moves the champion to a verified version and records who, why and when."""
 
 import json
 from collections.abc import Iterator
@@ -15,23 +15,23 @@ from jukebox_orch_tests.support.registration_crash import add
 
 @pytest.fixture(scope="module")
 def promoted(finished, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Three champions one after the other; the last two are in production."""
-    place = finished[0].copy(tmp_path_factory.mktemp("promoted") / "place")
+    """Three successive champions; the last two were in production."""
+    deployment = finished[0].copy(tmp_path_factory.mktemp("promoted") / "deployment")
     for mark in ("second", "third"):
-        add(place, mark)
-    assert place.aliases() == {"challenger": "3", "champion": "3", "production": "3", "staging": "1"}
-    yield place
-    place.instance.dispose()
+        add(deployment, mark)
+    assert deployment.aliases() == {"challenger": "3", "champion": "3", "production": "3", "staging": "1"}
+    yield deployment
+    deployment.instance.dispose()
 
 
 @pytest.fixture
 def ready(promoted: Deployment, tmp_path: Path) -> Iterator[Deployment]:
-    place = promoted.copy(tmp_path / "ready")
-    yield place
-    place.instance.dispose()
+    deployment = promoted.copy(tmp_path / "ready")
+    yield deployment
+    deployment.instance.dispose()
 
 
-def test_the_rollback_job_moves_the_champion_and_its_stage_back_and_notes_who_and_why(ready: Deployment):
+def test_rollback_job_moves_aliases_and_records_reason(ready: Deployment):
     result = ready.run("rollback", reason="wrong on Sundays", requested_by="ops")
     assert result.success, failures(result)
     assert ready.aliases() == {"challenger": "3", "champion": "2", "production": "2", "staging": "1"}
@@ -53,7 +53,7 @@ def test_the_rollback_job_moves_the_champion_and_its_stage_back_and_notes_who_an
     ],
     ids=str,
 )
-def test_a_rollback_without_a_reason_is_refused_before_it_runs(
+def test_rollback_with_invalid_config_does_not_start(
     config: dict[str, str], message: str, promoted: Deployment
 ):
     result = promoted.execute("blobs_rollback", config)
@@ -63,14 +63,14 @@ def test_a_rollback_without_a_reason_is_refused_before_it_runs(
     assert promoted.aliases()["champion"] == "3"
 
 
-def test_a_named_version_becomes_champion(ready: Deployment):
-    back = rollback(ready.mlflow(), ready.store(), "blobs", "1", by="me", why="test")
-    assert back == ("3", "1")
+def test_named_version_becomes_champion(ready: Deployment):
+    moved = rollback(ready.mlflow(), ready.store(), "blobs", "1", by="me", why="test")
+    assert moved == ("3", "1")
     assert ready.aliases()["champion"] == "1"
 
 
-def test_a_second_attempt_of_the_same_rollback_does_not_go_further_back(ready: Deployment):
-    """The step is retried when its pod dies after the alias moved."""
+def test_retried_rollback_moves_champion_once(ready: Deployment):
+    """The step is retried if its pod dies after the alias was moved."""
     mlflow, store = ready.mlflow(), ready.store()
     assert rollback(mlflow, store, "blobs", "", by="run 1", why="test") == ("3", "2")
     ready.client().set_registered_model_alias("blobs", "production", "3")
@@ -79,13 +79,13 @@ def test_a_second_attempt_of_the_same_rollback_does_not_go_further_back(ready: D
     assert ready.aliases()["production"] == "2"
 
 
-def test_a_rollback_that_died_between_history_and_alias_is_completed(
+def test_rollback_killed_before_alias_is_completed_by_retry(
     ready: Deployment, monkeypatch: pytest.MonkeyPatch
 ):
     mlflow, store = ready.mlflow(), ready.store()
     client = mlflow.client()
     with monkeypatch.context() as patch:
-        patch.setattr(client, "set_registered_model_alias", _dies)
+        patch.setattr(client, "set_registered_model_alias", interrupt)
         with pytest.raises(KeyboardInterrupt):
             rollback(mlflow, store, "blobs", "", by="run 1", why="test")
     assert ready.aliases()["champion"] == "3"
@@ -93,25 +93,23 @@ def test_a_rollback_that_died_between_history_and_alias_is_completed(
     assert ready.aliases()["champion"] == "2"
 
 
-def test_a_version_whose_promotion_died_before_its_alias_is_not_where_a_rollback_goes(
-    ready: Deployment, monkeypatch: pytest.MonkeyPatch
-):
+def test_rollback_skips_version_of_interrupted_promotion(ready: Deployment, monkeypatch: pytest.MonkeyPatch):
     number = add(ready, "fourth", champion=False)
     mlflow = ready.mlflow()
     client = mlflow.client()
     with monkeypatch.context() as patch:
-        patch.setattr(client, "set_registered_model_alias", _dies)
+        patch.setattr(client, "set_registered_model_alias", interrupt)
         with pytest.raises(KeyboardInterrupt):
             promote(mlflow, "blobs", number, alias="staging", by="run 4", why="test")
     assert rollback(mlflow, ready.store(), "blobs", "", by="me", why="test") == ("3", "2")
 
 
-def _dies(*arguments: Any) -> None:
+def interrupt(*arguments: Any) -> None:
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("where", ["store", "registry", "example"])
-def test_a_rollback_to_a_version_that_was_tampered_with_is_refused(where: str, ready: Deployment):
+def test_rollback_to_tampered_version_is_refused(where: str, ready: Deployment):
     entry = Path(ready.store().entry("blobs", "2").path)
     if where == "store":
         (entry / "model.onnx").write_bytes(b"other")
@@ -139,19 +137,19 @@ def test_a_rollback_to_a_version_that_was_tampered_with_is_refused(where: str, r
         ("nothing", "1", "nothing has no version '1' in the registry"),
     ],
 )
-def test_a_rollback_to_nowhere_is_refused(model: str, version: str, message: str, promoted: Deployment):
+def test_rollback_to_unknown_version_is_refused(model: str, version: str, message: str, promoted: Deployment):
     with pytest.raises(RegistrationError) as error:
         rollback(promoted.mlflow(), promoted.store(), model, version, by="me", why="test")
     assert message in str(error.value)
 
 
-def test_the_first_champion_has_none_before_it(finished):
-    place, _ = finished
+def test_rollback_of_first_champion_is_refused(finished):
+    deployment, _ = finished
     with pytest.raises(RegistrationError, match="no champion before version 1; name a version"):
-        rollback(place.mlflow(), place.store(), "blobs", "", by="me", why="test")
+        rollback(deployment.mlflow(), deployment.store(), "blobs", "", by="me", why="test")
 
 
-def test_the_history_keeps_the_last_twenty(ready: Deployment):
+def test_history_keeps_last_twenty_entries(ready: Deployment):
     mlflow = ready.mlflow()
     for number in range(22):
         promote(mlflow, "blobs", str(1 + number % 2), alias="staging", by=f"run {number}", why="test")
@@ -160,7 +158,7 @@ def test_the_history_keeps_the_last_twenty(ready: Deployment):
     assert history[-1]["by"] == "run 21"
 
 
-def test_models_of_different_names_do_not_touch_each_other(promoted: Deployment):
+def test_aliases_of_other_models_do_not_change(promoted: Deployment):
     number = add(promoted, "elsewhere", model="other")
     assert number == "1"
     assert promoted.aliases("other") == {"challenger": "1", "champion": "1", "production": "1"}

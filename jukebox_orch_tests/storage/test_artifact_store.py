@@ -1,4 +1,4 @@
-"""The artifact store: every value comes back as it was, whole and unchanged, or not at all."""
+"""The artifact store returns every value unchanged, or raises an error."""
 
 import os
 import pickle
@@ -39,7 +39,7 @@ TABLE = pd.DataFrame(
 
 
 def stored(store: ArtifactStore, value: Any, run_id: str = "run") -> dict[str, dg.MetadataValue]:
-    """Store a value as a step does and return its materialization's metadata."""
+    """Store a value as a step does; return the metadata of its materialization."""
     context = dg.build_output_context(asset_key=KEY, run_id=run_id)
     store.handle_output(context, value)
     return {
@@ -55,22 +55,22 @@ def _metadata(value: Any) -> dg.MetadataValue:
 def features() -> StoredFeatures:
     random = np.random.default_rng(0)
 
-    def part(n: int, name: str) -> Split:
+    def make_split(n: int, name: str) -> Split:
         x = random.normal(size=(n, 2)).astype(np.float32)
         y = random.dirichlet(np.ones(3), n).astype(np.float32)
         weight = np.ones(n, np.float32)
         return Split(x, y, weight, np.array([f"{name}-ü", "long key " * 9]), {"new songs > 3": x[:, 0] > 0})
 
-    train = part(5, "a")
+    train = make_split(5, "a")
     normalization = Normalization.standard(train.x)
     return StoredFeatures(
-        Features(train, part(3, "b"), part(2, "c"), ("x", "y"), ("a", "b", "c"), normalization),
+        Features(train, make_split(3, "b"), make_split(2, "c"), ("x", "y"), ("a", "b", "c"), normalization),
         "d1",
         {"x": {"shares": [1.0]}},
     )
 
 
-def test_a_dataset_comes_back_with_its_values_types_and_digest(tmp_path: Path):
+def test_dataset_round_trip_keeps_values_types_and_digest(tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
     images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
     value = {
@@ -79,44 +79,44 @@ def test_a_dataset_comes_back_with_its_values_types_and_digest(tmp_path: Path):
         "nothing": np.zeros((0, 3), np.float32),
         "none": TABLE[["number"]][:0],
     }
-    back = store.read(stored(store, value), KEY)
-    pd.testing.assert_frame_equal(back["songs"], TABLE)
-    pd.testing.assert_frame_equal(back["none"], TABLE[["number"]][:0])
-    np.testing.assert_array_equal(back["images"], images)
-    assert back["images"].dtype == np.uint8
-    assert back["nothing"].shape == (0, 3)
-    assert format_of(back).digest(back) == format_of(value).digest(value)
+    read = store.read(stored(store, value), KEY)
+    pd.testing.assert_frame_equal(read["songs"], TABLE)
+    pd.testing.assert_frame_equal(read["none"], TABLE[["number"]][:0])
+    np.testing.assert_array_equal(read["images"], images)
+    assert read["images"].dtype == np.uint8
+    assert read["nothing"].shape == (0, 3)
+    assert format_of(read).digest(read) == format_of(value).digest(value)
 
 
-def test_features_come_back_with_their_digest(tmp_path: Path):
+def test_features_round_trip_keeps_digest(tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
     value = features()
-    back = store.read(stored(store, value), KEY)
-    assert back.digest == value.digest
-    assert list(back.features.test.slices) == ["new songs > 3"]
-    assert back.features.train.keys.tolist() == value.features.train.keys.tolist()
-    assert back.features.shape == (2,)
+    read = store.read(stored(store, value), KEY)
+    assert read.digest == value.digest
+    assert list(read.features.test.slices) == ["new songs > 3"]
+    assert read.features.train.keys.tolist() == value.features.train.keys.tolist()
+    assert read.features.shape == (2,)
 
 
-def test_large_arrays_are_mapped_from_their_file(tmp_path: Path):
+def test_large_arrays_are_memory_mapped(tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
-    back = store.read(stored(store, {"images": np.ones((1 << 20, 2), np.uint8)}), KEY)
-    assert isinstance(back["images"], np.memmap)
+    read = store.read(stored(store, {"images": np.ones((1 << 20, 2), np.uint8)}), KEY)
+    assert isinstance(read["images"], np.memmap)
     with pytest.raises(ValueError, match="read-only"):
-        back["images"][0] = 0
+        read["images"][0] = 0
 
 
-def test_the_values_of_a_run_come_back(finished):
-    place, _ = finished
+def test_values_of_run_are_read_back(finished):
+    deployment, _ = finished
     for asset in ("dataset", "validated_data", "features", "trained_model", "evaluation", "onnx_model"):
-        value = place.value(f"blobs/{asset}")
-        version = place.version(f"blobs/{asset}")
+        value = deployment.value(f"blobs/{asset}")
+        version = deployment.version(f"blobs/{asset}")
         assert format_of(value).digest(value) == version, asset
-    network = place.value("blobs/trained_model").keras_model
+    network = deployment.value("blobs/trained_model").keras_model
     assert network.input_shape == (None, 3)
 
 
-def test_the_version_of_a_report_changes_with_any_of_its_numbers(finished):
+def test_report_digest_changes_with_any_number(finished):
     report = finished[0].value("blobs/evaluation")
 
     def version(factor: float) -> str:
@@ -134,12 +134,12 @@ def test_the_version_of_a_report_changes_with_any_of_its_numbers(finished):
     [object(), [], {}, {"a": 1}, "text", b"bytes", pickle.dumps(1)],
     ids=lambda value: type(value).__name__,
 )
-def test_values_of_other_types_are_not_stored(value: Any):
+def test_values_of_unknown_types_are_refused(value: Any):
     with pytest.raises(TypeError, match=f"no artifact format for {type(value).__name__}"):
         format_of(value)
 
 
-def test_arrays_of_objects_are_never_pickled(tmp_path: Path):
+def test_object_arrays_are_refused(tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
     with pytest.raises(ValueError, match="allow_pickle=False"):
         stored(store, {"odd": np.array([{"a": 1}], dtype=object)})
@@ -147,7 +147,7 @@ def test_arrays_of_objects_are_never_pickled(tmp_path: Path):
     assert list((tmp_path / ".incoming").iterdir()) == []
 
 
-def test_a_pickled_array_in_the_store_is_not_loaded(tmp_path: Path):
+def test_pickled_array_in_store_is_refused(tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
     metadata = stored(store, {"odd": np.ones(3)})
     file = Path(str(metadata["path"].value)) / "odd.npy"
@@ -166,7 +166,7 @@ names = st.text(
 
 @given(root=names, run=names)
 @settings(deadline=None, max_examples=60)
-def test_any_folder_name_can_be_the_root(root: str, run: str):
+def test_any_folder_name_can_be_root(root: str, run: str):
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / root
         store = ArtifactStore(root=str(folder))
@@ -178,7 +178,7 @@ def test_any_folder_name_can_be_the_root(root: str, run: str):
 
 @given(st.dictionaries(names, st.binary(max_size=50), min_size=1, max_size=4))
 @settings(deadline=None, max_examples=60)
-def test_published_files_are_what_was_written_and_their_digest_is_of_all_of_them(files: dict[str, bytes]):
+def test_published_files_equal_written_and_digest_covers_all(files: dict[str, bytes]):
     with tempfile.TemporaryDirectory() as parent:
         target = UPath(parent) / "a" / "b"
 
@@ -196,7 +196,7 @@ def test_published_files_are_what_was_written_and_their_digest_is_of_all_of_them
         assert combined_digest(changed) != digest
 
 
-def test_a_published_folder_is_never_written_again(tmp_path: Path):
+def test_published_folder_is_not_overwritten(tmp_path: Path):
     target = UPath(tmp_path) / "x"
 
     def write(folder: Path, text: str) -> None:
@@ -209,7 +209,7 @@ def test_a_published_folder_is_never_written_again(tmp_path: Path):
 
 
 @pytest.mark.parametrize("how", ["changed", "truncated", "removed", "renamed", "added", "a folder added"])
-def test_an_artifact_that_was_tampered_with_is_refused(how: str, tmp_path: Path):
+def test_tampered_artifact_is_refused(how: str, tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
     metadata = stored(store, {"songs": TABLE, "more": np.ones(3)})
     tamper(Path(str(metadata["path"].value)), how)
@@ -217,20 +217,20 @@ def test_an_artifact_that_was_tampered_with_is_refused(how: str, tmp_path: Path)
         store.read(metadata, KEY)
 
 
-def test_an_artifact_that_is_gone_is_named(tmp_path: Path):
+def test_missing_artifact_is_named(tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
     metadata = stored(store, {"songs": TABLE})
-    Path(str(metadata["path"].value)).rename(tmp_path / "away")
-    with pytest.raises(ArtifactError, match=r"blobs/dataset: .* is gone; materialize the asset again"):
+    Path(str(metadata["path"].value)).rename(tmp_path / "moved")
+    with pytest.raises(ArtifactError, match=r"blobs/dataset: .* is missing; materialize the asset again"):
         store.read(metadata, KEY)
 
 
-def test_a_materialization_of_another_store_is_refused():
+def test_materialization_of_another_store_is_refused():
     with pytest.raises(ArtifactError, match="has no 'path': not written by this store"):
         ArtifactStore(root="/nowhere").read({}, KEY)
 
 
-def test_a_retried_step_leaves_what_its_first_attempt_published(tmp_path: Path):
+def test_retried_step_keeps_artifact_of_first_attempt(tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
     first, second = stored(store, {"n": np.zeros(2)}), stored(store, {"n": np.ones(2)})
     assert first["path"].value != second["path"].value
@@ -238,7 +238,7 @@ def test_a_retried_step_leaves_what_its_first_attempt_published(tmp_path: Path):
     assert store.read(second, KEY)["n"].tolist() == [1, 1]
 
 
-def test_a_process_killed_in_the_middle_of_a_write_leaves_nothing_visible(tmp_path: Path):
+def test_killed_write_leaves_no_artifact(tmp_path: Path):
     program = f"""
 import os, signal
 from pathlib import Path
@@ -261,7 +261,7 @@ publish(write, UPath({str(tmp_path)!r}) / "blobs" / "dataset" / "run", UPath({st
     assert store.read(stored(store, {"n": np.ones(2)}, "run"), KEY)["n"].tolist() == [1, 1]
 
 
-def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path):
+def test_abandoned_folders_are_removed_after_day(tmp_path: Path):
     for name, age in (("old", 2 * 86_400), ("new", 3_600)):
         (tmp_path / ".incoming" / name).mkdir(parents=True)
         moment = (tmp_path / ".incoming").stat().st_mtime - age
@@ -270,7 +270,7 @@ def test_what_killed_processes_left_is_removed_after_a_day(tmp_path: Path):
     assert [p.name for p in (tmp_path / ".incoming").iterdir()] == ["new"]
 
 
-def test_a_write_that_fails_leaves_nothing(tmp_path: Path):
+def test_failed_write_leaves_nothing(tmp_path: Path):
     def write(folder: Path) -> None:
         (folder / "a").write_text("half")
         raise OSError("disk full")
@@ -281,7 +281,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path: Path):
     assert not (tmp_path / "x").exists()
 
 
-def test_the_formats_are_exactly_these():
+def test_format_names_are_unchanged():
     assert set(FORMATS) == {
         "dataset", "features", "keras", "onnx", "ValidationReport", "EvaluationReport", "RegisteredModel"
     }  # fmt: skip

@@ -13,29 +13,29 @@ from jukebox_orch_tests.support.deployment import SMALL, Deployment, failures
 
 
 @pytest.fixture
-def on_s3(s3: str, tmp_path: Path, migrated: Path):
+def s3_deployment(s3: str, tmp_path: Path, migrated: Path):
     import shutil
 
     shutil.copy(migrated, tmp_path / "mlflow.db")
-    place = Deployment(tmp_path, artifacts=f"{s3}/artifacts", models=f"{s3}/models")
-    yield place
-    place.instance.dispose()
+    deployment = Deployment(tmp_path, artifacts=f"{s3}/artifacts", models=f"{s3}/models")
+    yield deployment
+    deployment.instance.dispose()
 
 
-def test_a_whole_run_with_artifacts_and_models_on_s3(on_s3: Deployment, s3: str):
-    result = on_s3.run(**SMALL)
+def test_run_with_artifacts_and_models_on_s3_succeeds(s3_deployment: Deployment, s3: str):
+    result = s3_deployment.run(**SMALL)
     assert result.success, failures(result)
-    assert on_s3.metadata("blobs/features")["path"].startswith(f"{s3}/artifacts/blobs/features/")
-    entry = on_s3.store().entry("blobs", "1")
+    assert s3_deployment.metadata("blobs/features")["path"].startswith(f"{s3}/artifacts/blobs/features/")
+    entry = s3_deployment.store().entry("blobs", "1")
     assert {p.name for p in entry.iterdir()} >= {"model.onnx", "labels.json", "README.md", "profile.json"}
-    assert on_s3.aliases()["champion"] == "1"
-    again = on_s3.run(**SMALL)
-    assert again.success, failures(again)
-    assert "reused_from_run" in on_s3.metadata("blobs/trained_model")
-    assert on_s3.versions() == [1]
+    assert s3_deployment.aliases()["champion"] == "1"
+    repeated = s3_deployment.run(**SMALL)
+    assert repeated.success, failures(repeated)
+    assert "reused_from_run" in s3_deployment.metadata("blobs/trained_model")
+    assert s3_deployment.versions() == [1]
 
 
-def test_an_object_changed_on_s3_is_refused(s3: str):
+def test_changed_object_on_s3_is_refused(s3: str):
     store = ArtifactStore(root=f"{s3}/tampered")
     metadata = stored(store, {"n": np.ones(5)})
     assert store.read(metadata, KEY)["n"].tolist() == [1] * 5
@@ -44,8 +44,8 @@ def test_an_object_changed_on_s3_is_refused(s3: str):
         store.read(metadata, KEY)
 
 
-def test_a_model_store_entry_that_was_half_uploaded_is_completed(s3: str):
-    """An object store has no rename: a process killed between two uploads leaves some of the files."""
+def test_partially_uploaded_entry_is_completed(s3: str):
+    """An object store has no rename, so a process killed between two uploads leaves an incomplete entry."""
     store = ModelStore(root=f"{s3}/half")
     files = {"README.md": b"card", "model.onnx": b"onnx", "profile.json": b"{}"}
     for uploaded in (["README.md"], ["README.md", "model.onnx"]):
@@ -57,7 +57,7 @@ def test_a_model_store_entry_that_was_half_uploaded_is_completed(s3: str):
 
 
 @pytest.mark.parametrize("root", ["local", "s3"])
-def test_a_model_store_entry_is_never_replaced_by_another_model(root: str, s3: str, tmp_path: Path):
+def test_entry_is_not_replaced_by_another_model(root: str, s3: str, tmp_path: Path):
     store = ModelStore(root=f"{s3}/never" if root == "s3" else str(tmp_path))
     store.save("blobs", "1", {"model.onnx": b"one"})
     store.save("blobs", "1", {"model.onnx": b"one"})
@@ -66,7 +66,7 @@ def test_a_model_store_entry_is_never_replaced_by_another_model(root: str, s3: s
     assert (store.entry("blobs", "1") / "model.onnx").read_bytes() == b"one"
 
 
-def test_the_latest_version_is_the_highest_number(tmp_path: Path):
+def test_latest_version_is_highest_number(tmp_path: Path):
     store = ModelStore(root=str(tmp_path))
     assert store.latest("blobs") is None
     for version in ("2", "10", "9"):

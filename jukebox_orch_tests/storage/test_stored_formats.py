@@ -1,4 +1,4 @@
-"""Stored artifacts outlive the code: old ones are read back, those of another schema are refused in words."""
+"""Artifacts of older versions are read; those of another schema are refused with a reason."""
 
 import json
 import shutil
@@ -31,21 +31,21 @@ def read(asset: str, folder: Path, sha256: str) -> Any:
 
 
 @pytest.mark.parametrize("asset", RECORDED)
-def test_artifact_of_an_older_version_is_read_back(asset: str) -> None:
+def test_artifact_of_older_version_is_read(asset: str) -> None:
     value = read(asset, GOLDEN / asset, RECORDED[asset]["sha256"])
     assert format_of(value).name == RECORDED[asset]["format"]
     if asset != "registered_model":  # its data version names the version, not the content
         assert format_of(value).digest(value) == RECORDED[asset]["data_version"]
 
 
-def test_models_of_an_older_version_still_predict_the_same() -> None:
+def test_models_of_older_version_predict_the_same() -> None:
     x = read("features", GOLDEN / "features", RECORDED["features"]["sha256"]).features.test.x
     network = read("trained_model", GOLDEN / "trained_model", RECORDED["trained_model"]["sha256"]).keras_model
     onnx = read("onnx_model", GOLDEN / "onnx_model", RECORDED["onnx_model"]["sha256"])
     np.testing.assert_allclose(OnnxPredictor(onnx.content).predict(x), predict(network, x), atol=1e-5)
 
 
-def test_format_names_are_the_recorded_ones() -> None:
+def test_format_names_equal_recorded_names() -> None:
     assert set(FORMATS) == {recorded["format"] for recorded in RECORDED.values()}
 
 
@@ -72,7 +72,7 @@ def test_artifact_of_another_schema_is_refused(asset: str, change: str, tmp_path
         del content["dataset_digest" if "dataset_digest" in content else "sha256"]
     document.write_text(json.dumps(content))
     sha256 = combined_digest({file.name: file_digest(file) for file in folder.iterdir()})
-    reason = "has schema 2, this version reads schema 1" if change == "schema" else "has other fields"
+    reason = "has schema 2, this version reads schema 1" if change == "schema" else "has different fields"
     with pytest.raises(
         ArtifactError,
         match=rf"^blobs/{asset}: .* was written by another version \({DOCUMENTS[asset]} {reason}.*"
@@ -81,7 +81,7 @@ def test_artifact_of_another_schema_is_refused(asset: str, change: str, tmp_path
         read(asset, folder, sha256)
 
 
-def test_every_stored_document_carries_its_schema(finished: tuple[Deployment, Any]) -> None:
+def test_every_stored_document_has_schema(finished: tuple[Deployment, Any]) -> None:
     for asset, name in DOCUMENTS.items():
         folder = Path(finished[0].metadata(f"blobs/{asset}")["path"])
         assert json.loads((folder / name).read_text())["schema"] == 1, asset

@@ -1,4 +1,4 @@
-"""Which iris is this flower? Tells three species apart by four measurements of the flower."""
+"""The acme_iris project: predicts the species of an iris from four measurements."""
 
 from __future__ import annotations
 
@@ -36,39 +36,41 @@ SPECIES = ("setosa", "versicolor", "virginica")
 
 
 class IrisSplit(Settings):
-    """How the flowers are divided; every species by the same shares."""
+    """How the flowers are split: every species by the same shares."""
 
-    validation_share: float = Field(default=0.2, gt=0, lt=0.5, description="Flowers that stop training")
-    test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Flowers that judge the model")
+    validation_share: float = Field(
+        default=0.2, gt=0, lt=0.5, description="Share of flowers in the validation split"
+    )
+    test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Share of flowers in the test split")
 
 
 class IrisHyperparameters(Hyperparameters):
-    """A small network on little data: many short epochs."""
+    """Settings of a small network; with little data, training needs many short epochs."""
 
-    epochs: int = Field(default=200, ge=1, description="Passes over the training flowers at most")
+    epochs: int = Field(default=200, ge=1, description="Maximum number of passes over the training flowers")
     batch_size: int = Field(default=16, ge=1, description="Flowers per gradient step")
     learning_rate: float = Field(default=0.01, gt=0, le=1, description="Step size of the optimizer")
     early_stopping_patience: int = Field(
-        default=30, ge=0, description="Epochs without progress; 0: never stop"
+        default=30, ge=0, description="Stop after this many epochs without progress; 0: never"
     )
     hidden_units: int = Field(default=16, ge=1, le=1024, description="Units of the hidden layer")
 
 
 class IrisGates(Gates):
-    """Always naming one species would be right for a third of the flowers."""
+    """Thresholds. Always predicting one species would be correct for a third of the flowers."""
 
     metric_floor: float | None = Field(
-        default=0.85, ge=0, le=1, description="Lowest accuracy on the test flowers"
+        default=0.85, ge=0, le=1, description="Minimum accuracy on the test split"
     )
 
 
 class AcmeIris(ModelProject):
-    """Species of an iris from the length and width of its sepals and petals."""
+    """Predicts the species of an iris from the length and width of its sepals and petals."""
 
     name = "acme_iris"
-    description = "Tells three species of iris apart by four measurements in centimetres."
+    description = "Classifies three species of iris from four measurements in centimetres."
     limitations = (
-        "Knows three species from one peninsula, measured in 1935; every other flower gets one of them."
+        "Knows three species from one peninsula, measured in 1935; predicts one of them for any flower."
     )
     task = Classification()
     tables = {"flowers": (*MEASUREMENTS, "species")}
@@ -82,8 +84,8 @@ class AcmeIris(ModelProject):
 
     def load(self, source: Source) -> Dataset:
         """Read CSV files with the columns of `tables`; without a location, Fisher's 150 flowers."""
-        own = str(Path(__file__).with_name("iris.csv"))
-        files = source.files or [SourceFile(url=source.location or own)]
+        sample = str(Path(__file__).with_name("iris.csv"))
+        files = source.files or [SourceFile(url=source.location or sample)]
         return {"flowers": pd.concat([_read(file) for file in files], ignore_index=True)}
 
     def validate(self, dataset: Dataset) -> Validation:
@@ -102,15 +104,15 @@ class AcmeIris(ModelProject):
             )
         if unknown.any():
             names = ", ".join(map(str, flowers.loc[unknown, "species"].unique()[:5]))
-            message = f"unknown species {names}; known are {', '.join(SPECIES)}"
+            message = f"unknown species {names}; known species: {', '.join(SPECIES)}"
             findings.append(Finding("species", message, int(unknown.sum()), fatal=True))
         if missing := sorted(set(SPECIES) - set(flowers["species"])):
-            message = f"no flower of {', '.join(missing)}: add some, a model learns what it sees"
+            message = f"no flowers of {', '.join(missing)}: add some; a model cannot learn a species without examples"
             findings.append(Finding("species", message, len(missing), fatal=True))
         return Validation(len(flowers), int((impossible | unknown).sum()), findings)
 
     def build_features(self, dataset: Dataset, split: IrisSplit, seed: int) -> Features:
-        """Four measurements a flower; equal flowers never lie in two splits."""
+        """Use the four measurements unchanged; equal flowers stay in one split."""
         flowers = pd.DataFrame(dataset["flowers"])
         flowers = flowers[_measured(flowers) & flowers["species"].isin(SPECIES)]
         x = flowers[list(MEASUREMENTS)].to_numpy("float32")
@@ -125,7 +127,7 @@ class AcmeIris(ModelProject):
         )
 
     def build_model(self, features: Features, hyperparameters: IrisHyperparameters) -> keras.Model:
-        """One hidden layer."""
+        """Build a network with one hidden layer."""
         import keras
 
         return keras.Sequential(
@@ -140,7 +142,7 @@ class AcmeIris(ModelProject):
 def _read(file: SourceFile) -> pd.DataFrame:
     try:
         return pd.read_csv(io.BytesIO(read_bytes(file)))
-    except ValueError as error:  # InputError is one, and so is everything that is wrong with a CSV file
+    except ValueError as error:  # includes InputError and all errors of the CSV parser
         raise InputError(f"{file.url}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""The project keeps to the contract, and refuses what it should."""
+"""The project passes the contract suite and refuses bad data."""
 
 from pathlib import Path
 
@@ -10,12 +10,12 @@ from jukebox_orch.testing.suite import ProjectContract
 
 
 class TestAcmeIris(ProjectContract):
-    """The whole suite for project authors."""
+    """Runs all tests of the suite."""
 
     project_class = AcmeIris
 
 
-def test_an_impossible_measurement_is_quarantined(tmp_path: Path) -> None:
+def test_impossible_measurement_is_quarantined(tmp_path: Path) -> None:
     path = tmp_path / "flowers.csv"
     path.write_text(
         "sepal_length,sepal_width,petal_length,petal_width,species\n"
@@ -27,7 +27,7 @@ def test_an_impossible_measurement_is_quarantined(tmp_path: Path) -> None:
     assert result.findings[0].rule == "measurements"
 
 
-def test_an_unknown_species_stops_the_run(tmp_path: Path) -> None:
+def test_unknown_species_stops_run(tmp_path: Path) -> None:
     path = tmp_path / "flowers.csv"
     path.write_text("sepal_length,sepal_width,petal_length,petal_width,species\n5.1,3.5,1.4,0.2,sibirica\n")
     project = AcmeIris()
@@ -35,10 +35,10 @@ def test_an_unknown_species_stops_the_run(tmp_path: Path) -> None:
     assert unknown.fatal
     assert "unknown species sibirica" in unknown.message
     assert missing.fatal
-    assert "no flower of setosa, versicolor, virginica" in missing.message
+    assert "no flowers of setosa, versicolor, virginica" in missing.message
 
 
-def test_a_file_that_is_no_csv_is_named(tmp_path: Path) -> None:
+def test_unreadable_csv_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "flowers.csv"
     path.write_bytes(b"")
     with pytest.raises(InputError, match=r"flowers\.csv"):

@@ -1,4 +1,4 @@
-"""Image classification: 32 x 32 colour images to one of the classes of their source."""
+"""The image_processor project: classifies 32 x 32 colour images."""
 
 from __future__ import annotations
 
@@ -37,29 +37,29 @@ class ImageSource(Source):
 
     convert: bool = Field(
         default=False,
-        description="Resize image files to 32 x 32 and turn them into RGB; off: other sizes and modes are refused",
+        description="Resize image files to 32 x 32 and convert them to RGB; off: other sizes and modes are refused",
     )
 
 
 class ImageSplit(Settings):
-    """How the images are divided; every class by the same shares, equal images never into two splits."""
+    """How the images are split: every class by the same shares; equal images stay in one split."""
 
     validation_share: float = Field(
-        default=0.15, gt=0, le=0.4, description="Share of the images that stops training"
+        default=0.15, gt=0, le=0.4, description="Share of images in the validation split"
     )
-    test_share: float = Field(
-        default=0.2, gt=0, le=0.4, description="Share of the images that judges the model"
-    )
+    test_share: float = Field(default=0.2, gt=0, le=0.4, description="Share of images in the test split")
     published_test: bool = Field(
         default=True,
-        description="Judge on the images that the source marks as test images, where it marks any",
+        description="Use the images that the source marks as test images, if any, as the test split",
     )
 
 
 class ImageHyperparameters(Hyperparameters):
     """Settings of the convolutional network."""
 
-    epochs: int = Field(default=25, ge=1, le=10_000, description="Passes over the training split at most")
+    epochs: int = Field(
+        default=25, ge=1, le=10_000, description="Maximum number of passes over the training split"
+    )
     batch_size: int = Field(default=64, ge=1, le=65_536, description="Images per gradient step")
     early_stopping_patience: int = Field(
         default=6,
@@ -68,11 +68,11 @@ class ImageHyperparameters(Hyperparameters):
         description="Stop after this many epochs without a better validation loss; 0: never",
     )
     optimizer: Literal["adam", "rmsprop", "sgd"] = Field(
-        default="adam", description="Rule of the gradient steps"
+        default="adam", description="Optimizer of the training"
     )
     augmentation: Literal["none", "shift", "shift_and_flip"] = Field(
         default="none",
-        description="Change training images at random: move by up to 3 pixels; also mirror left and right",
+        description="Random changes of training images: shift by up to 3 pixels; also flip left and right",
     )
 
 
@@ -83,19 +83,19 @@ class ImageGates(Gates):
         default=0.5,
         ge=0,
         le=1,
-        description="Evaluation fails when the accuracy on the test images is lower than this",
+        description="Evaluation fails when the accuracy on the test split is below this",
     )
 
 
 class ImageProcessor(ModelProject):
-    """Which of the classes of its source a 32 x 32 colour image belongs to."""
+    """Predicts which class of its source a 32 x 32 colour image belongs to."""
 
     name = "image_processor"
     description = "Classifies 32 x 32 colour images with a convolutional network."
     limitations = (
-        "Knows only the classes it was trained on and always answers with one of them. The embedded sample is "
-        "scikit-learn's handwritten digits, enlarged from 8 x 8 grey to 32 x 32 RGB: it shows that the graph "
-        "works and is not a model of photographs."
+        "Always predicts one of the classes it was trained on. The embedded sample is scikit-learn's handwritten "
+        "digits, enlarged from 8 x 8 grey to 32 x 32 RGB: it shows that the graph works and is not a model of "
+        "photographs."
     )
     owners = ("team:image_processor",)
     task = Classification()
@@ -103,20 +103,20 @@ class ImageProcessor(ModelProject):
     rules = {  # noqa: RUF012
         "images": "Every image is uint8, 32 x 32 x 3, and has a label.",
         "labels": "Every label is the number of a class.",
-        "classes": "There are two classes or more, each with three different usable images or more.",
+        "classes": "There are at least two classes, each with at least three different usable images.",
         "blank": "An image has more than one colour.",
-        "contradictions": "The same image has the same label wherever it occurs.",
+        "contradictions": "Equal images have the same label.",
     }
     source = ImageSource
     split = ImageSplit
     hyperparameters = ImageHyperparameters
     gates = ImageGates
-    # Sums over 3 x 3 x 64 values of a convolution differ by 3e-5 between the frameworks.
+    # Convolution sums over 3 x 3 x 64 values differ by 3e-5 between the frameworks.
     parity_tolerance = 1e-4
 
     @override
     def load(self, source: ImageSource) -> Dataset:
-        """Read `images` uint8 (n, 32, 32, 3), mapped from disk, `samples` (a line per image) and `classes`."""
+        """Read `images` uint8 (n, 32, 32, 3), mapped from disk, `samples` (one row per image) and `classes`."""
         from jukebox_orch.projects.image_processor.sample import digits
         from jukebox_orch.projects.image_processor.sources import list_files, read_files
 
@@ -137,14 +137,14 @@ class ImageProcessor(ModelProject):
 
         rows = split_rows(dataset, split.validation_share, split.test_share, split.published_test, seed)
         images, samples, names = tables(dataset)
-        parts = {
+        splits = {
             name: Split.of_rows(
                 select(images, index), samples["label"].to_numpy()[index].astype("int64"), digests
             )
             for name, (index, digests) in rows.items()
         }
         return Features(
-            **parts,
+            **splits,
             inputs=("image",),
             labels=tuple(names),
             normalization=Normalization.unit(0, 255),
@@ -173,12 +173,12 @@ class ImageProcessor(ModelProject):
     def optimizer(self, hyperparameters: ImageHyperparameters, steps: int) -> keras.optimizers.Optimizer:
         import keras
 
-        rules = {
+        optimizers = {
             "adam": keras.optimizers.Adam,
             "rmsprop": keras.optimizers.RMSprop,
             "sgd": partial(keras.optimizers.SGD, momentum=0.9),
         }
-        return rules[hyperparameters.optimizer](hyperparameters.learning_rate)
+        return optimizers[hyperparameters.optimizer](hyperparameters.learning_rate)
 
     @override
     def augment(self, x: Any, hyperparameters: ImageHyperparameters, seed: Any) -> Any:
@@ -188,7 +188,7 @@ class ImageProcessor(ModelProject):
             return x
         if hyperparameters.augmentation == "shift_and_flip":
             x = tf.image.stateless_random_flip_left_right(x, seed)
-        # Every image moves on its own: cut 32 rows and columns, from a random one on, out of the padded image.
+        # Crop 32 rows and columns from each padded image, starting at a random row and column per image.
         padded = tf.pad(x, [[0, 0], [_SHIFT, _SHIFT], [_SHIFT, _SHIFT], [0, 0]], "SYMMETRIC")
         first = tf.random.stateless_uniform(
             tf.stack([2, tf.shape(x)[0], 1]), seed, 0, 2 * _SHIFT + 1, tf.int32
@@ -198,7 +198,7 @@ class ImageProcessor(ModelProject):
 
     @override
     def drift_table(self, dataset: Dataset) -> pd.DataFrame:
-        """Label, brightness, contrast and mean of each colour per image."""
+        """Return label, brightness, contrast and mean of each colour per image."""
         from jukebox_orch.projects.image_processor.splits import color_statistics
 
         return color_statistics(dataset)

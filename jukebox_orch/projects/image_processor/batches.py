@@ -1,4 +1,4 @@
-"""Labelled images as a reader gives them, and the dataset that is made of them."""
+"""Batches of labelled images, and the dataset built from them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jukebox_orch.contract import Dataset
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of a file: `images` uint8 (n, 32, 32, 3), `labels` int64 (n,), `test` bool (n,): published for tests."""
+    """Images of a file: `images` uint8 (n, 32, 32, 3), `labels` int64 (n,), `test` bool (n,): published test image."""
 
     file: str
     images: np.ndarray
@@ -21,13 +21,13 @@ class Batch:
     test: np.ndarray
 
     def samples(self) -> pd.DataFrame:
-        """One line per image: label (index into the classes), file, row in the file, published test image."""
+        """Return one row per image: label (index into the classes), file, row in the file, published test image."""
         rows = np.arange(len(self.labels))
         return pd.DataFrame({"label": self.labels, "file": self.file, "row": rows, "test": self.test})
 
 
 def as_dataset(images: np.ndarray, samples: pd.DataFrame, classes: Iterable[str]) -> Dataset:
-    """The tables of the project; `samples` as of `Batch.samples`, a line per image."""
+    """Build the project's dataset; `samples` has one row per image, as returned by `Batch.samples`."""
     return {
         "images": images,
         "samples": samples.astype({"file": "category"}),

@@ -1,7 +1,7 @@
-"""The binary version of CIFAR-10: a tar archive of batches, each image 1 label byte and 3 x 1024 colour bytes.
+"""Reads the binary version of CIFAR-10: a tar archive of batches; an image is 1 label byte and 3 x 1024 colour bytes.
 
-Format: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version". No member is written under its name:
-the known ones are mapped from an unnamed temporary file, the others are refused.
+Format: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version". No member is written under its own name:
+known members are mapped from an unnamed temporary file, others are refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jukebox_orch.contract import InputError
 from jukebox_orch.projects.image_processor.batches import Batch
 
 _RECORD = 1 + 3 * 32 * 32
-# The published archive unpacks to 185 MB; its headers take 4 KB, its class names 88 bytes.
+# The published archive unpacks to 185 MB, with 4 KB of headers and 88 bytes of class names.
 _UNPACKED_LIMIT = 512 << 20
 _TEXT_LIMIT = 64 << 10
 _CLASSES = "batches.meta.txt"
@@ -31,16 +31,16 @@ _PYTHON = re.compile(r"data_batch_\d+|test_batch|batches\.meta|.*\.(pkl|pickle)"
 
 
 def read_cifar(where: str, archive: IO[bytes]) -> tuple[list[str], list[Batch]]:
-    """Class names and batches of a `.tar` or `.tar.gz`.
+    """Return class names and batches of a `.tar` or `.tar.gz`.
 
     Raises:
-        InputError: the archive is damaged, hostile, the pickled python version, or not CIFAR-10.
+        InputError: the archive is damaged, malicious, the pickled python version, or not CIFAR-10.
     """
     try:
         with tempfile.TemporaryFile() as unpacked:
             _unpack(where, archive, unpacked)
             members = _members(where, unpacked)
-        # A label is a byte: this much text names every class.
+        # A label is one byte, so this is enough text for the names of all classes.
         classes = members.pop(_CLASSES, np.empty(0, np.uint8))[:_TEXT_LIMIT].tobytes().decode().split()
     except InputError:
         raise
@@ -53,12 +53,12 @@ def read_cifar(where: str, archive: IO[bytes]) -> tuple[list[str], list[Batch]]:
     members.pop("readme.html", None)
     batches = [_batch(f"{where}: {name}", members[name]) for name in sorted(members)]
     if all(batch.test.all() for batch in batches):
-        raise InputError(f"{where}: there is no data_batch_N.bin with images to learn from")
+        raise InputError(f"{where}: no data_batch_N.bin: there are no training images")
     return classes, batches
 
 
 def _unpack(where: str, archive: IO[bytes], unpacked: IO[bytes]) -> None:
-    """Copy the tar archive to the end, where gzip has its checksum."""
+    """Copy the decompressed tar archive. Read to the end, because gzip's checksum is there."""
     compressed = archive.read(2) == b"\x1f\x8b"
     archive.seek(0)
     stream = gzip.GzipFile(fileobj=archive) if compressed else archive
@@ -72,7 +72,7 @@ def _unpack(where: str, archive: IO[bytes], unpacked: IO[bytes]) -> None:
 
 
 def _members(where: str, unpacked: IO[bytes]) -> dict[str, np.ndarray]:
-    """The bytes of each member by its file name, mapped from `unpacked`."""
+    """Return the bytes of each member by file name, mapped from `unpacked`."""
     content = np.memmap(unpacked, np.uint8, "r")
     unpacked.seek(0)
     known: dict[str, np.ndarray] = {}
@@ -81,7 +81,7 @@ def _members(where: str, unpacked: IO[bytes]) -> dict[str, np.ndarray]:
             path = PurePosixPath(member.name)
             if _PYTHON.fullmatch(path.name):
                 raise InputError(
-                    f"{where}: member {member.name!r} belongs to the python version of CIFAR-10, which is pickle: "
+                    f"{where}: member {member.name!r} belongs to the python version of CIFAR-10, which is pickled: "
                     "reading it would run code from the file. Use the binary version, cifar-10-binary.tar.gz"
                 )
             if member.isdir():
@@ -102,7 +102,7 @@ def _members(where: str, unpacked: IO[bytes]) -> dict[str, np.ndarray]:
             known[path.name] = content[member.offset_data :][: max(0, member.size)]
             if len(known[path.name]) != member.size:
                 raise tarfile.ReadError(f"it ends inside of member {member.name!r}")
-        # tarfile takes a damaged header, or the end of the file, for the end of the archive.
+        # tarfile treats a damaged header, or the end of the file, as the end of the archive.
         if content[tar.offset : tar.offset + 1024].tobytes() != bytes(1024):
             raise tarfile.ReadError("it has a damaged header, or no end mark")
     return known
@@ -120,9 +120,9 @@ def _batch(where: str, data: np.ndarray) -> Batch:
 
 
 class _Headers(io.FileIO):
-    """The part of a tar archive that tarfile reads: its headers, 64 KiB at most.
+    """Lets tarfile read at most 64 KiB of an archive: its headers.
 
-    One bound for their size, number and depth, and for negative sizes, which send tarfile back for ever.
+    This limits their size, number and depth, and stops on negative sizes, with which tarfile would loop for ever.
     """
 
     _left = _TEXT_LIMIT

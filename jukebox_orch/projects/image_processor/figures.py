@@ -1,4 +1,4 @@
-"""The pictures that the model got wrong, for a person to look at."""
+"""Figure of the misclassified test images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLUMNS, _ROWS = 6, 4
 
 
 def mistakes(features: Features, prediction: np.ndarray) -> Figure | None:
-    """Up to 24 test images with true and predicted class, the surest mistakes first; None without any."""
+    """Plot up to 24 misclassified test images, highest confidence first; return None if there are none."""
     from matplotlib.figure import Figure
 
     test = features.test
@@ -26,11 +26,13 @@ def mistakes(features: Features, prediction: np.ndarray) -> Figure | None:
     worst = wrong[np.argsort(-prediction[wrong, predicted[wrong]], kind="stable")][: _COLUMNS * _ROWS]
     rows = -(-len(worst) // _COLUMNS)
     figure = Figure(figsize=(1.6 * _COLUMNS, 2.0 * rows + 0.6), layout="constrained")
-    figure.suptitle(f"{len(worst)} of {len(wrong)} mistakes among {len(test)} test images, the surest first")
+    figure.suptitle(
+        f"{len(worst)} of {len(wrong)} mistakes among {len(test)} test images, highest confidence first"
+    )
     for axes, row in zip(figure.subplots(rows, _COLUMNS, squeeze=False).flat, worst, strict=False):
         axes.imshow(test.x[row])
         true, guess = features.labels[test.y[row]], features.labels[predicted[row]]
-        axes.set_title(f"{true}, taken for {guess}\n({prediction[row].max():.0%} sure)", fontsize=8)
+        axes.set_title(f"{true}, predicted {guess}\n({prediction[row].max():.0%} confidence)", fontsize=8)
     for axes in figure.axes:
         axes.axis("off")
     return figure

@@ -1,6 +1,6 @@
-"""Images in a NumPy archive: `images` and `labels`, optionally `classes` and `test`, read without pickle.
+"""Reads a NumPy archive with `images` and `labels`, optionally `classes` and `test`, without pickle.
 
-`np.load` takes an array of an archive into memory whole; here it is mapped from a temporary file.
+`np.load` would read a whole array of an archive into memory; here it is mapped from a temporary file.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from jukebox_orch.projects.image_processor.batches import Batch
 from jukebox_orch.projects.image_processor.spool import SHAPE
 
 _ARRAYS = ("images", "labels", "classes", "test")
-# Real images compress a few times; a long run of zeros a thousand times.
+# Real images compress by a small factor, long runs of zeros by a factor of 1000.
 _BOMB_RATIO = 100
 _BOMB_BYTES = 256 << 20
 _NAMES_BYTES = 10 << 20
 
 
 def read_npz(where: str, file: IO[bytes]) -> tuple[list[str], list[Batch]]:
-    """Class names (empty when the archive has none), and the images as one batch, mapped from a temporary file.
+    """Return class names (empty if there are none), and the images as one batch, mapped from a temporary file.
 
     Raises:
-        InputError: the archive is damaged or hostile, holds Python objects, or an array has another shape
-            or type.
+        InputError: the archive is damaged or malicious, has Python objects, or an array has a wrong shape or
+            type.
     """
     arrays = _map_arrays(where, file)
 
-    def require(name: str, condition: bool, needed: str) -> None:
+    def require(name: str, condition: bool, expected: str) -> None:
         if not condition:
-            found = f"{arrays[name].dtype} {arrays[name].shape}"
-            raise InputError(f"{where}: array {name!r} is {found}; needed is {needed}; convert it")
+            actual = f"{arrays[name].dtype} {arrays[name].shape}"
+            raise InputError(f"{where}: array {name!r} is {actual}; expected {expected}; convert it")
 
     images, labels = arrays["images"], arrays["labels"]
     is_pixels = images.dtype == np.uint8 and images.shape[1:] == SHAPE
@@ -61,7 +61,7 @@ def read_npz(where: str, file: IO[bytes]) -> tuple[list[str], list[Batch]]:
 
 
 def _map_arrays(where: str, file: IO[bytes]) -> dict[str, np.ndarray]:
-    """The arrays by name; what the archive says about its members is judged before one is unpacked."""
+    """Return the arrays by name. All members are checked by their headers before any is unpacked."""
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, struct.error, OSError, ValueError, NotImplementedError) as error:
@@ -71,7 +71,7 @@ def _map_arrays(where: str, file: IO[bytes]) -> dict[str, np.ndarray]:
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
         if name not in _ARRAYS or name == info.filename:
-            raise InputError(f"{where}: member {info.filename!r} is none of {', '.join(_ARRAYS)}: refused")
+            raise InputError(f"{where}: member {info.filename!r} is not one of {', '.join(_ARRAYS)}: refused")
         if name in members:
             raise InputError(f"{where}: array {name!r} occurs twice")
         if info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * size):
@@ -79,9 +79,9 @@ def _map_arrays(where: str, file: IO[bytes]) -> dict[str, np.ndarray]:
                 f"{where}: member {info.filename!r} unpacks to {info.file_size} bytes, more than {_BOMB_RATIO} "
                 f"times the {size} bytes of the archive: a decompression bomb"
             )
-        # zipfile unpacks other kinds in pieces of any size.
-        known = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-        if not known or not 0 <= info.header_offset < size:
+        # zipfile decompresses other methods in chunks of unlimited size.
+        is_supported = info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        if not is_supported or not 0 <= info.header_offset < size:
             raise InputError(
                 f"{where}: member {info.filename!r} is damaged, or not written by np.savez or np.savez_compressed"
             )
@@ -93,17 +93,17 @@ def _map_arrays(where: str, file: IO[bytes]) -> dict[str, np.ndarray]:
 
 
 def _map_array(where: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """A read-only array, mapped from a temporary file of at most `info.file_size` bytes without a name."""
+    """Return a read-only array, mapped from an unnamed temporary file of at most `info.file_size` bytes."""
     with tempfile.NamedTemporaryFile() as copy:
         try:
             with archive.open(info) as member:
                 shutil.copyfileobj(member, copy)
             copy.flush()
-            # Unlike `np.load` it opens no other kind of file. It refuses Python objects.
+            # Unlike `np.load`, this opens .npy files only, and it refuses Python objects.
             return np.lib.format.open_memmap(copy.name, mode="r")
-        except OSError:  # No space or no file handles: the archive may be good.
+        except OSError:  # no space or no file handles: the archive may be valid
             raise
-        except Exception as error:  # zipfile and numpy raise nearly everything for damaged headers
+        except Exception as error:  # zipfile and numpy raise many types of errors for damaged headers
             raise InputError(
                 f"{where} cannot be read: {error!r}; save it again with np.savez, without Python objects"
             ) from error

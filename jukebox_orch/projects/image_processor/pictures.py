@@ -1,4 +1,4 @@
-"""Image files of any size and mode to 32 x 32 RGB, or a reason why not."""
+"""Decodes image files to 32 x 32 RGB."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FILE_LIMIT = 64 << 20
-"""Bytes an image file may have."""
+"""Maximum size of an image file in bytes."""
 
-# Few, well-kept decoders: Pillow would also hand files to Ghostscript.
+# Only well-maintained decoders: by default, Pillow would also pass files to Ghostscript.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
 _PIXEL_LIMIT = 64_000_000
 
 
 def decode(where: str, content: bytes, convert: bool) -> np.ndarray:
-    """One image as uint8 (32, 32, 3).
+    """Decode one image to uint8 (32, 32, 3).
 
     Args:
-        where: the file, for messages.
-        convert: resize other sizes (bilinear) and turn grey, palette and transparent images into RGB.
+        where: name of the file in messages.
+        convert: resize other sizes (bilinear) and convert grey, palette and transparent images to RGB.
 
     Raises:
-        InputError: not an image, damaged, or of another size or mode and `convert` is off.
+        InputError: not an image, damaged, or of another size or mode while `convert` is off.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -37,10 +37,10 @@ def decode(where: str, content: bytes, convert: bool) -> np.ndarray:
         raise InputError(f"{where}: has zero bytes")
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            _refuse(where, image, convert)
+            _check_header(where, image, convert)
             image.load()
             if convert:
-                image = ImageOps.exif_transpose(image).convert("RGB")  # noqa: PLW2901 - same picture
+                image = ImageOps.exif_transpose(image).convert("RGB")  # noqa: PLW2901 - same image
                 image = image.resize((32, 32), Image.Resampling.BILINEAR)  # noqa: PLW2901
             return np.asarray(image)
     except UnidentifiedImageError as error:
@@ -53,16 +53,16 @@ def decode(where: str, content: bytes, convert: bool) -> np.ndarray:
         raise InputError(f"{where}: the image is damaged or truncated: {error}") from error
 
 
-def _refuse(where: str, image: Image.Image, convert: bool) -> None:
-    """Judge the header, before any pixel is unpacked."""
+def _check_header(where: str, image: Image.Image, convert: bool) -> None:
+    """Check size and mode before any pixel is decoded."""
     width, height = image.size
     if width * height > _PIXEL_LIMIT:
-        raise InputError(f"{where}: {width} x {height} pixels, more than {_PIXEL_LIMIT:,}")
+        raise InputError(f"{where}: has {width} x {height} pixels, more than {_PIXEL_LIMIT:,}")
     if image.mode.startswith(("I", "F")):
         raise InputError(f"{where}: has mode {image.mode} (more than 8 bits a colour); save it as 8-bit RGB")
     if convert:
         return
     if image.size != (32, 32):
-        raise InputError(f"{where}: is {width} x {height} pixels, not 32 x 32; `convert: true` resizes")
+        raise InputError(f"{where}: is {width} x {height} pixels, not 32 x 32; `convert: true` resizes it")
     if image.mode != "RGB":
-        raise InputError(f"{where}: has mode {image.mode}, not RGB; `convert: true` turns it into RGB")
+        raise InputError(f"{where}: has mode {image.mode}, not RGB; `convert: true` converts it to RGB")

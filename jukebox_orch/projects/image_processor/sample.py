@@ -1,4 +1,4 @@
-"""The embedded sample: handwritten digits, enlarged and coloured to what the project takes."""
+"""The embedded sample: handwritten digits, converted to the image format of the project."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jukebox_orch.projects.image_processor.batches import Batch, as_dataset
 
 
 def digits() -> Dataset:
-    """scikit-learn's 1797 digits (8 x 8 grey, 0..16) as 32 x 32 RGB; they are not photographs."""
+    """Return scikit-learn's 1797 digits (8 x 8 grey, 0..16) as 32 x 32 RGB; not photographs."""
     from PIL import Image
     from sklearn.datasets import load_digits
 

@@ -26,31 +26,31 @@ from jukebox_orch.projects.image_processor.spool import Spool
 
 _ARCHIVES = {".npz": read_npz, ".tar": read_cifar, ".tar.gz": read_cifar, ".tgz": read_cifar}
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-# Object stores answer slowly and in parallel; a window of files keeps memory bounded.
+# Object stores have high latency, so read files in parallel; the window limits memory.
 _THREADS, _WINDOW = 8, 1024
-# A person wants all that is wrong at once, but not a million lines.
+# Report many problems at once, but limit the length of the message.
 _PROBLEMS_SHOWN = 5
 _PROBLEMS_COUNTED = 100
 _NUMBERED_CLASSES = 10_000
 
 
 def list_files(location: str) -> list[SourceFile]:
-    """What a location holds: the file itself, the archives of a folder, or the images of its class folders.
+    """List the files at a location: the file itself, the archives in a folder, or the images in its class folders.
 
     Hidden files (a leading dot) are left out.
 
     Raises:
-        InputError: there is nothing, a class folder is empty, or an entry has no place there (a link, a
+        InputError: there are no files, a class folder is empty, or an entry is not allowed there (a link, a
             device, a nested folder, a file of another kind).
-        OSError: a server or network failed; trying again may help.
+        OSError: a server or network failed; a retry may succeed.
     """
     import fsspec
 
     try:
         fs, path = fsspec.url_to_fs(location)
         kind = fs.info(path)["type"]
-    except Exception as error:  # noqa: BLE001 - every file system of fsspec has errors of its own
-        # Their texts may show credentials, so they are not chained.
+    except Exception as error:  # noqa: BLE001 - every fsspec file system raises its own errors
+        # Not chained, because the error text may contain credentials.
         raise read_error(location, error) from None
     if kind != "directory":
         return [SourceFile(url=location)]
@@ -62,9 +62,9 @@ def list_files(location: str) -> list[SourceFile]:
         inside = _visible_entries(fs, entry["name"]) if is_class else [entry]
         if not inside:
             problems.append(f"{display_url(_url(fs, entry['name']))}: class folder without an image")
-        for found in inside:
-            url = _url(fs, found["name"])
-            if problem := _problem_of(found, _PICTURES if is_class else tuple(_ARCHIVES)):
+        for file in inside:
+            url = _url(fs, file["name"])
+            if problem := _problem_of(file, _PICTURES if is_class else tuple(_ARCHIVES)):
                 problems.append(f"{display_url(url)}: {problem}")
             else:
                 files.append(SourceFile(url=url))
@@ -72,23 +72,23 @@ def list_files(location: str) -> list[SourceFile]:
         problems.append(f"{display_url(location)}: has archives and class folders; keep one of them")
     if not files and not problems:
         problems.append(f"{display_url(location)}: the folder is empty")
-    _refuse_if_any(problems)
+    _raise_if_any(problems)
     return files
 
 
 def read_files(files: list[SourceFile], convert: bool) -> Dataset:
-    """Read archives, or image files whose folder is their class, in the order given.
+    """Read archives, or image files whose folder is their class, in the given order.
 
     Raises:
-        InputError: a file cannot be read, is of an unknown kind, or the files do not go together.
-        OSError: a server or network failed; trying again may help.
+        InputError: a file cannot be read, is of an unknown kind, or the files cannot be combined.
+        OSError: a server or network failed; a retry may succeed.
     """
     return _read_pictures(files, convert) if all(map(_is_picture, files)) else _read_archives(files)
 
 
 def _read_archives(files: list[SourceFile]) -> Dataset:
     classes: list[str] = []
-    named_by = ""
+    previous = ""
     tables: list[pd.DataFrame] = []
     with Spool() as spool:
         for file in files:
@@ -96,18 +96,18 @@ def _read_archives(files: list[SourceFile]) -> Dataset:
             read = next((r for kind, r in _ARCHIVES.items() if file.url.lower().endswith(kind)), None)
             if read is None:
                 kinds = ", ".join((*_ARCHIVES, *_PICTURES))
-                raise InputError(f"{where}: is none of {kinds}; image files and archives cannot be mixed")
+                raise InputError(f"{where}: is not one of {kinds}; image files and archives cannot be mixed")
             with open_verified(file) as archive:
                 names, batches = read(where, archive)
-            if named_by and names != classes:
-                raise InputError(f"{where}: has other classes than {named_by}: {names} and {classes}")
-            named_by, classes = where, names
+            if previous and names != classes:
+                raise InputError(f"{where}: has other classes than {previous}: {names} and {classes}")
+            previous, classes = where, names
             for batch in batches:
                 spool.append(batch.images)
                 tables.append(batch.samples())
         images = spool.array()
     samples = pd.concat(tables, ignore_index=True)
-    return as_dataset(images, samples, classes or _numbers_as_names(named_by, samples["label"]))
+    return as_dataset(images, samples, classes or _numbers_as_names(previous, samples["label"]))
 
 
 def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
@@ -127,7 +127,7 @@ def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
                 break
             if not problems:
                 spool.append(np.stack(results))
-        _refuse_if_any(problems)
+        _raise_if_any(problems)
         images = spool.array()
     folders = [PurePosixPath(file.url).parent.name for file in files]
     classes = sorted(set(folders))
@@ -138,7 +138,7 @@ def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
 
 
 def _numbers_as_names(where: str, labels: pd.Series) -> list[str]:
-    """A name for each number up to the largest label."""
+    """Return a name for each number up to the largest label."""
     largest = int(labels.max()) if len(labels) else -1
     if largest >= _NUMBERED_CLASSES:
         raise InputError(f"{where}: label {largest} without array 'classes'; name the classes")
@@ -146,7 +146,7 @@ def _numbers_as_names(where: str, labels: pd.Series) -> list[str]:
 
 
 def _visible_entries(fs: Any, path: str) -> list[dict[str, Any]]:
-    """Entries of a folder by name; object stores list the folder itself as an entry, left out."""
+    """List a folder by name, without hidden entries and the folder itself, which object stores list too."""
     try:
         entries = fs.ls(path, detail=True)
     except Exception as error:  # noqa: BLE001 - as in list_files
@@ -161,15 +161,15 @@ def _visible_entries(fs: Any, path: str) -> list[dict[str, Any]]:
 
 
 def _problem_of(entry: dict[str, Any], kinds: tuple[str, ...]) -> str:
-    """Why an entry of a folder cannot be read as one of `kinds`; empty when it can."""
+    """Return why a folder entry cannot be read as one of `kinds`; empty if it can."""
     if entry.get("islink"):
         return "is a link; only regular files are read"
     if entry["type"] == "directory":
-        return "is a folder inside a class folder; images lie directly in their class folder"
+        return "is a folder inside a class folder; put images directly in their class folder"
     if entry["type"] != "file":
         return "is not a regular file"
     if not entry["name"].lower().endswith(kinds):
-        return f"is none of {', '.join(kinds)}"
+        return f"is not one of {', '.join(kinds)}"
     return ""
 
 
@@ -181,7 +181,7 @@ def _is_picture(file: SourceFile) -> bool:
     return file.url.lower().endswith(_PICTURES)
 
 
-def _refuse_if_any(problems: list[str]) -> None:
+def _raise_if_any(problems: list[str]) -> None:
     if problems:
         more = len(problems) - _PROBLEMS_SHOWN
         rest = [f"and {more} more"] if more > 0 else []

@@ -1,4 +1,4 @@
-"""Which images can be used, and to which split each belongs."""
+"""Validation of images, and their assignment to splits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SMALLEST_CLASS = 3
 
 
 def validate_images(dataset: Dataset) -> Validation:
-    """Judge by the project's rules; blank and contradictory images are quarantined, everything else is fatal."""
+    """Check the project's rules. Blank and contradictory images are quarantined; other problems are fatal."""
     images, samples, classes = dataset.get("images"), dataset.get("samples"), dataset.get("classes")
     if not (
         isinstance(images, np.ndarray)
@@ -25,8 +25,8 @@ def validate_images(dataset: Dataset) -> Validation:
         and images.shape == (len(samples), *SHAPE)
         and len(images)
     ):
-        form = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "missing"
-        message = f"images are {form}; needed is uint8 (n, 32, 32, 3) with n > 0 and n samples"
+        actual = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "missing"
+        message = f"images are {actual}; expected uint8 (n, 32, 32, 3) with n > 0 and n samples"
         return Validation(0, 0, [Finding("images", message, 1, fatal=True)])
     labels, names = samples["label"].to_numpy(), classes["name"].tolist()
     outside = ~_are_classes(labels, len(names))
@@ -62,7 +62,7 @@ def validate_images(dataset: Dataset) -> Validation:
 
 
 def tables(dataset: Dataset) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
-    """Images, samples and class names of a dataset that passed validation."""
+    """Return images, samples and class names of a dataset that passed validation."""
     images, samples, classes = dataset["images"], dataset["samples"], dataset["classes"]
     return np.asanyarray(images), pd.DataFrame(samples), pd.DataFrame(classes)["name"].tolist()
 
@@ -70,25 +70,25 @@ def tables(dataset: Dataset) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
 def split_rows(
     dataset: Dataset, validation_share: float, test_share: float, published_test: bool, seed: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Row numbers (ascending) and image digests of train, validation and test.
+    """Return row numbers (ascending) and image digests of train, validation and test.
 
-    Every class is divided by the shares. Equal images always go to the same split; a training image that
-    the published test split has too is left out.
+    Every class is divided by the shares. Equal images go to the same split; a training image that is also in
+    the published test split is left out.
 
     Raises:
-        InputError: a class has no image left for one of the splits.
+        InputError: a class has too few images for the splits.
     """
     images, samples, names = tables(dataset)
     labels = samples["label"].to_numpy()
     blank, contradictory, digests = _unusable(images, labels)
-    # Features are made beside validation: what it is about to refuse must not end in a traceback here.
+    # Features are built in parallel with validation, so invalid labels must not cause a traceback here.
     known = _are_classes(labels, len(names))
     usable = ~(blank | contradictory) & known
     labels = np.where(known, labels, 0).astype(np.int64)
     published = np.flatnonzero(usable & (samples["test"].to_numpy() == 1) & published_test)
     rest = np.flatnonzero(usable & ~np.isin(digests, digests[published]))
     if missing := sorted(set(range(len(names))) - set(labels[rest])):
-        raise InputError(f"class {names[missing[0]]!r} has no image beside the published test images")
+        raise InputError(f"class {names[missing[0]]!r} has no images except the published test images")
     shares = split_by_share(
         digests[rest],
         validation_share,
@@ -103,32 +103,32 @@ def split_rows(
 
 
 def color_statistics(dataset: Dataset) -> pd.DataFrame:
-    """Per image: label, brightness (mean of all values), contrast (their deviation), mean of each colour."""
+    """Return per image: label, brightness (mean), contrast (standard deviation), and the mean of each colour."""
     images, samples, _ = tables(dataset)
     values = np.empty((len(images), 5))
-    for start, piece in iter_chunks(images, CHUNK):
-        colors = piece.mean(axis=(1, 2))
-        values[start : start + len(piece), 0] = colors.mean(axis=1)
-        values[start : start + len(piece), 1] = piece.std(axis=(1, 2, 3))
-        values[start : start + len(piece), 2:] = colors
+    for start, chunk in iter_chunks(images, CHUNK):
+        colors = chunk.mean(axis=(1, 2))
+        values[start : start + len(chunk), 0] = colors.mean(axis=1)
+        values[start : start + len(chunk), 1] = chunk.std(axis=(1, 2, 3))
+        values[start : start + len(chunk), 2:] = colors
     table = pd.DataFrame(values, columns=["brightness", "contrast", "red", "green", "blue"])
     return table.assign(label=samples["label"].to_numpy())
 
 
 def _are_classes(labels: np.ndarray, classes: int) -> np.ndarray:
-    """(n,) bool: a whole number of 0..classes - 1; a missing label is not."""
+    """Return (n,) bool: whether a label is a whole number in 0..classes - 1; False for a missing label."""
     return (labels >= 0) & (labels < classes) & (labels % 1 == 0)
 
 
 def _unusable(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(n,) bool: blank; (n,) bool: same pixels, other label; (n,) uint64: digest of the pixels."""
+    """Return (n,) bool: blank; (n,) bool: same pixels with other label; (n,) uint64: digest of the pixels."""
     blank = np.empty(len(images), bool)
     digests = np.empty(len(images), np.uint64)
-    for start, piece in iter_chunks(images, CHUNK):
-        flat = np.ascontiguousarray(piece).reshape(len(piece), -1, 3)
-        blank[start : start + len(piece)] = (flat == flat[:, :1]).all(axis=(1, 2))
+    for start, chunk in iter_chunks(images, CHUNK):
+        flat = np.ascontiguousarray(chunk).reshape(len(chunk), -1, 3)
+        blank[start : start + len(chunk)] = (flat == flat[:, :1]).all(axis=(1, 2))
         joined = b"".join(hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in flat)
-        digests[start : start + len(piece)] = np.frombuffer(joined, "<u8")
+        digests[start : start + len(chunk)] = np.frombuffer(joined, "<u8")
     pairs = pd.DataFrame({"digest": digests, "label": labels})
     contradictory = pairs.groupby("digest")["label"].transform("nunique").to_numpy() > 1
     return blank, contradictory, digests

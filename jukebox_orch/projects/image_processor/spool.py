@@ -1,4 +1,4 @@
-"""Arrays of images that grow on disk, so that a set larger than memory can be read and split."""
+"""Image arrays that are written to disk, so that data larger than memory can be read and split."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ SHAPE = (32, 32, 3)
 """Height, width, channels (red, green, blue) of every image."""
 
 CHUNK = 4096
-"""Images that are handled at a time: 12 MiB."""
+"""Number of images per chunk: 12 MiB."""
 
 
 class Spool:
     """Collects images in an unnamed temporary file (below `TMPDIR`); a context manager.
 
-    The file has no name in any folder: its space is freed with the last array over it, also after a crash.
+    The file has no directory entry, so its space is freed with the last array that maps it, also after a crash.
     """
 
     def __init__(self) -> None:
@@ -32,12 +32,12 @@ class Spool:
         self._file.close()
 
     def append(self, images: np.ndarray) -> None:
-        """Add `images`, uint8 (n, 32, 32, 3); pages of a mapped array are released on the way."""
+        """Add `images`, uint8 (n, 32, 32, 3); release the pages of a mapped array after each chunk."""
         for _, chunk in iter_chunks(images, CHUNK):
             self._file.write(np.ascontiguousarray(chunk, dtype=np.uint8).data)
 
     def array(self) -> np.ndarray:
-        """All images as one read-only array, uint8 (n, 32, 32, 3), mapped from the file; outlives the spool."""
+        """Return all images as one read-only array, uint8 (n, 32, 32, 3), mapped from the file; outlives the spool."""
         if not self._file.tell():
             return np.empty((0, *SHAPE), np.uint8)
         self._file.flush()
@@ -45,7 +45,7 @@ class Spool:
 
 
 def select(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The images at `rows`, spooled: uint8 (len(rows), 32, 32, 3)."""
+    """Return the images at `rows`, mapped from a file: uint8 (len(rows), 32, 32, 3)."""
     with Spool() as spool:
         for _, chunk in iter_chunks(rows, CHUNK):
             spool.append(images[chunk])

@@ -1,4 +1,4 @@
-"""From the sound of a song to the country whose charts it is in."""
+"""Predicts from audio features in which countries' charts a song is."""
 
 from jukebox_orch.projects.jukebox.project import Jukebox
 from jukebox_orch.projects.jukebox.settings import JukeboxGates, JukeboxHyperparameters, JukeboxSplit

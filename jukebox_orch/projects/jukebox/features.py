@@ -1,8 +1,8 @@
-"""Rankings to splits of songs, each with the distribution of its rows over the countries.
+"""Builds splits of songs from rankings; each song has the distribution of its rows over the countries.
 
-All rankings of one song have equal inputs, and cross-entropy is linear in the target: the mean over a song's
-rows of their losses is the loss of the mean of their one-hot labels. So a song's rows become one entry with a
-label distribution and a weight; loss and gradients stay what they are row by row, at a hundredth of the work.
+All rankings of a song have equal inputs, and cross-entropy is linear in the target: the mean loss over a song's
+rows is the loss of the mean of their one-hot labels. So a song's rows become one entry with a label distribution
+and a weight. Loss and gradients are the same as row by row, with a hundredth of the computation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jukebox_orch.projects.jukebox.settings import JukeboxSplit
 
 
 def song_features(dataset: Dataset, split: JukeboxSplit, seed: int) -> Features:
-    """Quarantine, split, aggregate. Entries are ordered by song, whatever the order of the rows.
+    """Quarantine, split and aggregate the rows. Entries are sorted by song, so the order of rows does not matter.
 
     Raises:
         InputError: the data has too few days or songs for the split.
@@ -28,27 +28,27 @@ def song_features(dataset: Dataset, split: JukeboxSplit, seed: int) -> Features:
     masks = (
         _by_date(rows, split.train_days) if split.kind == "by_date" else _by_song(rows, songs, split, seed)
     )
-    before = np.unique(rows["song"][masks["train"][0] | masks["validation"][0]])
-    parts = {
-        name: _part(rows[mask], songs, keys, before if name == "test" else None)
+    seen = np.unique(rows["song"][masks["train"][0] | masks["validation"][0]])
+    splits = {
+        name: _split(rows[mask], songs, keys, seen if name == "test" else None)
         for name, (mask, keys) in masks.items()
     }
     return Features(
-        **parts, inputs=FEATURES, labels=COUNTRIES, normalization=Normalization.standard(parts["train"].x)
+        **splits, inputs=FEATURES, labels=COUNTRIES, normalization=Normalization.standard(splits["train"].x)
     )
 
 
 def aggregate(
     song: np.ndarray, country: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of (song, country) to entries of (song, distribution, weight).
+    """Aggregate rows of (song, country) to entries of (song, distribution, weight).
 
     Args:
         song, country: (rows,) non-negative integers.
         classes: number of countries.
 
     Returns:
-        (n,) the distinct songs, ascending; (n, classes) float32 share of each country in the song's rows;
+        (n,) distinct songs, ascending; (n, classes) float32 share of each country in the song's rows;
         (n,) float32 number of the song's rows.
     """
     distinct, entry = np.unique(song, return_inverse=True)
@@ -59,46 +59,46 @@ def aggregate(
 
 
 def song_lookup(features: Features) -> np.ndarray:
-    """(n, classes) predictions on the test split: what the identical song had before, else the prior.
+    """Return (n, classes) predictions on the test split: the shares of the identical song, otherwise the prior.
 
-    Before is training and validation, which is what the model learns from in the end.
+    Both are computed on the training and validation splits, which a refit trains on.
     """
-    before, test = (features.train, features.validation), features.test
-    x = np.concatenate([*(part.x for part in before), test.x])
-    rows = np.concatenate([part.y * part.weight[:, None] for part in before])
-    _, same = np.unique(x, axis=0, return_inverse=True)
-    same = same.reshape(-1)
-    counts = np.zeros((same.max() + 1, rows.shape[1]))
-    np.add.at(counts, same[: len(rows)], rows)
+    seen, test = (features.train, features.validation), features.test
+    x = np.concatenate([*(split.x for split in seen), test.x])
+    rows = np.concatenate([split.y * split.weight[:, None] for split in seen])
+    _, song = np.unique(x, axis=0, return_inverse=True)
+    song = song.reshape(-1)
+    counts = np.zeros((song.max() + 1, rows.shape[1]))
+    np.add.at(counts, song[: len(rows)], rows)
     prior = counts.sum(axis=0)
-    found = counts[same[len(rows) :]]
+    found = counts[song[len(rows) :]]
     found = np.where(found.sum(axis=1, keepdims=True) > 0, found, prior)
     return found / found.sum(axis=1, keepdims=True)
 
 
 def _usable(dataset: Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The usable rankings as (song, country, date), song counting in the returned songs sorted by id."""
-    verdict = usability(dataset)
+    """Return usable rankings as (song, country, date), and the songs sorted by id; `song` is their position."""
+    result = usability(dataset)
     rankings, songs = dataset["rankings"], dataset["songs"]
     assert isinstance(rankings, pd.DataFrame)  # noqa: S101 - for the type checker
     assert isinstance(songs, pd.DataFrame)  # noqa: S101
-    if not verdict.usable.any():
-        raise InputError("table rankings: not one usable row; see the findings of the validation")
+    if not result.usable.any():
+        raise InputError("table rankings: no usable rows; see the findings of the validation")
     order = np.argsort(songs["spotify_id"].to_numpy(dtype=str), kind="stable")
-    rank_of = np.empty(len(order), dtype=np.int64)
-    rank_of[order] = np.arange(len(order))
+    position = np.empty(len(order), dtype=np.int64)
+    position[order] = np.arange(len(order))
     rows = pd.DataFrame(
         {
-            "song": rank_of[verdict.song[verdict.usable]],
-            "country": verdict.country[verdict.usable],
-            "date": rankings["snapshot_date"].to_numpy()[verdict.usable],
+            "song": position[result.song[result.usable]],
+            "country": result.country[result.usable],
+            "date": rankings["snapshot_date"].to_numpy()[result.usable],
         }
     )
     return rows, songs.iloc[order].reset_index(drop=True)
 
 
 Masks = Mapping[str, tuple[np.ndarray, np.ndarray]]
-"""Split -> (rows,) bool and the keys it is made of."""
+"""Split -> its rows (rows,) bool and its keys."""
 
 
 def _by_date(rows: pd.DataFrame, train_days: int) -> Masks:
@@ -113,7 +113,7 @@ def _by_date(rows: pd.DataFrame, train_days: int) -> Masks:
 
 
 def _by_song(rows: pd.DataFrame, songs: pd.DataFrame, split: JukeboxSplit, seed: int) -> Masks:
-    """By a hash of seed and song id: a song stays where it is when data is added."""
+    """Split by a hash of seed and song id, so that a song stays in its split when data is added."""
     present = np.unique(rows["song"])
     ids = songs["spotify_id"].to_numpy(dtype=object)[present]
     hashed = pd.util.hash_array(ids, hash_key=f"{seed:016d}"[-16:], categorize=False)
@@ -136,12 +136,12 @@ def _by_song(rows: pd.DataFrame, songs: pd.DataFrame, split: JukeboxSplit, seed:
     }
 
 
-def _part(rows: pd.DataFrame, songs: pd.DataFrame, keys: np.ndarray, before: np.ndarray | None) -> Split:
+def _split(rows: pd.DataFrame, songs: pd.DataFrame, keys: np.ndarray, seen: np.ndarray | None) -> Split:
     entries, y, weight = aggregate(rows["song"].to_numpy(), rows["country"].to_numpy(), len(COUNTRIES))
     x = songs.loc[entries, list(FEATURES)].to_numpy(dtype=np.float32)
     slices = {}
-    if before is not None:
-        known = np.isin(entries, before)
+    if seen is not None:
+        known = np.isin(entries, seen)
         slices = {n: m for n, m in {"known_songs": known, "unseen_songs": ~known}.items() if m.any()}
     return Split(x=x, y=y, weight=weight, keys=keys, slices=slices)
 

@@ -1,4 +1,4 @@
-"""The jukebox project: which country's chart is this song in?"""
+"""The jukebox project: predicts in which countries' charts a song is."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 class Jukebox(ModelProject):
-    """Country of a song's chart from 13 features of its sound."""
+    """Predicts the country of a chart entry from 13 audio features of the song."""
 
     name = "jukebox"
-    description = "Tells from a song's sound which of 72 countries' daily top 50 it is in."
+    description = "Predicts from a song's audio features which of 72 countries' daily top 50 it is in."
     limitations = (
-        "One song is in many charts at once: the probabilities are its shares of them, and the most likely "
-        "country is right for about half of the chart entries at best. Songs that no chart has held yet are "
-        "guessed far worse than known ones. The charts are those of one streaming service and say nothing about "
-        "a country's people."
+        "A song is in many charts at once: the probabilities are its shares of them, and the most likely "
+        "country is correct for about half of the chart entries at best. Accuracy is much lower for songs that "
+        "have not been in any chart yet. The charts are those of one streaming service and do not represent a "
+        "country's population."
     )
     owners = ("team:jukebox",)
     task = Classification()
@@ -49,25 +49,25 @@ class Jukebox(ModelProject):
     gates = JukeboxGates
 
     def load(self, source: Source) -> Dataset:
-        """Read the tables `songs` and `rankings`; without a location, make the embedded sample."""
+        """Read the tables `songs` and `rankings`; without a location, generate the embedded sample."""
         from jukebox_orch.projects.jukebox import sample, sources
 
         return sources.read_dataset(source) if source.location or source.files else sample.generate()
 
     def validate(self, dataset: Dataset) -> Validation:
-        """Judge the rankings of the countries' charts and the songs they name."""
+        """Validate the rankings of the countries' charts and their songs."""
         from jukebox_orch.projects.jukebox.rules import validate
 
         return validate(dataset)
 
     def build_features(self, dataset: Dataset, split: JukeboxSplit, seed: int) -> Features:
-        """One entry per song and split: 13 raw features, shares of 72 countries, number of rankings."""
+        """Build one entry per song and split: 13 raw features, shares of 72 countries, number of rankings."""
         from jukebox_orch.projects.jukebox.features import song_features
 
         return song_features(dataset, split, seed)
 
     def build_model(self, features: Features, hyperparameters: JukeboxHyperparameters) -> keras.Model:
-        """Dense layers over all features at once."""
+        """Build dense hidden layers and a softmax over the countries."""
         import keras
 
         hidden = [
@@ -78,14 +78,14 @@ class Jukebox(ModelProject):
         return keras.Sequential([keras.Input(features.shape), *hidden, output])
 
     def optimizer(self, hyperparameters: JukeboxHyperparameters, steps: int) -> keras.optimizers.Optimizer:
-        """Adam; large steps first, to find the song, small ones last, to get its shares right."""
+        """Return Adam with cosine decay: small final steps make the predicted shares more accurate."""
         import keras
 
         decay = keras.optimizers.schedules.CosineDecay(hyperparameters.learning_rate, steps)
         return keras.optimizers.Adam(decay)  # pyright: ignore[reportArgumentType] - a schedule is documented
 
     def drift_table(self, dataset: Dataset) -> pd.DataFrame:
-        """The features of the songs that are in a chart, one row per song."""
+        """Return the features of the songs that are in a chart, one row per song."""
         import pandas as pd
 
         songs, rankings = dataset["songs"], dataset["rankings"]
@@ -94,7 +94,7 @@ class Jukebox(ModelProject):
         return songs.loc[songs["spotify_id"].isin(rankings["spotify_id"].unique()), list(FEATURES)]
 
     def baselines(self, features: Features) -> Mapping[str, np.ndarray]:
-        """What a table of the songs before the test would answer."""
+        """Return the predictions of a lookup table of the songs in training and validation."""
         from jukebox_orch.projects.jukebox.features import song_lookup
 
         return {"song_lookup": song_lookup(features)}

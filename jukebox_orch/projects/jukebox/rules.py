@@ -1,4 +1,4 @@
-"""Which rows of the jukebox data can be used, and what is wrong with the others."""
+"""Validation of the jukebox data: which rows are usable, and what is wrong with the others."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from jukebox_orch.projects.jukebox.schema import (
 
 @dataclass(frozen=True)
 class Usability:
-    """What may be trained on: the one decision behind validation and features.
+    """The usable rows. Validation and features share this decision.
 
     Attributes:
-        labelled: (rankings,) bool, rows of a country's chart, as opposed to the worldwide one.
-        usable: (rankings,) bool, the labelled rows left after quarantine.
+        labelled: (rankings,) bool, rows of a country's chart, not of the worldwide one.
+        usable: (rankings,) bool, the labelled rows that are not quarantined.
         song: (rankings,) int64, position of the row's song in table `songs`; -1: unknown or unusable.
-        country: (rankings,) int64, index in `COUNTRIES`; -1: none of them.
-        findings: what the quarantined rows, and some that are kept, have wrong.
+        country: (rankings,) int64, index in `COUNTRIES`; -1: not in it.
+        findings: problems of the quarantined rows, and of some rows that are kept.
     """
 
     labelled: np.ndarray
@@ -39,45 +39,45 @@ class Usability:
 
 
 def validate(dataset: Dataset) -> Validation:
-    """Judge the dataset; rows are the rankings of the countries' charts (the worldwide one has no label)."""
-    broken = list(_broken(dataset))
-    if broken:
+    """Validate the dataset. Counted rows are those of the countries' charts: the worldwide chart has no label."""
+    fatal = list(_fatal_findings(dataset))
+    if fatal:
         rows = len(dataset.get("rankings", ()))
-        return Validation(rows=rows, invalid_rows=rows, findings=broken)
-    verdict = usability(dataset)
-    rows, usable = int(verdict.labelled.sum()), int(verdict.usable.sum())
-    present = np.unique(verdict.country[verdict.usable])
-    findings = list(verdict.findings)
+        return Validation(rows=rows, invalid_rows=rows, findings=fatal)
+    result = usability(dataset)
+    rows, usable = int(result.labelled.sum()), int(result.usable.sum())
+    present = np.unique(result.country[result.usable])
+    findings = list(result.findings)
     if len(present) < 2:
         findings.append(
             Finding(
                 "label_coverage",
-                f"usable rankings of {len(present)} countries: nothing can be told apart; provide at least two",
+                f"usable rankings of {len(present)} countries: nothing to classify; provide at least two",
                 rows - usable,
                 fatal=True,
             )
         )
     elif len(present) < len(COUNTRIES):
-        absent = ", ".join(np.delete(COUNTRIES, present))
-        findings.append(Finding("label_coverage", f"no usable rankings of {absent}: never predicted", 0))
+        missing = ", ".join(np.delete(COUNTRIES, present))
+        findings.append(Finding("label_coverage", f"no usable rankings of {missing}: never predicted", 0))
     return Validation(rows=rows, invalid_rows=rows - usable, findings=findings)
 
 
 def usability(dataset: Dataset) -> Usability:
-    """Decide on every row of `rankings`; all columns must be there and typed."""
+    """Decide which rows of `rankings` are usable. All columns must exist and have their types."""
     songs, rankings = _frames(dataset)
     findings: list[Finding] = []
-    good = _usable_songs(songs, findings)
-    first = good & ~songs["spotify_id"].where(good).duplicated()
-    song, described = _song_positions(songs, rankings, first)
+    usable_songs = _usable_songs(songs, findings)
+    first_usable = usable_songs & ~songs["spotify_id"].where(usable_songs).duplicated()
+    song, described = _song_positions(songs, rankings, first_usable)
     country, unknown = _countries(rankings)
     rank, date, code = rankings["daily_rank"], rankings["snapshot_date"], rankings["spotify_id"].cat.codes
 
     worldwide = rankings["country"].isna()
     keys = pd.DataFrame({"song": code, "country": rankings["country"].cat.codes, "date": date, "rank": rank})
     duplicate = keys.duplicated(["song", "country", "date"])
-    lost = worldwide & _beyond_one_chart(keys[worldwide]).reindex(worldwide.index, fill_value=False)
-    labelled = ~worldwide | lost
+    conflicting = worldwide & _conflicts(keys[worldwide]).reindex(worldwide.index, fill_value=False)
+    labelled = ~worldwide | conflicting
 
     quarantine = {
         ("schema", "repeat a song, country and date; the first is used"): duplicate,
@@ -86,7 +86,10 @@ def usability(dataset: Dataset) -> Usability:
         ("join_completeness", "are of a song that song properties do not describe"): ~described,
         ("join_completeness", "are of a song without usable properties"): described & (song < 0),
         ("label_coverage", "have a country that is not one of the published charts"): unknown,
-        ("label_coverage", "have no country though the worldwide chart has that rank or song already"): lost,
+        (
+            "label_coverage",
+            "have no country though the worldwide chart has that rank or song already",
+        ): conflicting,
     }
     usable = labelled.to_numpy()
     for (rule, problem), found in quarantine.items():
@@ -98,8 +101,8 @@ def usability(dataset: Dataset) -> Usability:
     return Usability(labelled.to_numpy(), usable, song, country, findings)
 
 
-def _broken(dataset: Dataset) -> Iterator[Finding]:
-    """Findings that leave no table to look at."""
+def _fatal_findings(dataset: Dataset) -> Iterator[Finding]:
+    """Yield findings about missing or wrongly typed tables and columns: no row can be checked."""
     for table, columns in (("songs", SONG_COLUMNS), ("rankings", RANKING_COLUMNS)):
         frame = dataset.get(table)
         if not isinstance(frame, pd.DataFrame) or frame.empty:
@@ -126,16 +129,16 @@ def _frames(dataset: Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _usable_songs(songs: pd.DataFrame, findings: list[Finding]) -> pd.Series:
-    """(songs,) bool: all features there, finite and in range; what is wrong is added to `findings`."""
+    """Return (songs,) bool: all features present, finite and in range. Add problems to `findings`."""
 
     def report(rule: str, wrong: pd.Series, problem: str, columns: Sequence[str]) -> None:
         if wrong.any():
-            shown = _examples(songs[["spotify_id", "name", *columns]], wrong)
+            examples = _examples(songs[["spotify_id", "name", *columns]], wrong)
             findings.append(
-                Finding(rule, f"{wrong.sum():,} songs {problem}", int(wrong.sum()), examples=shown)
+                Finding(rule, f"{wrong.sum():,} songs {problem}", int(wrong.sum()), examples=examples)
             )
 
-    good = pd.Series(True, index=songs.index)
+    usable = pd.Series(True, index=songs.index)
     for column, (low, high) in RANGES.items():
         values = songs[column].astype("float64")
         missing, outside = values.isna(), values.notna() & ~values.between(low, high)
@@ -144,46 +147,46 @@ def _usable_songs(songs: pd.DataFrame, findings: list[Finding]) -> pd.Series:
         if column == "duration_ms":
             problem += f", {int((values == 0).sum()):,} of them 0 (withdrawn songs)"
         report("ranges", outside, f"{problem}: not used; correct or remove them", [column])
-        good &= ~(missing | outside)
+        usable &= ~(missing | outside)
     report(
-        "ranges", songs["loudness"] > 0, "have a loudness above 0 dB: unusual, used as they are", ["loudness"]
+        "ranges", songs["loudness"] > 0, "have a loudness above 0 dB: unusual, used unchanged", ["loudness"]
     )
     nameless = songs["name"].isna() | songs["artists"].isna()
-    report("types", nameless, "have no name or artists: no matter to the model", ["artists"])
-    again = songs["spotify_id"].duplicated()
-    report("schema", again, "are described again: the first usable description counts", [])
-    return good
+    report("types", nameless, "have no name or artists (not used by the model)", ["artists"])
+    repeated = songs["spotify_id"].duplicated()
+    report("schema", repeated, "are described again: the first usable description is used", [])
+    return usable
 
 
 def _song_positions(
     songs: pd.DataFrame, rankings: pd.DataFrame, usable: pd.Series
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Per ranking: position of its usable song or -1, and whether its song is described at all."""
+    """Return per ranking: position of its usable song or -1, and whether `songs` has its song at all."""
     ids, codes = rankings["spotify_id"].cat.categories, rankings["spotify_id"].cat.codes.to_numpy()
     positions = np.flatnonzero(usable)
     found = pd.Index(songs["spotify_id"].to_numpy()[positions]).get_indexer(ids)
     position = np.where(found >= 0, positions[found] if len(positions) else -1, -1)
     described = ids.isin(songs["spotify_id"])
-    # One entry more, for rankings without a song id (code -1).
+    # The appended entry is for rankings without a song id (code -1).
     return np.append(position, -1)[codes], np.append(described, False)[codes]
 
 
 def _countries(rankings: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Per ranking: index of its country or -1, and whether it names one that is unknown."""
+    """Return per ranking: index of its country or -1, and whether its country is unknown."""
     codes = rankings["country"].cat.codes.to_numpy()
     index = pd.Index(COUNTRIES).get_indexer(rankings["country"].cat.categories)
     country = np.append(index, -1)[codes]
     return country, (codes >= 0) & (country < 0)
 
 
-def _beyond_one_chart(worldwide: pd.DataFrame) -> pd.Series:
-    """Whether a row without a country is none of the worldwide chart, which has each rank and song once a day."""
+def _conflicts(worldwide: pd.DataFrame) -> pd.Series:
+    """Return the rows whose rank or song is taken by another row: a daily chart has each rank and song once."""
     taken = worldwide.duplicated(["date", "rank"]) | worldwide.duplicated(["date", "song"])
     return taken & ~worldwide.duplicated()
 
 
 def _examples(frame: pd.DataFrame, wrong: pd.Series) -> list[dict[str, object]]:
-    """The first five wrong rows as plain values, with their position in the table as `row`."""
+    """Return the first five wrong rows as plain values, with their position in the table as `row`."""
     rows = frame[wrong].head(5)
     shown = rows.astype("str").astype(object).where(rows.notna(), None)
     shown.insert(0, "row", np.flatnonzero(wrong)[:5])

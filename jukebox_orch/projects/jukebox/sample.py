@@ -1,7 +1,7 @@
-"""The embedded sample: synthetic charts, made the same way every time, shaped like the published ones.
+"""The embedded sample: synthetic charts from a seeded generator, in the layout of the published ones.
 
-Every song has countries it is popular in, and sounds like them: the features are drawn around one sound per
-country. A few rows have the faults known of the published data.
+Every song is popular in some countries, and its features are drawn around the mean features of its home country.
+A few rows have the known faults of the published data.
 """
 
 from __future__ import annotations
@@ -30,19 +30,18 @@ _TYPICAL = {
 
 
 def generate(seed: int = 2023, days: int = 5, chart: int = 50) -> Dataset:
-    """Make tables `songs` and `rankings` as `sources.read_dataset` returns them.
+    """Generate tables `songs` and `rankings`, typed as by `sources.read_dataset`.
 
     Args:
-        seed: of the only random generator.
-        days: consecutive days, the last being 2023-12-19.
+        seed: seed of the random generator.
+        days: number of consecutive days, the last is 2023-12-19.
         chart: songs per country and day, at most 50.
     """
     random = np.random.default_rng(seed)
-    own = np.repeat(np.arange(len(COUNTRIES)), 20)  # songs heard at home only
-    home = np.concatenate([own, random.integers(0, len(COUNTRIES), 400)])  # and hits
-    abroad = np.concatenate(
-        [np.zeros(len(own)), random.geometric(0.35, 400)]
-    )  # heard in so many more countries
+    local = np.repeat(np.arange(len(COUNTRIES)), 20)  # songs that are popular in one country only
+    home = np.concatenate([local, random.integers(0, len(COUNTRIES), 400)])  # and 400 international hits
+    # Number of countries besides the home country where a song is popular.
+    abroad = np.concatenate([np.zeros(len(local)), random.geometric(0.35, 400)])
     songs = _songs(random, home)
     rankings = _rankings(random, home, abroad, days, chart)
     rankings["spotify_id"] = songs["spotify_id"].to_numpy()[rankings.pop("song")]
@@ -50,7 +49,7 @@ def generate(seed: int = 2023, days: int = 5, chart: int = 50) -> Dataset:
 
 
 def _songs(random: np.random.Generator, home: np.ndarray) -> pd.DataFrame:
-    """Songs that sound like their home country, within the published ranges."""
+    """Generate songs with features typical of their home country, within the published ranges."""
     table = {
         "spotify_id": [f"synthetic{number:013d}" for number in range(len(home))],
         "name": [f"Synthetic song {number}" for number in range(len(home))],
@@ -58,9 +57,9 @@ def _songs(random: np.random.Generator, home: np.ndarray) -> pd.DataFrame:
         "is_explicit": random.random(len(home)) < 0.1 + 0.5 * random.random(len(COUNTRIES))[home],
     }
     for feature, (mean, deviation) in _TYPICAL.items():
-        sound = random.normal(0, 0.7, len(COUNTRIES))[home] + random.normal(0, 0.7, len(home))
+        offset = random.normal(0, 0.7, len(COUNTRIES))[home] + random.normal(0, 0.7, len(home))
         low, high = RANGES[feature]
-        values = np.clip(mean + deviation * sound, max(low, 0) if feature == "key" else low, high)
+        values = np.clip(mean + deviation * offset, max(low, 0) if feature == "key" else low, high)
         table[feature] = values.round().astype(int) if feature in WHOLE_NUMBERS else values.round(4)
     songs = pd.DataFrame(table)
     songs["loudness"] = songs["loudness"].clip(upper=-0.1)
@@ -71,19 +70,19 @@ def _songs(random: np.random.Generator, home: np.ndarray) -> pd.DataFrame:
 def _rankings(
     random: np.random.Generator, home: np.ndarray, abroad: np.ndarray, days: int, chart: int
 ) -> pd.DataFrame:
-    """Daily charts of all countries and of the world; `song` is the position in the songs."""
+    """Generate daily charts of all countries and worldwide; `song` is the position in the songs."""
     countries = len(COUNTRIES)
-    # A song is loved at home and in the `abroad` countries that like it best.
-    liking = random.random((countries, len(home)))
-    liking[home, np.arange(len(home))] = 2
-    loved = (-liking).argsort(axis=0).argsort(axis=0) <= abroad
-    appeal = np.where(loved, random.normal(3, 1, liking.shape), random.normal(-3, 1, liking.shape))
-    # One in twelve comes out during these days.
+    # A song is popular in its home country and in the `abroad` countries with the highest affinity.
+    affinity = random.random((countries, len(home)))
+    affinity[home, np.arange(len(home))] = 2
+    popular = (-affinity).argsort(axis=0).argsort(axis=0) <= abroad
+    popularity = np.where(popular, random.normal(3, 1, affinity.shape), random.normal(-3, 1, affinity.shape))
+    # One song in twelve is released during these days.
     released = np.where(random.random(len(home)) < 1 / 12, random.integers(1, max(days, 2), len(home)), 0)
     charts = []
     for number, day in enumerate(pd.date_range(end="2023-12-19", periods=days, unit="us")):
-        mood = appeal + random.normal(0, 0.5, appeal.shape) - 100.0 * (released > number)
-        top = np.argsort(-np.vstack([mood, mood.mean(axis=0)]), axis=1)[:, :chart]
+        score = popularity + random.normal(0, 0.5, popularity.shape) - 100.0 * (released > number)
+        top = np.argsort(-np.vstack([score, score.mean(axis=0)]), axis=1)[:, :chart]
         charts.append(
             pd.DataFrame(
                 {
@@ -98,7 +97,7 @@ def _rankings(
 
 
 def _with_known_faults(songs: pd.DataFrame, rankings: pd.DataFrame) -> Dataset:
-    """Break a few rows the way the published data is broken; types as `read_dataset` has them."""
+    """Add the known faults of the published data to a few rows; return the types of `read_dataset`."""
     songs.loc[[3, 40], ["duration_ms", "name", "artists"]] = [0, None, None]
     songs.loc[[7, 90, 300], "loudness"] = 1.2
     songs = songs.drop(index=55)

@@ -1,4 +1,4 @@
-"""What a user can set for the jukebox: how rankings are split, the network and its training, the thresholds."""
+"""Settings of the jukebox: splits, hyperparameters and thresholds."""
 
 from __future__ import annotations
 
@@ -10,41 +10,45 @@ from jukebox_orch.contract import Gates, Hyperparameters, Settings
 
 
 class JukeboxSplit(Settings):
-    """How rankings are split. Never row by row: a song's rows would sit in training and test alike, and the
-    test would reward memory.
+    """How rankings are split. Not row by row: with rows of one song in both training and test, the test would
+    measure memorization.
     """
 
     kind: Literal["by_date", "by_song"] = Field(
         default="by_date",
-        description="by_date: the last day is the test, the day before validates, both with songs known from "
-        "training, as in use; by_song: no song is in two splits, as for songs never seen",
+        description="by_date: test on the last day, validate on the day before, both with songs known from training, "
+        "as in production; by_song: no song is in two splits, to test on unseen songs",
     )
     train_days: int = Field(
         default=28,
         ge=0,
         le=10_000,
-        description="by_date: train on so many days before the validation day, 0: on all; older charts teach "
-        "songs that have gone since",
+        description="by_date: number of training days before the validation day, 0: all; older charts contain "
+        "songs that no longer chart",
     )
     validation_share: float = Field(
-        default=0.15, gt=0, lt=0.5, description="by_song: share of songs that validate"
+        default=0.15, gt=0, lt=0.5, description="by_song: share of songs in the validation split"
     )
-    test_share: float = Field(default=0.15, gt=0, lt=0.5, description="by_song: share of songs that test")
+    test_share: float = Field(
+        default=0.15, gt=0, lt=0.5, description="by_song: share of songs in the test split"
+    )
 
     @model_validator(mode="after")
-    def _something_to_train_on(self) -> JukeboxSplit:
+    def _check_shares(self) -> JukeboxSplit:
         if self.validation_share + self.test_share > 0.8:
             raise ValueError("validation_share and test_share leave less than 0.2 to train on; lower them")
         return self
 
 
 class JukeboxHyperparameters(Hyperparameters):
-    """A dense network, and how long and how fast it learns."""
+    """Settings of the dense network and its training."""
 
-    epochs: int = Field(default=80, ge=1, le=10_000, description="Passes over the training songs at most")
+    epochs: int = Field(
+        default=80, ge=1, le=10_000, description="Maximum number of passes over the training songs"
+    )
     batch_size: int = Field(default=128, ge=1, le=65_536, description="Songs per gradient step")
     learning_rate: float = Field(
-        default=5e-3, gt=0, le=1, description="Adam's step size at the start; falls to 0 along a cosine"
+        default=5e-3, gt=0, le=1, description="Initial step size of Adam; falls to 0 along a cosine"
     )
     early_stopping_patience: int = Field(
         default=15,
@@ -54,16 +58,14 @@ class JukeboxHyperparameters(Hyperparameters):
     )
     refit: bool = Field(
         default=True,
-        description="Then train anew with the validation songs too, the freshest day, for as many epochs as were best",
+        description="Train again with the validation songs too (the latest day), for the best number of epochs",
     )
-    hidden_layers: int = Field(
-        default=2, ge=1, le=8, description="Dense layers between features and countries"
-    )
-    hidden_units: int = Field(default=256, ge=8, le=4096, description="Units of each of them")
+    hidden_layers: int = Field(default=2, ge=1, le=8, description="Number of hidden dense layers")
+    hidden_units: int = Field(default=256, ge=8, le=4096, description="Units of each hidden layer")
 
 
 class JukeboxGates(Gates):
-    """The floor is for the next day (split by_date); songs never seen (by_song) reach about 0.09."""
+    """Thresholds. The default floor is for split by_date; with by_song, accuracy is about 0.09."""
 
     metric_floor: float | None = Field(
         default=0.3,

@@ -1,4 +1,4 @@
-"""One Parquet or CSV file, as bytes, to one typed table; every error names file, column and first bad rows."""
+"""Parses the bytes of a Parquet or CSV file into a typed table. Errors name file, column and first bad rows."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from jukebox_orch.contract import InputError
 from jukebox_orch.projects.jukebox.schema import FEATURES, WHOLE_NUMBERS
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz", ".csv.bz2", ".csv.xz", ".csv.zip")
-"""File names read as data."""
+"""Suffixes of the files that are read."""
 
 MAX_BYTES = 2 * 1024**3
-"""Largest file read, in bytes as stored and, if compressed, as expanded."""
+"""Maximum size of a file in bytes, as stored and, if compressed, as expanded."""
 
 MAX_ROWS = 100_000_000
-"""Most rows of one Parquet file: a few kilobytes can claim billions."""
+"""Maximum number of rows of a Parquet file: a few kilobytes can claim billions."""
 
 MAX_EXPANSION = 100
-"""A compressed CSV may grow this much; chart data grows about five-fold, a zip bomb a thousand-fold."""
+"""Maximum expansion of a compressed CSV file; chart data expands about 5 times, a zip bomb 1000 times."""
 
 FREE_EXPANSION = 64 * 1024**2
-"""Bytes to which any compressed CSV may grow, however small it is."""
+"""A compressed CSV file may always expand to this many bytes, even if it is very small."""
 
 _UNREADABLE = (
     pa.ArrowException,
@@ -52,18 +52,18 @@ _UNREADABLE = (
 _KEYS = ("spotify_id", "country")
 
 ColumnChoice = Callable[[Sequence[str], str], list[str]]
-"""(column names of the file, its name for messages) -> those to read, or InputError."""
+"""(column names of the file, its name for messages) -> the columns to read; raises InputError."""
 
 
 def read_table(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pd.DataFrame:
-    """Read the columns that `choose` picks of the file `name` with content `raw`.
+    """Read the columns selected by `choose` from the file `name` with content `raw`.
 
     Returns:
         spotify_id and country as category, snapshot_date as datetime64[us], features and daily_rank as bool,
-        int64 or float64, all else as str.
+        int64 or float64, all other columns as str.
 
     Raises:
-        InputError: not readable as what its name says; messages call the file `shown`.
+        InputError: the content does not match the suffix of the name; messages name the file `shown`.
     """
     read = _parquet if _suffix(name) == ".parquet" else _csv
     try:
@@ -71,7 +71,7 @@ def read_table(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pd.Da
     except _UNREADABLE as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
-            f"{shown}: cannot be read, it may be cut off or of another kind: {reason}; copy it again"
+            f"{shown}: cannot be read, it may be truncated or of another format: {reason}; copy it again"
         ) from error
     if not table.num_rows:
         raise InputError(f"{shown}: the file has columns but no rows; copy it again or remove it")
@@ -91,7 +91,7 @@ def _parquet(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pa.Tabl
 
 
 def _csv(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pa.Table:
-    raw = _unwrapped(_expanded(raw, name, shown))
+    raw = _strip_extra_quotes(_decompress(raw, name, shown))
     header = next(csv.reader(io.StringIO(_head(raw))), [])
     if not header:
         raise InputError(
@@ -102,13 +102,13 @@ def _csv(raw: bytes, name: str, shown: str, choose: ColumnChoice) -> pa.Table:
     numbers = dict.fromkeys((*FEATURES, "daily_rank"), pa.float64()) | {"is_explicit": pa.bool_()}
     types = {column: (keys | numbers).get(column, pa.string()) for column in columns}
     try:
-        return _parsed(raw, shown, types)
+        return _parse(raw, shown, types)
     except pa.ArrowInvalid:
-        # As text everything can be read: what is no number is then found, and named, when it is typed.
-        return _parsed(raw, shown, {c: pa.string() if c in numbers else types[c] for c in columns})
+        # Read numbers as text: `_numbers` then finds and names the values that are not numbers.
+        return _parse(raw, shown, {c: pa.string() if c in numbers else types[c] for c in columns})
 
 
-def _parsed(raw: bytes, shown: str, types: dict[str, pa.DataType]) -> pa.Table:
+def _parse(raw: bytes, shown: str, types: dict[str, pa.DataType]) -> pa.Table:
     ragged: list[pa_csv.InvalidRow] = []
 
     def skip(row: pa_csv.InvalidRow) -> str:
@@ -121,7 +121,7 @@ def _parsed(raw: bytes, shown: str, types: dict[str, pa.DataType]) -> pa.Table:
         convert_options=pa_csv.ConvertOptions(
             include_columns=list(types),
             column_types=types,
-            null_values=[""],  # and nothing else: "NA" is Namibia
+            null_values=[""],  # only this: "NA" is Namibia
             strings_can_be_null=True,
         ),
     )
@@ -134,27 +134,27 @@ def _parsed(raw: bytes, shown: str, types: dict[str, pa.DataType]) -> pa.Table:
     return table
 
 
-def _expanded(raw: bytes, name: str, shown: str) -> bytes:
-    """`raw` uncompressed as its name says, up to the documented bounds."""
-    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": _only_member}
-    unpack: Callable[[IO[bytes]], Any] | None = openers.get(_suffix(name))
-    if unpack is None:
+def _decompress(raw: bytes, name: str, shown: str) -> bytes:
+    """Return `raw` decompressed by the suffix of its name, up to the maximum size."""
+    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zip": _open_single_member}
+    opener: Callable[[IO[bytes]], Any] | None = openers.get(_suffix(name))
+    if opener is None:
         return raw
     bound = min(MAX_BYTES, max(FREE_EXPANSION, MAX_EXPANSION * len(raw)))
-    with unpack(io.BytesIO(raw)) as stream:
+    with opener(io.BytesIO(raw)) as stream:
         text = stream.read(bound + 1)
     if len(text) > bound:
         raise InputError(
-            f"{shown}: {len(raw):,} compressed bytes expand to more than {bound:,}; that is no chart data. "
-            "If it is, provide it uncompressed or as Parquet"
+            f"{shown}: {len(raw):,} compressed bytes expand to more than {bound:,}, which is unusual for chart data. "
+            "If the file is correct, provide it uncompressed or as Parquet"
         )
     return text
 
 
-def _only_member(packed: IO[bytes]) -> IO[bytes]:
+def _open_single_member(packed: IO[bytes]) -> IO[bytes]:
     archive = zipfile.ZipFile(packed)
     if len(archive.namelist()) != 1:
-        raise zipfile.BadZipFile(f"it holds {len(archive.namelist())} files, expected one CSV file")
+        raise zipfile.BadZipFile(f"the archive has {len(archive.namelist())} files, expected one CSV file")
     return archive.open(archive.namelist()[0])
 
 
@@ -162,8 +162,8 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name.lower().split("?")[0]).suffix
 
 
-def _unwrapped(raw: bytes) -> bytes:
-    """Undo one surplus layer of quoting, around whole lines or around every field."""
+def _strip_extra_quotes(raw: bytes) -> bytes:
+    """Remove one extra layer of quotes, around whole lines or around every field."""
     rows = [row for row in csv.reader(io.StringIO(_head(raw))) if row]
     whole_lines = any(len(row) == 1 and "," in row[0] for row in rows)
     every_field = any(field.startswith('"') and field.endswith('"') for row in rows for field in row[:1])
@@ -174,7 +174,7 @@ def _unwrapped(raw: bytes) -> bytes:
 
 
 def _head(raw: bytes) -> str:
-    """The first two lines."""
+    """Return the first two lines."""
     return "\n".join(raw[:65_536].decode("utf-8-sig", errors="replace").splitlines()[:2])
 
 
@@ -189,7 +189,7 @@ def _typed(column: pd.Series, shown: str) -> pd.Series:
     numbers = _numbers(column, shown)
     if column.name == "is_explicit" and numbers.isin([0, 1]).all():
         return numbers.astype(bool)
-    if column.name in WHOLE_NUMBERS and _whole(numbers):
+    if column.name in WHOLE_NUMBERS and _are_whole(numbers):
         return numbers.astype("int64")
     return numbers.astype("float64")
 
@@ -204,17 +204,17 @@ def _numbers(column: pd.Series, shown: str) -> pd.Series:
     numbers = pd.to_numeric(text, errors="coerce")
     wrong = numbers.isna() & (text.str.lower() != "nan")
     if wrong.any():
-        raise _not_a("number", text[wrong], shown)
+        raise _conversion_error("numbers", text[wrong], shown)
     return numbers.reindex(column.index)
 
 
-def _whole(numbers: pd.Series) -> bool:
+def _are_whole(numbers: pd.Series) -> bool:
     values = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
     return bool((np.abs(values) < 2**53).all() and (values == np.round(values)).all())
 
 
 def _dates(column: pd.Series, shown: str) -> pd.Series:
-    """Days; a time of day, as some exports append, is dropped: a chart is of a day."""
+    """Return the dates; drop the time of day that some exports add, because charts are daily."""
     if pd.api.types.is_datetime64_any_dtype(column):
         return column.dt.tz_localize(None).dt.normalize().astype("datetime64[us]")
     codes, values = pd.factorize(column)
@@ -225,14 +225,14 @@ def _dates(column: pd.Series, shown: str) -> pd.Series:
     wrong = np.flatnonzero(dates.isna())
     if len(wrong):
         bad = column[np.isin(codes, wrong)]
-        raise _not_a("date (expected YYYY-MM-DD or DD/MM/YYYY)", bad, shown)
+        raise _conversion_error("dates (expected YYYY-MM-DD or DD/MM/YYYY)", bad, shown)
     days = dates.to_numpy().astype("datetime64[us]")
     return pd.Series(np.append(days, np.datetime64("NaT", "us"))[codes], index=column.index)
 
 
-def _not_a(what: str, bad: pd.Series, shown: str) -> InputError:
+def _conversion_error(expected: str, bad: pd.Series, shown: str) -> InputError:
     first = ", ".join(f"{value!r} in row {row}" for row, value in bad.head(5).items())
     return InputError(
-        f"{shown}: column {bad.name}: {len(bad):,} values are no {what}: {first}; correct them in the source. "
-        "Rows count from 0 below the header"
+        f"{shown}: column {bad.name}: {len(bad):,} values are not {expected}: {first}. Fix them in the source. "
+        "(Row 0 is the first row below the header.)"
     )
