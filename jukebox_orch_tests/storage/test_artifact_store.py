@@ -23,9 +23,9 @@ from jukebox_orch.ml.artifacts import StoredFeatures
 from jukebox_orch.ml.formats import FORMATS, format_of
 from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
 from jukebox_orch.storage.publishing import combined_digest, file_digest, publish
+from jukebox_orch_tests.support.artifacts import KEY, stored
 from jukebox_orch_tests.support.deployment import tamper
 
-KEY = dg.AssetKey(["blobs", "dataset"])
 TABLE = pd.DataFrame(
     {
         "text": ["ä", None, "c"],
@@ -36,20 +36,6 @@ TABLE = pd.DataFrame(
         "country": pd.Categorical(["AE", None, "AE"]),
     }
 )
-
-
-def stored(store: ArtifactStore, value: Any, run_id: str = "run") -> dict[str, dg.MetadataValue]:
-    """Store a value as a step does; return the metadata of its materialization."""
-    context = dg.build_output_context(asset_key=KEY, run_id=run_id)
-    store.handle_output(context, value)
-    return {
-        name: v if isinstance(v, dg.MetadataValue) else _metadata(v)
-        for name, v in context.consume_logged_metadata().items()
-    }
-
-
-def _metadata(value: Any) -> dg.MetadataValue:
-    return dg.MetadataValue.int(value) if isinstance(value, int) else dg.MetadataValue.text(str(value))
 
 
 def features() -> StoredFeatures:

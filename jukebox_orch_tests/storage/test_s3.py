@@ -8,7 +8,7 @@ from upath import UPath
 
 from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
 from jukebox_orch.storage.model_store import ModelStore, StoreError
-from jukebox_orch_tests.storage.test_artifact_store import KEY, stored
+from jukebox_orch_tests.support.artifacts import KEY, stored
 from jukebox_orch_tests.support.deployment import SMALL, Deployment, failures
 
 

@@ -1,22 +1,27 @@
 """Writes image sources as users have them: CIFAR-10's binary archive, NumPy archives, folders by class."""
 
 import io
+import re
 import tarfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from jukebox_orch.contract import InputError
+from jukebox_orch.projects.image_processor import ImageProcessor, ImageSource
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def random_images(n: int, seed: int = 0) -> np.ndarray:
-    """(n, 32, 32, 3) uint8, all different."""
+    """Return (n, 32, 32, 3) uint8 images, all different."""
     return np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
 
 
 def cifar_records(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """Label byte, then 1024 red, green and blue bytes, row by row."""
+    """Return CIFAR-10 records: label byte, then 1024 red, green and blue bytes, row by row."""
     planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     return np.concatenate([labels.astype(np.uint8)[:, None], planes], axis=1).tobytes()
 
@@ -37,7 +42,7 @@ def write_tar(path: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> Path:
 
 
 def cifar_members(per_batch: int = 50) -> list[tuple[tarfile.TarInfo, bytes]]:
-    """The members of cifar-10-binary.tar.gz in its published layout and order, with fewer images."""
+    """Return the members of cifar-10-binary.tar.gz in its published layout and order, with fewer images."""
     folder = "cifar-10-batches-bin"
     labels = np.arange(per_batch) % len(CLASSES)
     names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
@@ -54,10 +59,18 @@ def cifar_members(per_batch: int = 50) -> list[tuple[tarfile.TarInfo, bytes]]:
 
 
 def write_folder(root: Path, per_class: int = 6, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
-    """`<root>/<class>/<number>.png`, RGB, 32 x 32."""
+    """Write `<root>/<class>/<number>.png`, RGB, 32 x 32."""
     images = random_images(per_class * len(classes))
     for i, image in enumerate(images):
         path = root / classes[i // per_class] / f"{i % per_class:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     return root
+
+
+def assert_refused(location: Path, message: str, convert: bool = False) -> None:
+    """Assert that `load` raises an InputError with the file and the message."""
+    with pytest.raises(InputError) as raised:
+        ImageProcessor().load(ImageSource(location=str(location), convert=convert))
+    assert str(location) in str(raised.value)
+    assert re.search(message, str(raised.value)), raised.value
