@@ -1,1 +1,1 @@
-"""Jukebox Orchestrator: a Keras model from raw data to a registered, served-ready ONNX model."""
+"""Jukebox Orchestrator: from raw data to a registered ONNX model that is ready to serve."""

@@ -1,4 +1,4 @@
-"""The command line `jukebox-orch`: what Dagster's own commands do not show."""
+"""The command `jukebox-orch`: shows the results of a model project and creates new projects."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 def show(
     project: Annotated[str, typer.Argument(help="Name of an installed model project")] = "jukebox",
 ) -> None:
-    """Show the newest result of every asset of PROJECT, its checks and where the model is."""
+    """Show the latest result of every asset of PROJECT, its checks and the location of the model."""
     import dagster as dg
 
     from jukebox_orch.definitions import defs
@@ -33,9 +33,9 @@ def new(
     name: Annotated[
         str, typer.Argument(help="Lower-case letters, digits and underscores, for example acme_iris")
     ],
-    folder: Annotated[Path, typer.Option(help="Where the project's folder is made")] = Path(),
+    folder: Annotated[Path, typer.Option(help="Folder in which the project's folder is created")] = Path(),
 ) -> None:
-    """Write a model project that trains as it is, ready to be changed."""
+    """Create a model project that trains unchanged, as a starting point."""
     from jukebox_orch.skeleton import write_project
 
     try:

@@ -1,4 +1,4 @@
-"""Everything that this package uses of Dagster beyond its public API: one function each, with the reason.
+"""All uses of Dagster beyond its public API: one function each, with the reason.
 
 `jukebox_orch_tests/test_dagster_internals.py` fails when Dagster changes one of them.
 """
@@ -10,10 +10,10 @@ import dagster as dg
 
 
 def check_evaluations(instance: dg.DagsterInstance, run_id: str) -> Iterator[dg.AssetCheckEvaluation]:
-    """The check evaluations of a run, in order.
+    """Yield the check evaluations of a run, in order.
 
-    `DagsterInstance.get_records_for_run` carries no @public mark; what is marked lists materializations and
-    observations only.
+    `DagsterInstance.get_records_for_run` is not marked @public; the marked methods list only materializations and
+    observations.
     """
     kind = dg.DagsterEventType.ASSET_CHECK_EVALUATION
     for record in instance.get_records_for_run(run_id, of_type=kind).records:
@@ -23,18 +23,18 @@ def check_evaluations(instance: dg.DagsterInstance, run_id: str) -> Iterator[dg.
 
 
 def step_handler(executor: Any) -> Any:
-    """The step handler of dagster-k8s' executor, whose health check decides whether a step's pod has failed.
+    """Return the step handler of dagster-k8s' executor, whose health check decides whether a step's pod has failed.
 
-    `_step_handler` is private. Dagster's health check says only that the job failed, and takes a pod whose image
-    cannot be pulled for healthy until the run's time is over; there is no public hook to say more.
+    `_step_handler` is private. Dagster's health check reports only that the job failed, and treats a pod whose image
+    cannot be pulled as healthy until the run times out. It cannot be extended through a public hook.
     """
     return executor._step_handler
 
 
 def pod_label(step_key: str) -> str:
-    """The value of the label `dagster/op` that dagster-k8s puts on the pods of a step.
+    """Return the value of the label `dagster/op` that dagster-k8s sets on the pods of a step.
 
-    `dagster_k8s.utils` is not in the package's public names; the rule has no other source.
+    `dagster_k8s.utils` is not public, and the rule is not available elsewhere.
     """
     from dagster_k8s.utils import sanitize_k8s_label
 
@@ -42,21 +42,21 @@ def pod_label(step_key: str) -> str:
 
 
 def refused_by_instance(launcher: Any, run: dg.DagsterRun) -> Exception | None:
-    """Why the instance does not allow what the run's tags ask of Kubernetes; None when it does.
+    """Return the error if the instance forbids what the run's tags request from Kubernetes, else None.
 
-    `K8sRunLauncher.get_container_context_for_run` carries no @public mark; it is where the launcher itself checks
-    the tags, before it creates anything.
+    `K8sRunLauncher.get_container_context_for_run` is not marked @public. The launcher checks the tags in it, before
+    it creates anything.
     """
     try:
         launcher.get_container_context_for_run(run)
-    except Exception as error:  # noqa: BLE001 - the config type raises several of its own
+    except Exception as error:  # noqa: BLE001 - the config type raises several kinds of errors
         return error
     return None
 
 
 def forbid_retries(launcher: Any, run: dg.DagsterRun) -> None:
-    """Tag the run so that the daemon does not start it again.
+    """Tag the run so that the daemon does not retry it.
 
-    `add_run_tags` carries no @public mark, and a launcher has its instance as `_instance` only.
+    `add_run_tags` is not marked @public, and a launcher has its instance only as `_instance`.
     """
     launcher._instance.add_run_tags(run.run_id, {"dagster/max_retries": "0"})

@@ -1,4 +1,4 @@
-"""The code location: every installed model project as a training graph with its sensors. Assembles only."""
+"""The code location: a training graph and sensors for every installed model project. Only assembles them."""
 
 import dagster as dg
 

@@ -1,11 +1,11 @@
-"""Which code a deployment runs."""
+"""The code that a deployment runs."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class DeployedCode:
-    """Commit and version that the deployed code was built from; None where that is not known."""
+    """Commit and version that the deployed code was built from; None if unknown."""
 
     commit: str | None
     version: str | None

@@ -7,18 +7,18 @@
 | `JUKEBOX_ORCH_MODEL_STORE` | root of the model store, folder or fsspec URL | `$DAGSTER_HOME/models` |
 | `MLFLOW_TRACKING_URI` | MLflow server | sqlite and files in `$DAGSTER_HOME` |
 | `JUKEBOX_ORCH_EXECUTOR` | `in_process`, `multiprocess` or `k8s` | `in_process` |
-| `JUKEBOX_ORCH_EXECUTOR_CONFIG` | with `k8s`: YAML file that says how the pods of steps look | none |
-| `JUKEBOX_ORCH_MODEL_STORAGE_PVC` | volume claim that holds the model store | none |
+| `JUKEBOX_ORCH_EXECUTOR_CONFIG` | with `k8s`: YAML file with the settings of the pods of steps | none |
+| `JUKEBOX_ORCH_MODEL_STORAGE_PVC` | volume claim that contains the model store | none |
 | `JUKEBOX_ORCH_CLUSTER_DOMAIN` | DNS domain of the cluster | `cluster.local` |
 | `JUKEBOX_ORCH_NAMESPACE` | namespace of the model servers | `default` |
 | `JUKEBOX_ORCH_GIT_COMMIT`, `JUKEBOX_ORCH_VERSION` | code the deployment was built from | those of the checkout |
-| `JUKEBOX_ORCH_TRIGGERS` | YAML file that configures the sensors | no sensor runs by itself |
-| `JUKEBOX_ORCH_SENSOR_STATE` | what sensors remember beyond their cursor | `$DAGSTER_HOME/sensors` |
+| `JUKEBOX_ORCH_TRIGGERS` | YAML file that configures the sensors | no sensor runs automatically |
+| `JUKEBOX_ORCH_SENSOR_STATE` | sensor state that is too large for a cursor | `$DAGSTER_HOME/sensors` |
 | `JUKEBOX_ORCH_BROKEN_PROJECTS` | `stop`, or `leave_out` with a warning | `stop` |
-| `PORT` | of the launcher (`jukebox_orch.run_api`), as Knative sets it | 8080 |
-| `JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE` | file with the token that its callers send | none |
-| `JUKEBOX_ORCH_LAUNCHER_JOBS` | jobs that it may start, separated by commas | `jukebox_training` |
-| `JUKEBOX_ORCH_WEBSERVER` | Dagster webserver it asks, `host:port` | `localhost:3000` |
+| `PORT` | port of the run API (`jukebox_orch.run_api`), as Knative sets it | 8080 |
+| `JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE` | file with the token that callers of the run API send | none |
+| `JUKEBOX_ORCH_LAUNCHER_JOBS` | jobs that the run API may start, separated by commas | `jukebox_training` |
+| `JUKEBOX_ORCH_WEBSERVER` | Dagster webserver that the run API calls, `host:port` | `localhost:3000` |
 """
 
 import os
@@ -39,7 +39,7 @@ from jukebox_orch.storage.model_store import ModelStore
 
 
 def resources() -> dict[str, Any]:
-    """The resources that the assets of every graph ask for, by key."""
+    """Return the resources that the assets of every graph require, by key."""
     home = _home()
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     return {
@@ -51,19 +51,19 @@ def resources() -> dict[str, Any]:
             namespace=_setting("NAMESPACE", "default"),
         ),
         "mlflow": MlflowResource(
-            # By reference: the address may hold a password, and a job's snapshot shows its resources' values.
+            # By reference: the address may contain a password, and a job's snapshot shows its resources' values.
             tracking_uri=dg.EnvVar("MLFLOW_TRACKING_URI")
             if tracking_uri
             else f"sqlite:///{home / 'mlflow.db'}",
             artifact_root="" if tracking_uri else str(home / "mlflow"),
         ),
-        # Read when a run needs it: git is a process, and loading the definitions starts none.
+        # Read when a run needs it, because it starts git, and loading the definitions must not start a process.
         "code": dg.ResourceDefinition(lambda _context: deployed_code()),
     }
 
 
 def executor() -> dg.ExecutorDefinition:
-    """How the steps of a run execute; in one process is the fastest on a laptop (see `make bench`).
+    """Return the executor of steps. On a laptop `in_process` is the fastest (see `make bench`).
 
     Raises:
         InputError: an unknown executor.
@@ -81,10 +81,10 @@ def executor() -> dg.ExecutorDefinition:
 
 
 def leave_out_broken_projects() -> bool:
-    """Whether a broken plugin is left out with a warning in place of stopping everything.
+    """Return whether a broken plugin is left out with a warning instead of stopping everything.
 
     Raises:
-        InputError: an unknown choice.
+        InputError: the setting has an unknown value.
     """
     choice = _setting("BROKEN_PROJECTS", "stop")
     if choice not in ("stop", "leave_out"):
@@ -93,7 +93,7 @@ def leave_out_broken_projects() -> bool:
 
 
 def triggers(projects: Collection[str] | None = None) -> dict[str, Triggers]:
-    """What `JUKEBOX_ORCH_TRIGGERS` configures, by project; with `projects`, no other name may be in it.
+    """Return the triggers in `JUKEBOX_ORCH_TRIGGERS` by project; with `projects`, other names are an error.
 
     Raises:
         ValueError: the triggers file cannot be read or has a bad project or field; the message names it.
@@ -103,20 +103,20 @@ def triggers(projects: Collection[str] | None = None) -> dict[str, Triggers]:
 
 
 def sensors(project: str, configured: Triggers | None) -> list[dg.SensorDefinition]:
-    """The sensors of a project's training job; those that are configured run by themselves."""
+    """Return the sensors of a project's training job. Configured sensors run automatically."""
     return build_sensors(
         project,
         f"{project}_training",
         configured or Triggers(),
         deployed=deployed_code,
         state_root=_setting("SENSOR_STATE", str(_home() / "sensors")),
-        # A pod runs the code of its image: a tag waits until that is the tag's.
+        # A pod runs the code of its image, so a tag waits until the image is built from the tag's commit.
         require_matching_code=_setting("EXECUTOR", "in_process") == "k8s",
     )
 
 
 def deployed_code() -> DeployedCode:
-    """What was recorded when the deployment was built, else what the checkout of this package says now."""
+    """Return the code that was recorded when the deployment was built, else that of this package's checkout."""
     return DeployedCode(
         commit=_setting("GIT_COMMIT", "") or _git("rev-parse", "HEAD"),
         version=_setting("VERSION", "") or _git("describe", "--tags", "--exact-match", "HEAD"),
@@ -124,13 +124,13 @@ def deployed_code() -> DeployedCode:
 
 
 def _git(*arguments: str) -> str | None:
-    """What git says about the checkout that holds this package; None without a checkout."""
+    """Return git's output for the checkout that contains this package; None without a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None if answer.returncode == 0 else None
+    return result.stdout.strip() or None if result.returncode == 0 else None
 
 
 def _home() -> Path:
@@ -138,8 +138,8 @@ def _home() -> Path:
 
 
 @dataclass(frozen=True)
-class LauncherSettings:
-    """Where the launcher listens, whom it asks, what it may start, and the token of its callers."""
+class RunApiSettings:
+    """Settings of the run API: its port, the webserver that it calls, the jobs it may start, its callers' token."""
 
     port: int
     webserver_host: str
@@ -148,17 +148,17 @@ class LauncherSettings:
     token: str
 
 
-def launcher_settings() -> LauncherSettings:
-    """Settings of `jukebox_orch.run_api`.
+def run_api_settings() -> RunApiSettings:
+    """Return the settings of `jukebox_orch.run_api`.
 
     Raises:
-        InputError: a port or address that is none, or no readable token.
+        InputError: the port or address is invalid, or the token file cannot be read.
     """
     host, _, port = _setting("WEBSERVER", "localhost:3000").rpartition(":")
-    own = os.environ.get("PORT") or "8080"
-    if not (host and port.isdigit() and own.isdigit()):
+    own_port = os.environ.get("PORT") or "8080"
+    if not (host and port.isdigit() and own_port.isdigit()):
         raise InputError(
-            f"JUKEBOX_ORCH_WEBSERVER must be host:port (is {host}:{port}), PORT a number (is {own!r})"
+            f"JUKEBOX_ORCH_WEBSERVER must be host:port (is {host}:{port}), PORT a number (is {own_port!r})"
         )
     file = _setting("LAUNCHER_TOKEN_FILE", "")
     try:
@@ -168,7 +168,9 @@ def launcher_settings() -> LauncherSettings:
             f"JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE = {file!r}: cannot be read ({error.strerror})"
         ) from error
     jobs = _setting("LAUNCHER_JOBS", "jukebox_training").split(",")
-    return LauncherSettings(int(own), host, int(port), frozenset(j.strip() for j in jobs if j.strip()), token)
+    return RunApiSettings(
+        int(own_port), host, int(port), frozenset(j.strip() for j in jobs if j.strip()), token
+    )
 
 
 def _setting(name: str, default: str) -> str:

@@ -1,4 +1,4 @@
-"""Finds the installed model projects and checks them against the contract before anything is built on them."""
+"""Finds the installed model projects and checks them against the contract before they are used."""
 
 import inspect
 import re
@@ -13,8 +13,8 @@ from jukebox_orch.contract import Gates, Hyperparameters, ModelProject, Settings
 GROUP = "jukebox_orch.projects"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _OWNER = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+|team:[\w-]+")
-# Checks of `validated_data` that every project has beside its rules.
-_OWN_RULES = ("invalid_share", "invalid_rows")
+# Checks of `validated_data` that every project has in addition to its rules.
+_PRODUCT_CHECKS = ("invalid_share", "invalid_rows")
 _SETTINGS: dict[str, type[BaseModel]] = {
     "source": Source,
     "split": Settings,
@@ -29,17 +29,17 @@ class ProjectError(TypeError):
 
 @dataclass(frozen=True)
 class DiscoveredProjects:
-    """The projects that keep the contract, by name, and what is wrong with the others, by entry point."""
+    """Valid projects by name, and the problems of the others by entry point."""
 
     projects: dict[str, ModelProject]
     problems: dict[str, str]
 
 
 def load_projects() -> DiscoveredProjects:
-    """All installed projects.
+    """Return all installed projects.
 
     Raises:
-        ProjectError: one message for all that is broken.
+        ProjectError: one message with all problems.
     """
     found = discover()
     if found.problems:
@@ -48,49 +48,53 @@ def load_projects() -> DiscoveredProjects:
 
 
 def discover(entry_points: Iterable[metadata.EntryPoint] | None = None) -> DiscoveredProjects:
-    """Load and check every entry point of the group, in the order of their names."""
+    """Load and check every entry point of the group, sorted by name."""
     projects: dict[str, ModelProject] = {}
     problems: dict[str, str] = {}
     origin: dict[str, str] = {}
     entries = metadata.entry_points(group=GROUP) if entry_points is None else entry_points
     for entry in sorted(entries, key=lambda e: (e.name, e.value)):
-        who = f"{entry.dist.name if entry.dist else 'unknown distribution'}: {entry.value!r}"
+        label = f"{entry.dist.name if entry.dist else 'unknown distribution'}: {entry.value!r}"
         try:
-            project = check_project(entry.load(), who)
+            project = check_project(entry.load(), label)
             if project.name in projects:
                 raise ProjectError(
-                    f"{who} has the name {project.name!r}, which {origin[project.name]} has already"
+                    f"{label} has the name {project.name!r}, which {origin[project.name]} already has"
                 )
         except Exception as error:  # noqa: BLE001 - a plugin's import can raise anything
             text = (
                 str(error)
                 if isinstance(error, ProjectError)
-                else f"{who} cannot be imported: {type(error).__name__}: {error}"
+                else f"{label} cannot be imported: {type(error).__name__}: {error}"
             )
-            # Two distributions may use one name, and both be broken.
+            # Two distributions may use the same name, and both may be broken.
             problems[entry.name] = "; ".join(filter(None, [problems.get(entry.name), text]))
         else:
             projects[project.name] = project
-            origin[project.name] = who
+            origin[project.name] = label
     return DiscoveredProjects(projects, problems)
 
 
-def check_project(candidate: object, who: str) -> ModelProject:
-    """An instance of the project, if it keeps the contract.
+def check_project(candidate: object, label: str) -> ModelProject:
+    """Return an instance of the project if it fulfils the contract.
+
+    Args:
+        candidate: the object that an entry point names.
+        label: distribution and object, for the message.
 
     Raises:
-        ProjectError: naming everything that is missing or wrong.
+        ProjectError: with everything that is missing or wrong.
     """
     if not (inspect.isclass(candidate) and issubclass(candidate, ModelProject)):
-        raise ProjectError(f"{who} is not a subclass of jukebox_orch.contract.ModelProject")
+        raise ProjectError(f"{label} is not a subclass of jukebox_orch.contract.ModelProject")
     problems = [f"lacks {name}()" for name in sorted(candidate.__abstractmethods__)]
     problems += _attribute_problems(candidate) + _signature_problems(candidate)
     if problems:
-        raise ProjectError(f"{who} {', '.join(problems)}")
+        raise ProjectError(f"{label} {', '.join(problems)}")
     try:
         return candidate()
     except Exception as error:  # a project's own __init__
-        raise ProjectError(f"{who} cannot be created without arguments: {error}") from error
+        raise ProjectError(f"{label} cannot be created without arguments: {error}") from error
 
 
 def _attribute_problems(project: type[ModelProject]) -> list[str]:
@@ -113,7 +117,7 @@ def _attribute_problems(project: type[ModelProject]) -> list[str]:
     for rule in rules if isinstance(rules, Mapping) else ():
         if not isinstance(rule, str) or not _NAME.fullmatch(rule):
             problems.append(f"has the illegal rule name {rule!r}")
-        elif rule in _OWN_RULES:
+        elif rule in _PRODUCT_CHECKS:
             problems.append(f"has the rule name {rule!r}, which is a check of the product")
     if not isinstance(project.owners, list | tuple):
         problems.append("has owners that are not a list")
@@ -130,18 +134,18 @@ def _attribute_problems(project: type[ModelProject]) -> list[str]:
         elif required := [n for n, info in settings.model_fields.items() if info.is_required()]:
             problems.append(f"has no default for {attribute}.{', '.join(required)}")
         else:
-            problems += _form_problems(attribute, settings)
+            problems += _schema_problems(attribute, settings)
     return problems
 
 
-def _form_problems(attribute: str, settings: type[BaseModel]) -> list[str]:
-    """What of the settings has no field in the launchpad's form."""
+def _schema_problems(attribute: str, settings: type[BaseModel]) -> list[str]:
+    """Return the settings that the launchpad cannot show."""
     from jukebox_orch.assets.run_config import config_schema
 
     try:
         config_schema(settings)
     except TypeError as error:
-        return [f"has {attribute} that make no form: {error}"]
+        return [f"has {attribute} that the launchpad cannot show: {error}"]
     return []
 
 
@@ -152,12 +156,12 @@ def _signature_problems(project: type[ModelProject]) -> list[str]:
         if name.startswith("_") or own is method:
             continue
         if not callable(own):
-            problems.append(f"has {name} = {own!r} in place of a method")
+            problems.append(f"has {name} = {own!r}, expected a method")
             continue
-        wanted, given = inspect.signature(method), inspect.signature(own)
-        arguments = [p.name for p in wanted.parameters.values()]
+        expected, given = inspect.signature(method), inspect.signature(own)
+        arguments = [p.name for p in expected.parameters.values()]
         try:
             given.bind(**dict.fromkeys(arguments))
         except TypeError:
-            problems.append(f"has {name}{given} in place of {name}({', '.join(arguments)})")
+            problems.append(f"has {name}{given}, expected {name}({', '.join(arguments)})")
     return problems

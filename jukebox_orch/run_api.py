@@ -276,9 +276,9 @@ def main() -> None:
     """Serve until SIGTERM; uvicorn then finishes the open requests."""
     import uvicorn
 
-    from jukebox_orch.deployment import launcher_settings
+    from jukebox_orch.deployment import run_api_settings
 
-    settings = launcher_settings()
+    settings = run_api_settings()
     starter = RunStarter(settings.webserver_host, settings.webserver_port, settings.jobs)
     uvicorn.run(
         build_app(starter, settings.token),

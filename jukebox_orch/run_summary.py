@@ -1,4 +1,4 @@
-"""Prints what the last run of a project did: every asset with its checks, value and threshold."""
+"""Prints the latest result of every asset of a project, with the values and thresholds of its checks."""
 
 import graphlib
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ _SHOWN = ("model", "aliases", "model store", "onnx_sha256", "mlflow run")
 
 
 def print_summary(instance: dg.DagsterInstance, definitions: dg.Definitions, project: str) -> None:
-    """Print the newest materializations of the project's assets and the results of their checks.
+    """Print the latest materializations of the project's assets and the results of their checks.
 
     Raises:
-        InputError: no such project.
+        InputError: the project is not installed.
     """
     specs = {spec.key: spec for spec in definitions.resolve_all_asset_specs() if spec.group_name == project}
     if not specs:
         groups = sorted({spec.group_name or "" for spec in definitions.resolve_all_asset_specs()})
-        raise InputError(f"no project {project!r} is installed; there are: {', '.join(groups)}")
+        raise InputError(f"no project {project!r} is installed; installed: {', '.join(groups)}")
     console = Console(soft_wrap=True, highlight=False)
     registered: Mapping[str, Any] = {}
     upstream = {key: sorted(dep.asset_key for dep in spec.deps) for key, spec in sorted(specs.items())}
@@ -45,7 +45,7 @@ def print_summary(instance: dg.DagsterInstance, definitions: dg.Definitions, pro
 
 
 def _line(evaluation: dg.AssetCheckEvaluation) -> str:
-    """One check: its result, value, threshold and sentence."""
+    """Return the line of one check: its result, value, threshold and text."""
     warns = evaluation.severity == dg.AssetCheckSeverity.WARN
     failed = "[yellow]WARN[/yellow]" if warns else "[red]FAIL[/red]"
     mark = "[green]ok  [/green]" if evaluation.passed else failed

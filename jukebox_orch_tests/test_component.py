@@ -1,4 +1,4 @@
-"""TrainingPipeline in a real dg project: two instances of one project beside the user's own assets."""
+"""TrainingPipeline in a real dg project: two instances of one project and the user's own assets."""
 
 import itertools
 import json
@@ -50,7 +50,7 @@ import dagster as dg
 
 @dg.asset(deps=[dg.AssetKey(["emea", "emea_blobs", "registered_model"])])
 def newsletter() -> None:
-    "Tells the readers about the new model."
+    "Announces the new model."
 """,
     "flowers/defs/emea/defs.yaml": """
 type: jukebox_orch.components.TrainingPipeline
@@ -75,7 +75,7 @@ attributes:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dg project on disk, and the metadata of a distribution that brings the model project."""
+    """Write the dg project, and the metadata of a distribution that contains the model project."""
     root = tmp_path_factory.mktemp("dg")
     for name, text in FILES.items():
         path = root / name
@@ -105,7 +105,7 @@ def defs(folder: Path) -> Iterator[dg.Definitions]:
 
 @pytest.fixture(scope="module")
 def values(folder: Path, defs: dg.Definitions, migrated: Path) -> dict[str, dict[str, Any]]:
-    """What each instance's assets hold, by region and asset, after both were trained."""
+    """Train both instances; return the values of their assets by region and asset."""
     home = folder / "home"
     shutil.copy(migrated, home / "mlflow.db")
     store = ArtifactStore(root=str(home / "artifacts"))
@@ -123,12 +123,12 @@ def values(folder: Path, defs: dg.Definitions, migrated: Path) -> dict[str, dict
     return found
 
 
-def test_both_instances_stand_beside_the_users_own_assets(defs: dg.Definitions) -> None:
+def test_instances_are_added_to_assets_of_user(defs: dg.Definitions) -> None:
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
     assert keys == {"newsletter", *(f"{r}/{r}_blobs/{asset}" for r in REGIONS for asset in NAMES)}
 
 
-def test_jobs_sensors_and_pools_of_the_instances_are_different(defs: dg.Definitions) -> None:
+def test_instances_have_separate_jobs_sensors_and_pools(defs: dg.Definitions) -> None:
     repository = defs.get_repository_def()
     for names in (
         [job.name for job in repository.get_all_jobs() if not job.name.startswith("__")],
@@ -150,7 +150,7 @@ def test_jobs_sensors_and_pools_of_the_instances_are_different(defs: dg.Definiti
     assert not pools["emea"] & pools["apac"]
 
 
-def test_a_trigger_runs_the_sensor_of_its_instance_only(defs: dg.Definitions) -> None:
+def test_trigger_enables_sensor_of_its_instance_only(defs: dg.Definitions) -> None:
     running = {
         sensor.name
         for sensor in defs.get_repository_def().sensor_defs
@@ -159,32 +159,32 @@ def test_a_trigger_runs_the_sensor_of_its_instance_only(defs: dg.Definitions) ->
     assert running == {"apac_blobs_new_data"}
 
 
-def test_both_see_the_same_new_file_each_with_a_cursor_of_its_own(
+def test_instances_have_separate_cursors_for_same_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     (tmp_path / "landing").mkdir()
-    for _ in range(1500):  # more than a cursor holds: the rest of what a sensor remembers lies in files
+    for _ in range(1500):  # too many for a cursor, so that the sensor stores its state in files
         (tmp_path / "landing" / f"{uuid.uuid4().hex}.csv").write_text("a\n1\n")
     trigger = {"location": str(tmp_path / "landing"), "patterns": ["*"], "quiet_seconds": 0}
     for region in REGIONS:
         triggers = Triggers.model_validate({"new_data": trigger})
         sensor = deployment.sensors(f"{region}_blobs", triggers)[0]
-        asked, cursor = [], None
+        requests, cursor = [], None
         for _ in range(4):
             with dg.DagsterInstance.ephemeral() as instance:
                 context = dg.build_sensor_context(instance=instance, cursor=cursor)
                 result = sensor(context)
             assert isinstance(result, dg.SensorResult)
             cursor = result.cursor
-            asked += result.run_requests or []
+            requests += result.run_requests or []
         assert sensor.job_name == f"{region}_blobs_training"
-        assert len(asked) == 1, "the other instance's look has taken the file"
-    kept = {path.name for path in (tmp_path / "home" / "sensors").iterdir()}
-    assert kept == {f"{region}_blobs" for region in REGIONS}
+        assert len(requests) == 1, "the other instance's tick has used the file"
+    folders = {path.name for path in (tmp_path / "home" / "sensors").iterdir()}
+    assert folders == {f"{region}_blobs" for region in REGIONS}
 
 
-def test_both_train_with_their_own_settings(values: dict[str, dict[str, Any]]) -> None:
+def test_instances_train_with_their_settings(values: dict[str, dict[str, Any]]) -> None:
     for region, epochs, batch_size, seed in (("emea", 20, 32, 42), ("apac", 25, 16, 7)):
         training = values[region]["trained_model"].report
         assert (training.hyperparameters["epochs"], training.hyperparameters["batch_size"]) == (
@@ -194,7 +194,9 @@ def test_both_train_with_their_own_settings(values: dict[str, dict[str, Any]]) -
         assert training.seed == seed
 
 
-def test_models_aliases_and_files_are_separate(values: dict[str, dict[str, Any]], folder: Path) -> None:
+def test_instances_have_separate_models_aliases_and_files(
+    values: dict[str, dict[str, Any]], folder: Path
+) -> None:
     registered = {region: values[region]["registered_model"] for region in REGIONS}
     for region, model in registered.items():
         assert model.model_name == f"{region}_blobs"
@@ -209,7 +211,7 @@ def test_models_aliases_and_files_are_separate(values: dict[str, dict[str, Any]]
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ("project: nosuch", "no model project 'nosuch': installed are"),
+        ("project: nosuch", "no model project 'nosuch': installed: "),
         (
             "project: blobs\n  hyperparameters: {epochs: 0}",
             "epochs = 0: Input should be greater than or equal to 1",
@@ -218,7 +220,7 @@ def test_models_aliases_and_files_are_separate(values: dict[str, dict[str, Any]]
         ("project: blobs\n  epochs: 3", "epochs"),
     ],
 )
-def test_a_wrong_setting_is_told(
+def test_wrong_setting_fails_with_reason(
     attributes: str, message: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "project"
@@ -232,16 +234,16 @@ def test_a_wrong_setting_is_told(
     monkeypatch.syspath_prepend(str(root))
     with pytest.raises(Exception, match=r"(?s).*") as raised:
         dg.load_from_defs_folder(path_within_project=root)
-    told, error = "", raised.value
+    messages, error = "", raised.value
     while error is not None:
-        told, error = f"{told}\n{error}", error.__cause__
-    assert message in told
+        messages, error = f"{messages}\n{error}", error.__cause__
+    assert message in messages
     for name in [name for name in sys.modules if name.split(".")[0] == "wrong"]:
         del sys.modules[name]
 
 
 def dg_command(folder: Path, *arguments: str) -> str:
-    """Output of Dagster's `dg` in the project's folder."""
+    """Run Dagster's `dg` in the project's folder and return its output."""
     done = subprocess.run(
         [Path(sys.executable).with_name("dg"), *arguments],
         cwd=folder,
@@ -266,7 +268,7 @@ def test_dg_lists_the_component(folder: Path) -> None:
     assert "training graph" in summaries[COMPONENT]
 
 
-def test_dg_shows_its_documentation_and_a_description_of_every_attribute(folder: Path) -> None:
+def test_dg_shows_documentation_and_attribute_descriptions(folder: Path) -> None:
     text = dg_command(folder, "utils", "inspect-component", COMPONENT)
     assert "Seven assets with their checks, four jobs and three sensors." in text
     schema = json.JSONDecoder().raw_decode(text.split("Component schema:")[1].lstrip())[0]
@@ -278,7 +280,7 @@ def test_dg_shows_its_documentation_and_a_description_of_every_attribute(folder:
     assert schema["required"] == ["project"]
 
 
-def test_dg_checks_and_lists_the_projects_definitions(folder: Path) -> None:
+def test_dg_checks_and_lists_definitions(folder: Path) -> None:
     dg_command(folder, "check", "yaml")
     listed = json.loads(dg_command(folder, "list", "defs", "--json"))
     assert {"newsletter", "emea/emea_blobs/dataset", "apac/apac_blobs/dataset"} <= {

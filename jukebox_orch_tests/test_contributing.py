@@ -10,7 +10,7 @@ TREE = PAGE.split("```")[1]
 
 
 def listed() -> set[Path]:
-    """Paths of the tree, relative to the checkout; a folder ends its line's name with `/`."""
+    """Return the paths of the tree, relative to the checkout. The name of a folder ends with `/`."""
     paths, parents = set(), [Path()]
     for line in TREE.strip().splitlines():
         indent, name = re.fullmatch(r"( *)(\S+) .*", line).groups()  # pyright: ignore[reportOptionalMemberAccess]

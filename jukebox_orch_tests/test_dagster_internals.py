@@ -1,4 +1,4 @@
-"""Each thing of Dagster that the product uses beyond its public API: fails when Dagster changes it."""
+"""Every use of Dagster beyond its public API: a test fails when Dagster changes it."""
 
 import dagster as dg
 from dagster_k8s import K8sRunLauncher
@@ -7,7 +7,7 @@ from dagster_k8s.executor import K8sStepHandler
 from jukebox_orch import dagster_internals as subject
 
 
-def test_check_evaluations_of_a_run_are_listed() -> None:
+def test_check_evaluations_of_run_are_listed() -> None:
     @dg.asset(check_specs=[dg.AssetCheckSpec("small", asset="table")])
     def table() -> dg.MaterializeResult:
         return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=False, check_name="small")])
@@ -18,8 +18,8 @@ def test_check_evaluations_of_a_run_are_listed() -> None:
     assert found == [("small", False)]
 
 
-def test_executor_of_dagster_k8s_has_its_step_handler() -> None:
-    """`StepDelegatingExecutor` is what `k8s_job_executor` creates; making that one needs a cluster's instance."""
+def test_dagster_k8s_executor_has_step_handler() -> None:
+    """`k8s_job_executor` creates a `StepDelegatingExecutor`, but needs a cluster's instance to do so."""
     from dagster._core.execution.retries import RetryMode
     from dagster._core.executor.step_delegating import StepDelegatingExecutor
 
@@ -29,28 +29,28 @@ def test_executor_of_dagster_k8s_has_its_step_handler() -> None:
     assert {"check_step_health", "terminate_step"} <= set(dir(handler))
 
 
-def test_pod_label_is_a_kubernetes_label() -> None:
+def test_pod_label_is_valid_in_kubernetes() -> None:
     assert subject.pod_label("jukebox__trained_model") == "jukebox__trained_model"
     assert len(subject.pod_label("x" * 100)) <= 63
 
 
 class Launcher(K8sRunLauncher):
-    """A launcher that was never connected: the tags of a run are judged without Kubernetes."""
+    """A launcher without a connection: it checks the tags of a run without Kubernetes."""
 
     def __init__(self, problem: Exception | None, instance: dg.DagsterInstance) -> None:
         self._problem = problem
-        self._held = instance
+        self._given = instance
 
     @property
     def _instance(self) -> dg.DagsterInstance:
-        return self._held
+        return self._given
 
     def get_container_context_for_run(self, dagster_run: dg.DagsterRun) -> None:  # pyright: ignore
         if self._problem:
             raise self._problem
 
 
-def test_launcher_judges_tags_and_its_instance_takes_the_mark() -> None:
+def test_launcher_checks_tags_and_forbids_retries() -> None:
     assert "get_container_context_for_run" in vars(K8sRunLauncher)
     assert hasattr(K8sRunLauncher, "_instance")
     with dg.DagsterInstance.ephemeral() as instance:

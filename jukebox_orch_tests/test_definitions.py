@@ -1,4 +1,4 @@
-"""The code location: cheap and silent to import, and a graph that is what it is said to be."""
+"""The code location: a fast import without side effects or warnings, and the documented graph."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ def note(event, arguments):
             return
         events.append([event, str(arguments[:1])])
 
-import dagster  # which asks the program `file` about the interpreter when it is imported
+import dagster  # its import starts the program `file`
 sys.addaudithook(note)
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
@@ -56,22 +56,22 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 HEAVY = ["tensorflow", "keras", "mlflow", "onnx", "onnxruntime", "tf2onnx", "sklearn", "scipy", "matplotlib"]
 HEAVY += ["kubernetes", "dagster_k8s", "kfp", "kfp_bridge", "PIL", "dagster_webserver"]
-# Not heavy beside those, but half as much again as Dagster itself.
+# Lighter than those, but together half as heavy as Dagster.
 HEAVY += ["numpy", "pandas", "pyarrow", "fsspec", "upath", "httpx", "aiohttp"]
 
 
 @pytest.mark.parametrize("module", HEAVY)
-def test_importing_the_definitions_does_not_load(module: str, imported: dict[str, Any]):
+def test_import_of_definitions_does_not_load(module: str, imported: dict[str, Any]):
     assert module not in imported["modules"]
 
 
-def test_importing_the_definitions_opens_no_socket_writes_no_file_and_starts_no_process(
+def test_import_of_definitions_has_no_side_effects(
     imported: dict[str, Any],
 ):
     assert imported["events"] == []
 
 
-def test_importing_the_definitions_gives_no_warning(imported: dict[str, Any]):
+def test_import_of_definitions_gives_no_warning(imported: dict[str, Any]):
     assert imported["warnings"] == []
 
 
@@ -82,7 +82,7 @@ def defs() -> dg.Definitions:
     return defs
 
 
-def test_the_definitions_are_loadable(defs: dg.Definitions):
+def test_definitions_are_loadable(defs: dg.Definitions):
     dg.Definitions.validate_loadable(defs)
 
 
@@ -143,7 +143,7 @@ GRAPH = {
 }
 
 
-def test_the_graph_is_the_documented_one(defs: dg.Definitions):
+def test_graph_has_documented_assets_and_checks(defs: dg.Definitions):
     graph = defs.resolve_asset_graph()
     found = {}
     for asset in GRAPH:
@@ -155,7 +155,7 @@ def test_the_graph_is_the_documented_one(defs: dg.Definitions):
     assert found == GRAPH
 
 
-def test_every_asset_says_what_it_is(defs: dg.Definitions):
+def test_every_asset_has_description_and_version(defs: dg.Definitions):
     for spec in defs.resolve_all_asset_specs():
         assert spec.description, spec.key
         assert spec.code_version, spec.key
@@ -165,7 +165,7 @@ def test_every_asset_says_what_it_is(defs: dg.Definitions):
     assert {s.key.path[0] for s in defs.resolve_all_asset_specs()} == {"jukebox", "image_processor"}
 
 
-def test_every_check_says_what_it_demands(defs: dg.Definitions):
+def test_every_check_has_description(defs: dg.Definitions):
     for asset in GRAPH:
         for spec in defs.resolve_assets_def(["jukebox", asset]).check_specs:
             assert spec.description, spec.key
@@ -179,7 +179,7 @@ JOBS = {
 
 
 @pytest.mark.parametrize("job", JOBS)
-def test_a_job_runs_its_assets_with_all_their_checks(job: str, defs: dg.Definitions):
+def test_job_selects_its_assets_with_all_checks(job: str, defs: dg.Definitions):
     found = defs.resolve_job_def(f"jukebox_{job}")
     selected = {key.path[-1] for key in found.asset_layer.executable_asset_keys}
     assert selected == set(JOBS[job])
@@ -187,7 +187,7 @@ def test_a_job_runs_its_assets_with_all_their_checks(job: str, defs: dg.Definiti
     assert {(asset, name) for asset in JOBS[job] for name in GRAPH[asset][2]} <= checks
 
 
-def test_every_project_has_the_same_jobs(defs: dg.Definitions):
+def test_every_project_has_same_jobs(defs: dg.Definitions):
     jobs = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
     suffixes = ["training", "data", "evaluate_and_register", "rollback"]
     assert jobs == {
@@ -195,7 +195,7 @@ def test_every_project_has_the_same_jobs(defs: dg.Definitions):
     }
 
 
-def test_sensors_do_not_run_until_somebody_asks(defs: dg.Definitions):
+def test_sensors_are_stopped_by_default(defs: dg.Definitions):
     sensors = list(defs.sensors or [])
     assert sensors
     assert all(sensor.default_status == dg.DefaultSensorStatus.STOPPED for sensor in sensors)

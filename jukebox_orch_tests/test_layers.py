@@ -1,4 +1,4 @@
-"""The layer rule stops a line that goes to the wrong place, and tests of pure code load nothing heavy."""
+"""The layer rule rejects misplaced imports and modules, and tests of pure code load no heavy framework."""
 
 import shutil
 import subprocess
@@ -11,37 +11,37 @@ from jukebox_orch_tests import CHECKOUT
 
 PACKAGES = ("jukebox_orch", "kfp_bridge")
 MISTAKES = {
-    "a loose module": ("jukebox_orch/helpers.py", "", "Floors of jukebox_orch"),
-    "a loose module of the bridge": ("kfp_bridge/helpers.py", "", "Floors of kfp_bridge"),
-    "an import upwards": (
+    "unassigned module": ("jukebox_orch/helpers.py", "", "Layers of jukebox_orch"),
+    "unassigned module of bridge": ("kfp_bridge/helpers.py", "", "Layers of kfp_bridge"),
+    "upward import": (
         "jukebox_orch/ml/drift.py",
         "from jukebox_orch.registry import versions",
-        "Floors of jukebox_orch",
+        "Layers of jukebox_orch",
     ),
-    "a type-only import upwards": (
+    "type-only upward import": (
         "jukebox_orch/contract/tasks.py",
         "if TYPE_CHECKING:\n    from jukebox_orch.ml.artifacts import Report",
-        "Floors of jukebox_orch",
+        "Layers of jukebox_orch",
     ),
-    "a circle": (
+    "import cycle": (
         "jukebox_orch/contract/settings.py",
         "def later():\n    from jukebox_orch.contract import project",
-        "No circles",
+        "No import cycles",
     ),
-    "the bridge knows the product": ("kfp_bridge/names.py", "import jukebox_orch", "do not know each other"),
-    "a plugin knows Dagster": ("jukebox_orch/projects/jukebox/rules.py", "import dagster", "neither Dagster"),
-    "a decision with a clock": ("jukebox_orch/sensors/decisions.py", "import time", "Decisions of sensors"),
-    "a trigger knows another": (
+    "bridge imports product": ("kfp_bridge/names.py", "import jukebox_orch", "do not import each other"),
+    "plugin imports Dagster": ("jukebox_orch/projects/jukebox/rules.py", "import dagster", "neither Dagster"),
+    "decision imports time": ("jukebox_orch/sensors/decisions.py", "import time", "Decisions of sensors"),
+    "trigger imports other trigger": (
         "jukebox_orch/sensors/git_tags/remote.py",
         "from jukebox_orch.sensors.new_data import decision",
-        "Triggers do not know",
+        "Triggers do not import",
     ),
 }
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of both packages with the contracts of this checkout."""
+    """Copy both packages with the import contracts of this checkout."""
     folder = tmp_path_factory.mktemp("sources")
     for package in PACKAGES:
         shutil.copytree(CHECKOUT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -63,7 +63,7 @@ def test_layer_rule_holds(sources: Path) -> None:
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_layer_rule_stops_a_misplaced_line(mistake: str, sources: Path) -> None:
+def test_layer_rule_rejects_misplaced_line(mistake: str, sources: Path) -> None:
     name, line, contract = MISTAKES[mistake]
     path = sources / name
     before = path.read_text() if path.exists() else None
@@ -76,8 +76,8 @@ def test_layer_rule_stops_a_misplaced_line(mistake: str, sources: Path) -> None:
         else:
             path.write_text(before)
     assert done.returncode == 1
-    broken = [found for found in done.stdout.splitlines() if found.endswith("BROKEN")]
-    assert [found for found in broken if contract in found], done.stdout
+    broken = [row for row in done.stdout.splitlines() if row.endswith("BROKEN")]
+    assert [row for row in broken if contract in row], done.stdout
 
 
 def test_collecting_pure_tests_loads_no_framework() -> None:

@@ -1,4 +1,4 @@
-"""What is shipped, and what each part of it needs: the wheel in new environments with one extra at a time."""
+"""Contents of the wheel, and the extras that its modules need: new environments with one extra at a time."""
 
 import subprocess
 import zipfile
@@ -11,13 +11,13 @@ from jukebox_orch_tests.support.installed import build_wheel, new_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PACKAGES = ("jukebox_orch", "kfp_bridge")
-# Modules that need an extra just to be imported; every other one imports with the base dependencies alone.
+# Modules that need an extra to be imported; every other module imports with the base dependencies only.
 NEEDS = {
     "jukebox_orch.k8s.run_launcher": "k8s",
     "jukebox_orch.run_api": "run-api",
     "jukebox_orch.testing": "testing",
 }
-# What is loaded inside functions, tried by calling it.
+# Imports inside functions, by extra.
 USES = {
     "training": (
         "from jukebox_orch.ml.keras_runtime import import_keras; import_keras();"
@@ -34,7 +34,7 @@ USES = {
 
 
 def modules() -> list[str]:
-    """Every module of the two packages."""
+    """Return every module of the two packages."""
     found = []
     for package in PACKAGES:
         for path in sorted((CHECKOUT / package).rglob("*.py")):
@@ -52,7 +52,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
-def test_wheel_holds_the_two_packages_only(wheel: Path) -> None:
+def test_wheel_contains_two_packages_only(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
@@ -60,11 +60,11 @@ def test_wheel_holds_the_two_packages_only(wheel: Path) -> None:
 
 
 @pytest.mark.parametrize("extra", ["", "training", "webserver", "k8s", "run-api", "kfp", "s3", "testing"])
-def test_modules_import_with_the_extra_they_need_alone(extra: str, wheel: Path, tmp_path: Path) -> None:
+def test_modules_import_with_their_extra_only(extra: str, wheel: Path, tmp_path: Path) -> None:
     bin_ = new_environment(tmp_path / "env", wheel, [extra] if extra else [])
-    wanted = [module for module in modules() if extra_of(module) in ("", extra)]
-    assert len(wanted) > 100
-    code = f"import importlib\nfor name in {wanted!r}: importlib.import_module(name)\n{USES.get(extra, '')}"
+    names = [module for module in modules() if extra_of(module) in ("", extra)]
+    assert len(names) > 100
+    code = f"import importlib\nfor name in {names!r}: importlib.import_module(name)\n{USES.get(extra, '')}"
     done = subprocess.run(
         [bin_ / "python", "-c", code],
         cwd=tmp_path,
@@ -77,10 +77,8 @@ def test_modules_import_with_the_extra_they_need_alone(extra: str, wheel: Path, 
 
 
 @pytest.mark.parametrize("module", NEEDS)
-def test_module_that_needs_an_extra_says_which_import_is_missing(
-    module: str, wheel: Path, tmp_path: Path
-) -> None:
-    """Without it the import fails; otherwise the table above names an extra that nobody needs."""
+def test_module_without_its_extra_fails_to_import(module: str, wheel: Path, tmp_path: Path) -> None:
+    """The import fails without the extra; otherwise the table above names an extra that is not needed."""
     if module == "jukebox_orch.testing":
         module += ".suite"
     bin_ = new_environment(tmp_path / "env", wheel)

@@ -1,4 +1,4 @@
-"""A broken plugin stops loading with one message: its distribution, its object, and what is missing."""
+"""A broken plugin fails with one message that names its distribution, its object and what is missing."""
 
 import json
 import os
@@ -33,42 +33,45 @@ def lacking(name: str) -> type:
 
 
 PROBLEMS = {
-    "a module": (pytest, "is not a subclass of jukebox_orch.contract.ModelProject"),
-    "an instance": (Blobs(), "is not a subclass of jukebox_orch.contract.ModelProject"),
-    "another class": (dict, "is not a subclass of jukebox_orch.contract.ModelProject"),
-    "the contract itself": (ModelProject, "lacks build_features(), lacks build_model(), lacks load()"),
+    "module": (pytest, "is not a subclass of jukebox_orch.contract.ModelProject"),
+    "instance": (Blobs(), "is not a subclass of jukebox_orch.contract.ModelProject"),
+    "unrelated class": (dict, "is not a subclass of jukebox_orch.contract.ModelProject"),
+    "contract itself": (ModelProject, "lacks build_features(), lacks build_model(), lacks load()"),
     "no load": (lacking("load"), "lacks load()"),
     "no validate": (lacking("validate"), "lacks validate()"),
     "no build_features": (lacking("build_features"), "lacks build_features()"),
     "no build_model": (lacking("build_model"), "lacks build_model()"),
-    "upper case": (broken(name="Blobs"), "has the illegal name 'Blobs'"),
-    "a path": (broken(name="../blobs"), "has the illegal name '../blobs'"),
-    "no text": (broken(name=None), "has the illegal name None"),
-    "too long": (broken(name="b" * 41), "has the illegal name"),
+    "upper-case name": (broken(name="Blobs"), "has the illegal name 'Blobs'"),
+    "path as name": (broken(name="../blobs"), "has the illegal name '../blobs'"),
+    "no name": (broken(name=None), "has the illegal name None"),
+    "too long name": (broken(name="b" * 41), "has the illegal name"),
     "no description": (broken(description=None), "lacks description"),
-    "a task's class": (broken(task=type(Blobs.task)), "lacks task (Classification(), Regression()"),
-    "an illegal rule": (broken(rules={"no gaps!": "?"}), "has the illegal rule name 'no gaps!'"),
-    "a rule that is no text": (broken(rules={3: "?"}), "has the illegal rule name 3"),
+    "task class": (broken(task=type(Blobs.task)), "lacks task (Classification(), Regression()"),
+    "illegal rule": (broken(rules={"no gaps!": "?"}), "has the illegal rule name 'no gaps!'"),
+    "rule that is not a string": (broken(rules={3: "?"}), "has the illegal rule name 3"),
     "rules that are a list": (broken(rules=["numbers"]), "rules"),
     "tables that are a list": (broken(tables=["rows"]), "tables"),
-    "a rule of the product": (broken(rules={"invalid_share": "?"}), "rule name 'invalid_share'"),
-    "another rule of the product": (broken(rules={"invalid_rows": "?"}), "rule name 'invalid_rows'"),
-    "an illegal owner": (broken(owners=("the team",)), "has the illegal owner 'the team'"),
-    "owners that are no list": (broken(owners=None), "owners"),
-    "settings of another kind": (broken(hyperparameters=Settings), "lacks hyperparameters, a subclass of"),
-    "settings that are no class": (broken(split={"test_share": 0.2}), "lacks split, a subclass of Settings"),
-    "a setting without a default": (broken(split=NoDefault), "has no default for split.day"),
+    "rule of product": (broken(rules={"invalid_share": "?"}), "rule name 'invalid_share'"),
+    "other rule of product": (broken(rules={"invalid_rows": "?"}), "rule name 'invalid_rows'"),
+    "illegal owner": (broken(owners=("the team",)), "has the illegal owner 'the team'"),
+    "owners that are not a list": (broken(owners=None), "owners"),
+    "settings of wrong class": (broken(hyperparameters=Settings), "lacks hyperparameters, a subclass of"),
+    "settings that are not a class": (
+        broken(split={"test_share": 0.2}),
+        "lacks split, a subclass of Settings",
+    ),
+    "setting without default": (broken(split=NoDefault), "has no default for split.day"),
     "too few arguments": (
         broken(load=lambda self: {}),
-        "has load(self) in place of load(self, source)",
+        "has load(self), expected load(self, source)",
     ),
-    "another argument name": (
+    "other argument name": (
         broken(build_model=lambda self, features, parameters: None),
-        "in place of build_model(self, features, hyperparameters)",
+        ", expected build_model(self, features, hyperparameters)",
     ),
-    "an optional method": (broken(augment=lambda self, x: x), "has augment(self, x) in place of augment("),
-    "not callable": (broken(validate=None), "validate"),
-    "a constructor with arguments": (
+    "optional method": (broken(augment=lambda self, x: x), "has augment(self, x), expected augment("),
+    "not callable": (broken(validate=None), "has validate = None, expected a method"),
+    "constructor with arguments": (
         broken(__init__=lambda self, path: None),
         "cannot be created without arguments",
     ),
@@ -76,7 +79,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("problem", PROBLEMS)
-def test_a_broken_class_is_refused_saying_what_is_wrong(problem: str):
+def test_broken_class_is_refused_with_reason(problem: str):
     candidate, message = PROBLEMS[problem]
     with pytest.raises(ProjectError) as error:
         check_project(candidate, "acme-models: 'acme:Broken'")
@@ -84,21 +87,21 @@ def test_a_broken_class_is_refused_saying_what_is_wrong(problem: str):
     assert message in str(error.value)
 
 
-def test_everything_that_is_wrong_is_in_one_message():
+def test_all_problems_are_in_one_message():
     with pytest.raises(ProjectError) as error:
         check_project(broken(name="B", description=None, rules={"!": ""}), "acme-models: 'acme:Broken'")
     for text in ("illegal name 'B'", "lacks description", "illegal rule name '!'"):
         assert text in str(error.value)
 
 
-def test_more_optional_arguments_than_the_contract_asks_for_are_fine():
+def test_additional_optional_arguments_are_accepted():
     def build_model(self: Blobs, features: Any, hyperparameters: Any, width: int = 8) -> None: ...
 
     assert check_project(broken(build_model=build_model), "acme").name == "blobs"
 
 
 def install_plugin(folder: Path, distribution: str, entries: dict[str, str], source: str) -> None:
-    """Lay out an installed plugin: its module and its entry points."""
+    """Write an installed plugin: its module and its entry points."""
     install(folder, distribution, {GROUP: entries})
     (folder / f"{distribution.replace('-', '_')}.py").write_text(source)
 
@@ -114,15 +117,15 @@ def entries(site: Path) -> list[metadata.EntryPoint]:
     return [entry for distribution in found for entry in distribution.entry_points.select(group=GROUP)]
 
 
-def test_an_import_error_names_the_distribution_and_its_object(site: Path):
-    install_plugin(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import a_module_that_is_not_there\n")
+def test_import_error_names_distribution_and_object(site: Path):
+    install_plugin(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import missing_module\n")
     assert discover(entries(site)).problems == {
         "shoes": "acme-shoes: 'acme_shoes:Shoes' cannot be imported: ModuleNotFoundError: "
-        "No module named 'a_module_that_is_not_there'"
+        "No module named 'missing_module'"
     }
 
 
-def test_a_missing_attribute_and_a_module_that_raises_are_named(site: Path):
+def test_missing_attribute_and_raising_module_are_named(site: Path):
     install_plugin(site, "acme-hats", {"hats": "acme_hats:Hats"}, "")
     install_plugin(site, "acme-ties", {"ties": "acme_ties:Ties"}, "raise RuntimeError('no licence')\n")
     problems = discover(entries(site)).problems
@@ -130,18 +133,18 @@ def test_a_missing_attribute_and_a_module_that_raises_are_named(site: Path):
     assert problems["ties"] == "acme-ties: 'acme_ties:Ties' cannot be imported: RuntimeError: no licence"
 
 
-def test_two_projects_of_one_name_are_refused_naming_both(site: Path):
+def test_projects_with_same_name_are_refused_naming_both(site: Path):
     source = "from jukebox_orch_tests.support.projects import Blobs\nclass Mine(Blobs):\n    pass\n"
     install_plugin(site, "acme-a", {"a": "acme_a:Mine"}, source)
     install_plugin(site, "acme-b", {"b": "acme_b:Mine"}, source)
     found = discover(entries(site))
     assert list(found.projects) == ["blobs"]
     assert found.problems == {
-        "b": "acme-b: 'acme_b:Mine' has the name 'blobs', which acme-a: 'acme_a:Mine' has already"
+        "b": "acme-b: 'acme_b:Mine' has the name 'blobs', which acme-a: 'acme_a:Mine' already has"
     }
 
 
-def test_two_broken_plugins_with_one_entry_point_name_are_both_told(site: Path):
+def test_broken_plugins_with_same_entry_point_are_both_reported(site: Path):
     install_plugin(site, "acme-a", {"shoes": "acme_a:Shoes"}, "")
     install_plugin(site, "acme-b", {"shoes": "acme_b:Shoes"}, "")
     text = "\n".join(discover(entries(site)).problems.values())
@@ -149,8 +152,8 @@ def test_two_broken_plugins_with_one_entry_point_name_are_both_told(site: Path):
     assert "acme-b: 'acme_b:Shoes'" in text
 
 
-def test_a_broken_plugin_stops_the_definitions_and_is_left_out_where_that_was_asked_for(site: Path):
-    install_plugin(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import a_module_that_is_not_there\n")
+def test_broken_plugin_stops_definitions_unless_left_out(site: Path):
+    install_plugin(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import missing_module\n")
     code = "from jukebox_orch.definitions import defs; print([j.name for j in defs.resolve_all_job_defs()])"
 
     def load(choice: str) -> subprocess.CompletedProcess[str]:
@@ -173,8 +176,8 @@ def test_a_broken_plugin_stops_the_definitions_and_is_left_out_where_that_was_as
     assert "JUKEBOX_ORCH_BROKEN_PROJECTS = 'maybe': use stop or leave_out" in unknown.stderr
 
 
-def test_a_plugin_that_is_left_out_stands_among_the_assets_with_its_problem(site: Path):
-    install_plugin(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import a_module_that_is_not_there\n")
+def test_left_out_plugin_is_asset_with_its_problem(site: Path):
+    install_plugin(site, "acme-shoes", {"shoes": "acme_shoes:Shoes"}, "import missing_module\n")
     listed = subprocess.run(
         [Path(sys.executable).with_name("dg"), "list", "defs", "--json"],
         env={**os.environ, "PYTHONPATH": f"{site}", "JUKEBOX_ORCH_BROKEN_PROJECTS": "leave_out"},
@@ -190,11 +193,11 @@ def test_a_plugin_that_is_left_out_stands_among_the_assets_with_its_problem(site
     assert "jukebox/dataset" in assets
     asset = assets["broken_projects/shoes"]
     assert "This model project is left out" in asset["description"]
-    assert "No module named 'a_module_that_is_not_there'" in asset["description"]
+    assert "No module named 'missing_module'" in asset["description"]
 
 
-def test_projects_whose_settings_have_the_same_names_live_side_by_side():
-    """Dagster knows enums and shapes by name: two plugins may both call a class Split."""
+def test_projects_with_equal_settings_names_load_together():
+    """Dagster identifies enums and shapes by name, and two plugins may both have a class Split."""
     from typing import Literal
 
     def split(*choices: str) -> type[Settings]:
@@ -219,7 +222,7 @@ def test_projects_whose_settings_have_the_same_names_live_side_by_side():
     definitions.resolve_implicit_global_asset_job_def()
 
 
-def test_a_setting_without_a_form_field_is_a_problem_of_its_plugin():
+def test_setting_without_form_field_is_reported():
     from datetime import date
 
     class Days(Hyperparameters):

@@ -1,4 +1,4 @@
-"""The tutorial of examples/acme_iris in a new environment: typed as it stands, seen what it prints."""
+"""The tutorial of examples/acme_iris in a new environment: its commands are run and their output is compared."""
 
 import os
 import re
@@ -14,14 +14,14 @@ from jukebox_orch_tests.support.installed import build_wheel
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 TUTORIAL = CHECKOUT / "examples" / "acme_iris" / "README.md"
-# What a terminal that was opened a minute ago has; nothing of this environment or of the `make` that runs the tests.
+# Variables of a new terminal, without those of this environment or of the `make` that runs the tests.
 _TERMINAL = re.compile(r"PATH|HOME|LANG|LC_\w+|USER|UV_\w+|PIP_\w+|\w+_proxy|SSL_CERT_\w+", re.IGNORECASE)
 _MARK = "--- next block"
 
 
 @dataclass(frozen=True)
 class Block:
-    """Commands of the tutorial, the line where they stand, and what the next block says they print."""
+    """Commands of the tutorial, their line, and the output that the next block shows."""
 
     commands: str
     line: int
@@ -29,7 +29,7 @@ class Block:
 
 
 def read_blocks(text: str) -> list[Block]:
-    """The shell blocks in order; a text block belongs to the shell block before it."""
+    """Return the shell blocks in order; a text block belongs to the shell block before it."""
     blocks: list[Block] = []
     for match in re.finditer(r"^```(bash|text)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
         language, content = match.groups()
@@ -45,13 +45,13 @@ BLOCKS = read_blocks(TUTORIAL.read_text())
 
 
 def terminal(folder: Path) -> dict[str, str]:
-    """Environment variables of a new terminal whose programs leave temporary files in the folder."""
+    """Return the environment variables of a new terminal whose programs write temporary files to the folder."""
     kept = {name: value for name, value in os.environ.items() if _TERMINAL.fullmatch(name)}
     return {**kept, "TMPDIR": str(folder)}
 
 
 def copy_checkout(target: Path) -> Path:
-    """The files of this checkout that are or will be under version control."""
+    """Copy the files of this checkout that are or will be under version control."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=CHECKOUT, capture_output=True, check=True).stdout.decode().split("\0")
     for name in filter(None, names):
@@ -68,7 +68,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def printed(checkout: Path) -> list[str]:
-    """What each block printed, typed one after the other in one shell that stops at the first error."""
+    """Run the blocks in one shell that stops at the first error; return the output of each."""
     script = checkout.with_name("typed.sh")
     script.write_text("".join(f"echo '{_MARK}'\n{block.commands}" for block in BLOCKS))
     done = subprocess.run(
@@ -88,7 +88,7 @@ def printed(checkout: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)), ids=lambda n: f"line{BLOCKS[n].line}")
-def test_a_block_does_what_the_page_says(number: int, printed: list[str]) -> None:
+def test_block_prints_what_tutorial_shows(number: int, printed: list[str]) -> None:
     assert number < len(printed), "not reached: a block before it failed"
     output = printed[number]
     assert not re.search(r"ended with exit code \d+$", output), output[-4000:]
@@ -96,12 +96,12 @@ def test_a_block_does_what_the_page_says(number: int, printed: list[str]) -> Non
     for line in BLOCKS[number].shown:
         pattern = ".*".join(map(re.escape, line.strip().split("…")))
         found = re.compile(pattern).search(output, position)
-        assert found, f"the page shows {line!r}, after what stands above it; printed was\n{output[-4000:]}"
+        assert found, f"the page shows {line!r} after the lines above it; the output is\n{output[-4000:]}"
         position = found.end()
 
 
-def test_the_wheel_alone_is_the_whole_product(printed: list[str], checkout: Path, tmp_path: Path) -> None:
-    """Built, installed in place of the checkout, it writes a project that keeps the contract and trains."""
+def test_wheel_alone_creates_and_trains_project(printed: list[str], checkout: Path, tmp_path: Path) -> None:
+    """The wheel, installed instead of the checkout, creates a project that fulfils the contract and trains."""
     python = checkout / ".venv" / "bin" / "python"
     home = tmp_path / "home"
     home.mkdir()
@@ -121,7 +121,7 @@ def test_the_wheel_alone_is_the_whole_product(printed: list[str], checkout: Path
     wheel = build_wheel(tmp_path / "dist", checkout)
     install = (python, "-m", "uv", "pip", "install", "--python", python, "--no-deps")
     run(*install, "--reinstall-package", "jukebox-orchestrator", wheel)
-    shutil.rmtree(checkout / "jukebox_orch")  # nothing of the checkout can be what answers
+    shutil.rmtree(checkout / "jukebox_orch")  # so that the checkout cannot be imported
     shutil.rmtree(checkout / "jukebox_orch_tests")
 
     package = Path(run(python, "-c", "import jukebox_orch as j; print(j.__file__)").strip()).parent
@@ -143,8 +143,8 @@ def test_the_wheel_alone_is_the_whole_product(printed: list[str], checkout: Path
     assert "model: demo version 1" in run(bin_ / "jukebox-orch", "show", "demo")
 
 
-def test_the_tutorial_is_read_whole() -> None:
-    """A fence that the pattern does not know would be left out silently."""
+def test_all_fences_of_tutorial_are_read() -> None:
+    """A fence that the pattern does not match would be skipped silently."""
     fences = [line for line in TUTORIAL.read_text().splitlines() if line.startswith("```") and line != "```"]
     assert set(fences) == {"```bash", "```text", "```toml"}
     assert len(BLOCKS) == fences.count("```bash")

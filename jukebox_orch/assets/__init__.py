@@ -1,4 +1,4 @@
-"""A project becomes a training graph: seven assets, their checks, and jobs."""
+"""Builds a project's training graph: seven assets, their checks and the jobs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -30,7 +30,7 @@ _ASSETS = (
     (registered_model.NODE, registered_model.registered_model_asset),
 )
 NODES = tuple(node for node, _ in _ASSETS)
-"""The assets of every training graph, in its order: the only list of them."""
+"""The assets of every training graph, in graph order."""
 
 
 def build_training_graph(
@@ -40,13 +40,13 @@ def build_training_graph(
     key_prefix: tuple[str, ...] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> dg.Definitions:
-    """Assets, checks and jobs of one project; resources are bound by the caller.
+    """Return the assets, checks and jobs of one project. The caller binds the resources.
 
     Args:
         name: asset prefix, group, job prefix and default model name; default: `key_prefix` and the project's
             name, joined by underscores.
         key_prefix: put before `name` in every asset key.
-        defaults: run settings over the project's own, for example `{"hyperparameters": {"epochs": 5}}`.
+        defaults: run settings that override the project's, for example `{"hyperparameters": {"epochs": 5}}`.
 
     Raises:
         InputError: a default is unknown or out of bounds.
@@ -57,7 +57,7 @@ def build_training_graph(
 
 
 def broken_project(name: str, problem: str) -> dg.Definitions:
-    """Placeholder asset for a plugin that failed to load; its description is the problem."""
+    """Return a placeholder asset for a plugin that failed to load; its description is the error."""
     dg.get_dagster_logger().warning(f"left out: {problem}")
     return dg.Definitions(
         assets=[

@@ -1,4 +1,4 @@
-"""Checks of an asset: one declaration gives the check's spec and its result, so that the two cannot differ."""
+"""Checks of an asset. One declaration gives both the check's spec and its result, so they cannot differ."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,13 @@ from jukebox_orch.contract import InputError, ModelProject
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a check found.
+    """Result of a check.
 
     Attributes:
-        value: what was measured; threshold: what it had to be.
-        text: one sentence about both, for a person.
-        metadata: more to show beside the result.
+        value: the measured value.
+        threshold: the required value.
+        text: one sentence about both, shown to the user.
+        metadata: additional metadata of the check result.
     """
 
     passed: bool
@@ -32,25 +33,25 @@ class Check:
     """A check of an asset.
 
     Attributes:
-        name: of the check, below its asset.
-        description: what it demands.
-        judge: (project, value) -> outcome.
-        blocking: whether its failure stops everything downstream; otherwise it warns.
+        name: name of the check within its asset.
+        description: what it requires.
+        evaluate: (project, value) -> outcome.
+        blocking: True: a failure stops everything downstream. False: a failure is a warning.
     """
 
     name: str
     description: str
-    judge: Callable[[ModelProject, Any], Outcome]
+    evaluate: Callable[[ModelProject, Any], Outcome]
     blocking: bool = True
 
 
 def check_results(project: ModelProject, checks: Sequence[Check], value: Any) -> list[dg.AssetCheckResult]:
-    """The result of every check on the value."""
-    return [check_result(check, check.judge(project, value)) for check in checks]
+    """Return the result of every check on the value."""
+    return [check_result(check, check.evaluate(project, value)) for check in checks]
 
 
 def check_result(check: Check, outcome: Outcome) -> dg.AssetCheckResult:
-    """The outcome with the name and the severity of its check."""
+    """Return the outcome as a check result, with the check's name and severity."""
     return dg.AssetCheckResult(
         passed=bool(outcome.passed),
         check_name=check.name,
@@ -65,17 +66,17 @@ def check_result(check: Check, outcome: Outcome) -> dg.AssetCheckResult:
 
 
 def failed_blocking(results: Sequence[dg.AssetCheckResult]) -> list[dg.AssetCheckResult]:
-    """The results that stop a run."""
+    """Return the results that stop a run."""
     return [r for r in results if not r.passed and r.severity == dg.AssetCheckSeverity.ERROR]
 
 
 def refuse_unless_passed(
     asset_name: str, project: ModelProject, checks: Sequence[Check], value: Any, remedy: str
 ) -> None:
-    """Refuse a value that fails a blocking check: a failed check stops its own run only, a later run starts after it.
+    """Raise if the value fails a blocking check. A failed check stops only its own run, not a later one.
 
     Raises:
-        InputError: naming the asset, its failed checks and what to do.
+        InputError: with the asset, its failed checks and what to do.
     """
     failed = failed_blocking(check_results(project, [check for check in checks if check.blocking], value))
     if failed:

@@ -1,8 +1,8 @@
-"""Code versions and fingerprints: they decide whether a stored result may be used again.
+"""Code versions and fingerprints, which decide whether a stored result can be reused.
 
-No list of files is kept by hand. The product's part is every source file of `contract/` and `ml/`; the layer rule
-proves that these import nothing else of the product. The project's part is every file, also data files, of its
-top-level package. What a project imports from elsewhere is part of the fingerprint: an installed package by its
+Files are not listed by hand. The product's part is every source file of `contract/` and `ml/`; the layer rule
+ensures that these import nothing else of the product. The project's part is every file of its top-level package,
+including data files. What a project imports from elsewhere is part of the fingerprint: an installed package by its
 version, everything else by its content.
 """
 
@@ -28,28 +28,28 @@ _INSTALLED = {"site-packages", "dist-packages"}
 
 
 def code_version(project: ModelProject) -> str:
-    """Digest of the sources of the product's computation and of the project.
+    """Return the digest of the sources of the product's computation and of the project.
 
     Raises:
         InputError: the project was not defined in a file.
     """
     product = (file for folder in _PRODUCT_FOLDERS for file in _files(folder) if file[0].endswith(".py"))
-    own = (file for root in _project_roots(type(project)) for file in _files(root))
-    return _digest([*product, *own])[:16]
+    project_files = (file for root in _project_roots(type(project)) for file in _files(root))
+    return _digest([*product, *project_files])[:16]
 
 
 def fingerprint(project: ModelProject, **parts: Any) -> str:
-    """Digest of everything that a result depends on, for `ArtifactStore.find_reusable`: `parts` and dependencies."""
+    """Return the digest of `parts` and the dependencies, for `ArtifactStore.find_reusable`."""
     everything = {"dependencies": dependencies(type(project)), **parts}
     return hashlib.sha256(json.dumps(everything, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @cache
 def dependencies(project: type[ModelProject]) -> Mapping[str, str]:
-    """What the product's computation and the project import: distribution -> version, or module -> digest.
+    """Return what the product's computation and the project import: distribution -> version, or module -> digest.
 
-    A module that lies outside of the installed packages (on `PYTHONPATH`, or installed as editable) has no version
-    that changes with it: its content counts, and what it imports in turn.
+    A module outside the installed packages (on `PYTHONPATH`, or an editable install) has no version that changes
+    with it. Its content counts, and so do the modules that it imports.
     """
     found = {name: metadata.version(name) for name in LIBRARIES.values()}
     roots = _project_roots(project)
@@ -60,19 +60,19 @@ def dependencies(project: type[ModelProject]) -> Mapping[str, str]:
         if name in known:
             continue
         known.add(name)
-        for place in _locate(name):
-            if _INSTALLED & set(place.parts):
+        for path in _locate(name):
+            if _INSTALLED & set(path.parts):
                 found |= {
                     distribution: metadata.version(distribution) for distribution in _distributions(name)
                 }
             else:
-                found[name] = _digest(_files(place))
-                todo += _imports(place)
+                found[name] = _digest(_files(path))
+                todo += _imports(path)
     return found
 
 
 def _project_roots(project: type[ModelProject]) -> list[Path]:
-    """Where the project's code lies: its top-level package or module, and the built-in project that it extends."""
+    """Return the paths of the project's top-level package or module and of the built-in project that it extends."""
     roots: list[Path] = []
     for extended in project.__mro__:
         parts = extended.__module__.split(".")
@@ -82,18 +82,18 @@ def _project_roots(project: type[ModelProject]) -> list[Path]:
             roots += _locate(parts[0])
     if not roots:
         raise InputError(
-            f"{project.__module__}.{project.__qualname__}: has no source file, so a change of it would go unnoticed; "
+            f"{project.__module__}.{project.__qualname__}: has no source file, so changes cannot be detected; "
             "define the project in a module"
         )
     return list(dict.fromkeys(roots))
 
 
 def _locate(name: str) -> list[Path]:
-    """Folders of a top-level package, or the file of a module; none for the standard library."""
+    """Return the folders of a top-level package or the file of a module; nothing for the standard library."""
     if name in sys.stdlib_module_names:
         return []
     module = sys.modules.get(name)
-    if module is not None:  # what is imported may lie elsewhere than what would be found now
+    if module is not None:  # it may have been imported from another path than a new search would find
         folders, file = getattr(module, "__path__", None), getattr(module, "__file__", None)
     else:
         spec = importlib.util.find_spec(name)
@@ -103,7 +103,7 @@ def _locate(name: str) -> list[Path]:
 
 
 def _files(root: Path) -> list[tuple[str, Path]]:
-    """Name below the root's parent and path of each file: of a package all but caches and hidden ones."""
+    """Return each file's name relative to the root's parent, and its path. Caches and hidden files are left out."""
     paths = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     named = [(path.relative_to(root.parent), path) for path in paths]
     return [
@@ -114,7 +114,7 @@ def _files(root: Path) -> list[tuple[str, Path]]:
 
 
 def _digest(files: Iterable[tuple[str, Path]]) -> str:
-    """Sha256 over names and contents."""
+    """Return the sha256 over names and contents."""
     state = hashlib.sha256()
     for name, path in files:
         content = path.read_bytes()
@@ -124,13 +124,13 @@ def _digest(files: Iterable[tuple[str, Path]]) -> str:
 
 
 def _imports(root: Path) -> Iterator[str]:
-    """Top-level names that the source files import, at any place in them."""
+    """Yield the top-level names that the source files import, anywhere in a file."""
     for name, path in _files(root):
         if not name.endswith(".py"):
             continue
         try:
             tree = ast.parse(path.read_bytes(), str(path))
-        except SyntaxError:  # a template, for example: nothing can import it
+        except SyntaxError:  # for example a template, which cannot be imported
             continue
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
@@ -140,7 +140,7 @@ def _imports(root: Path) -> Iterator[str]:
 
 
 def _distributions(name: str) -> list[str]:
-    """Distributions that installed this top-level module. Most have its name; to find the others takes 0.3 s."""
+    """Return the distributions that installed this top-level module. Most have its name; a full search takes 0.3 s."""
     try:
         return [metadata.distribution(name).name]
     except metadata.PackageNotFoundError:

@@ -23,11 +23,11 @@ NODE = AssetNode(
 
 @dataclass(frozen=True)
 class LoadedData:
-    """A dataset, and the distribution of the data of the last registered model that it is compared with.
+    """A dataset, and the data profile of the last registered model, to compare it with.
 
     Attributes:
-        profile: of version `registered_version`; None when no model is registered.
-        drift_warn: population stability index from which on the drift check warns.
+        profile: profile of version `registered_version`; None if no model is registered.
+        drift_warn: population stability index at or above which the drift check warns.
     """
 
     dataset: Dataset
@@ -58,7 +58,7 @@ def _expected_columns(project: ModelProject, loaded: LoadedData) -> Outcome:
         for column in columns
         if column not in table
     ]
-    text = f"missing: {', '.join(missing)}" if missing else "all expected tables and columns are there"
+    text = f"missing: {', '.join(missing)}" if missing else "all expected tables and columns are present"
     return Outcome(not missing, len(missing), "0 missing", text)
 
 
@@ -73,13 +73,13 @@ def _drift(project: ModelProject, loaded: LoadedData) -> Outcome:
     if not values:
         return Outcome(True, 0.0, threshold, "the project monitors no column")
     worst = max(values, key=lambda name: values[name])
-    moved = sorted(name for name, value in values.items() if value >= threshold)
-    found = f"{', '.join(moved)} moved" if moved else f"largest index {values[worst]:.3f} ({worst})"
+    drifted = sorted(name for name, value in values.items() if value >= threshold)
+    text = f"drifted: {', '.join(drifted)}" if drifted else f"largest index {values[worst]:.3f} ({worst})"
     return Outcome(
-        not moved,
+        not drifted,
         values[worst],
         threshold,
-        f"against version {loaded.registered_version}: {found}",
+        f"against version {loaded.registered_version}: {text}",
         {
             "registered_version": loaded.registered_version,
             "psi": dg.MetadataValue.json(values),

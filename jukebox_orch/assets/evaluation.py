@@ -1,4 +1,4 @@
-"""`evaluation`: whether the model is good enough, and not worse than the champion. In parallel with `onnx_model`."""
+"""`evaluation`: the model compared with its floor, baselines and the champion. Runs in parallel with `onnx_model`."""
 
 import math
 import re
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NODE = AssetNode(
     name="evaluation",
-    description="Metrics on the untouched test split, beside simple baselines and the current champion.",
+    description="Metrics on the untouched test split, compared with simple baselines and the current champion.",
     kinds=frozenset({"scikitlearn", "json"}),
     artifact_type="Artifact",
     inputs=("trained_model", "features"),
@@ -34,7 +34,7 @@ def _metric_floor(project: ModelProject, report: EvaluationReport) -> Outcome:
     floor, value = report.metric_floor, report.test.metrics[report.primary_metric]
     text = f"test {report.primary_metric} {value:.4g}"
     if floor is None:
-        return Outcome(math.isfinite(value), value, "none", f"{text}; gates.metric_floor sets none")
+        return Outcome(math.isfinite(value), value, "none", f"{text}; gates.metric_floor is not set")
     text += f", must be {'at least' if report.higher_is_better else 'at most'} {floor:.4g}"
     return Outcome(project.task.not_worse(value, floor), value, floor, text)
 
@@ -71,8 +71,8 @@ CHECKS = (
     Check("metric_floor", "The primary metric on the test split reaches gates.metric_floor.", _metric_floor),
     Check(
         "not_worse_than_champion",
-        "As good, within the tolerance, as the champion or the base that the run names, on the same test "
-        "split; while there is neither, as the task's baseline.",
+        "On the same test split, at most the tolerance worse than the champion or the base that the run names; "
+        "without either, than the task's baseline.",
         _not_worse_than_champion,
     ),
     Check(
@@ -135,7 +135,7 @@ def evaluation_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
 
 
 def _champion_or_base(mlflow: MlflowResource, store: ModelStore, settings: Any) -> LoadedVersion | None:
-    """The version to compare with: the base that the run names, else the current champion."""
+    """Return the version to compare with: the base that the run names, else the current champion."""
     from jukebox_orch.registry.versions import base_version, current_champion
 
     base = settings.base_model_name
@@ -144,13 +144,13 @@ def _champion_or_base(mlflow: MlflowResource, store: ModelStore, settings: Any) 
     found = base_version(mlflow, store, base)
     if found is None:
         raise InputError(
-            f"base_model_name = {base!r}: the registry has no such version, or no champion of it"
+            f"base_model_name = {base!r}: the registry has no such version, or the model has no champion"
         )
     return found
 
 
 def _metrics(report: EvaluationReport) -> dict[str, float]:
-    """All scores by the name that they have in MLflow."""
+    """Return all scores by their names in MLflow."""
     test = {f"test_{name}": value for name, value in report.test.metrics.items()}
     return test | {
         f"{_ILLEGAL_IN_MLFLOW.sub('_', scores.name)}_{name}": value
@@ -184,13 +184,13 @@ def _tables(report: EvaluationReport) -> dict[str, Any]:
 def _figures(
     project: ModelProject, report: EvaluationReport, features: StoredFeatures, prediction: "np.ndarray"
 ) -> dict[str, bytes]:
-    """Figures as PNG, rendered once for the event log and for MLflow."""
+    """Return the figures as PNG, rendered once for both the event log and MLflow."""
     from jukebox_orch.assets import figures
 
-    made = dict(project.figures(features.features, prediction))
+    plots = dict(project.figures(features.features, prediction))
     if "confusion_matrix" in report.details:
-        made["confusion matrix plot"] = figures.confusion_matrix(**report.details["confusion_matrix"])
-        made["calibration"] = figures.calibration(report.details["calibration"])
+        plots["confusion matrix plot"] = figures.confusion_matrix(**report.details["confusion_matrix"])
+        plots["calibration"] = figures.calibration(report.details["calibration"])
     else:
-        made["predictions"] = figures.predictions(features.features.test.y, prediction)
-    return {name: figures.png(figure) for name, figure in made.items()}
+        plots["predictions"] = figures.predictions(features.features.test.y, prediction)
+    return {name: figures.png(figure) for name, figure in plots.items()}

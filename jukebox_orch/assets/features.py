@@ -46,16 +46,16 @@ def _normalised(project: ModelProject, features: Features) -> Outcome:
 
     x = features.normalization.apply(_head(features.train.x, features))
     if features.normalization.kind == "unit":
-        off = float(max(0.0, -x.min(), x.max() - 1))
-        return Outcome(off == 0, off, 0.0, f"values reach {off:.3g} beyond 0..1")
+        excess = float(max(0.0, -x.min(), x.max() - 1))
+        return Outcome(excess == 0, excess, 0.0, f"values reach {excess:.3g} beyond 0..1")
     mean, deviation = np.abs(x.mean(axis=0, dtype=np.float64)), x.std(axis=0, dtype=np.float64)
     constant = deviation < _NORMALIZATION_TOLERANCE
-    off = float(np.maximum(mean, np.where(constant, 0, np.abs(deviation - 1))).max())
+    distance = float(np.maximum(mean, np.where(constant, 0, np.abs(deviation - 1))).max())
     return Outcome(
-        off <= _NORMALIZATION_TOLERANCE,
-        off,
+        distance <= _NORMALIZATION_TOLERANCE,
+        distance,
         _NORMALIZATION_TOLERANCE,
-        f"largest distance of a feature's mean from 0 or its deviation from 1: {off:.2g}"
+        f"largest distance of a feature's mean from 0 or its deviation from 1: {distance:.2g}"
         + (f"; {int(constant.sum())} constant features" if constant.any() else ""),
     )
 
@@ -70,7 +70,7 @@ def _fitted_on_train(project: ModelProject, features: Features) -> Outcome:
             abs(features.normalization.scale / fitted.scale - 1).max(),
         )
     )
-    text = f"constants differ from the training split's own by {distance:.2g} of its deviation"
+    text = f"constants differ from those of the training split by {distance:.2g} of its deviation"
     return Outcome(distance <= 1e-6, distance, 1e-6, text)
 
 
@@ -97,8 +97,12 @@ def _class_balance(project: ModelProject, features: Features) -> Outcome:
 
 CHECKS = (
     Check("finite", "No missing or infinite number in any split.", _finite),
-    Check("normalised", "The constants bring the training split to its range.", _normalised),
-    Check("fitted_on_train", "The constants are those of the training split alone.", _fitted_on_train),
+    Check(
+        "normalised",
+        "Normalised with the constants, the training split has mean 0 and deviation 1, or is within 0..1.",
+        _normalised,
+    ),
+    Check("fitted_on_train", "The constants were computed from the training split only.", _fitted_on_train),
     Check("no_overlap", "No two splits share a split key.", _no_overlap),
     Check("class_balance", "Every class is frequent enough in every split.", _class_balance, blocking=False),
 )
@@ -119,39 +123,39 @@ def features_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         digest = format_of(dataset).digest(dataset)
         fingerprint = graph.fingerprint(NODE, {"dataset": digest}, settings)
         reused = artifact_store.find_reusable(context.instance, graph.key(NODE.name), fingerprint)
-        made: StoredFeatures = (
+        stored: StoredFeatures = (
             reused.value
             if reused
             else make_features(graph.project, dataset, digest, settings.split, settings.seed)
         )
-        splits = made.features.splits
+        splits = stored.features.splits
         return dg.MaterializeResult(
-            value=reused or made,
-            data_version=dg.DataVersion(made.digest),
+            value=reused or stored,
+            data_version=dg.DataVersion(stored.digest),
             metadata={
                 "fingerprint": fingerprint,
                 **{f"{name} entries": len(split) for name, split in splits.items()},
                 **{f"{name} rows": round(float(split.weight.sum())) for name, split in splits.items()},
-                "inputs": ", ".join(made.features.inputs),
-                "labels": len(made.features.labels),
+                "inputs": ", ".join(stored.features.inputs),
+                "labels": len(stored.features.labels),
                 "split keys": dg.MetadataValue.json(
                     {name: split.keys[:10].tolist() for name, split in splits.items()}
                 ),
                 "feature distributions": image(
-                    figures.png(figures.feature_distributions(made.features)),
+                    figures.png(figures.feature_distributions(stored.features)),
                     "feature distributions of the training split",
                 ),
                 "class balance": image(
-                    figures.png(figures.balance(graph.project.task.balance(made.features))),
+                    figures.png(figures.balance(graph.project.task.balance(stored.features))),
                     "target per split",
                 ),
             },
-            check_results=check_results(graph.project, CHECKS, made.features),
+            check_results=check_results(graph.project, CHECKS, stored.features),
         )
 
     return features
 
 
 def _head(x: "np.ndarray", features: Features) -> "np.ndarray":
-    """A fixed range is checked on a sample; fitted constants need every row."""
+    """Return the rows to check: a sample for a fixed range, all rows for fitted constants."""
     return x[:10_000] if features.normalization.kind == "unit" else x

@@ -1,4 +1,4 @@
-"""The pictures people look at, as matplotlib figures; small enough to live in the event log."""
+"""Figures for the UI and MLflow, made with matplotlib; small enough to store in the event log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jukebox_orch.contract import Features
 
 _BLUE, _ORANGE, _GREY = "#3b6fb6", "#e08a3c", "#9aa3ad"
-_MANY = 40
+_MAX_LABELS = 40
 
 
 def png(figure: Figure) -> bytes:
@@ -27,7 +27,7 @@ def png(figure: Figure) -> bytes:
 
 
 def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
-    """Loss and, beside it, the metric of Keras, per epoch: on train, on validation and, of a refit, on both."""
+    """Plot loss and Keras metric per epoch, on train and on validation, and for a refit on both together."""
     metrics = [name for name in history if not name.startswith(("val_", "refit_"))]
     figure, axes = _axes(1, len(metrics), (4.2 * len(metrics), 3))
     for axis, name in zip(axes, metrics, strict=True):
@@ -44,13 +44,13 @@ def learning_curves(history: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> Figure:
-    """Share of each true class (rows) that was predicted as each class (columns)."""
+    """Plot the share of each true class (rows) that was predicted as each class (columns)."""
     counts = np.asarray(matrix, float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 3.6 if len(labels) <= 12 else 7.5
     figure, (axis,) = _axes(1, 1, (size, size))
     image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    step = -(-len(labels) // _MANY)  # every label of few, every second or third of many
+    step = -(-len(labels) // _MAX_LABELS)  # every label if there are few, else every second or third
     ticks = list(range(0, len(labels), step))
     axis.set_xticks(ticks, [labels[i] for i in ticks], rotation=90, fontsize=7)
     axis.set_yticks(ticks, [labels[i] for i in ticks], fontsize=7)
@@ -60,7 +60,7 @@ def confusion_matrix(labels: Sequence[str], matrix: Sequence[Sequence[int]]) -> 
 
 
 def calibration(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Accuracy against confidence per bin; on the diagonal the model knows what it knows."""
+    """Plot accuracy against confidence per bin; a calibrated model lies on the diagonal."""
     table = pd.DataFrame(rows)
     figure, (axis,) = _axes(1, 1, (3.6, 3.6))
     axis.plot([0, 1], [0, 1], color=_GREY, linestyle="--", linewidth=1)
@@ -73,7 +73,7 @@ def calibration(rows: Sequence[Mapping[str, float]]) -> Figure:
 
 
 def feature_distributions(features: Features) -> Figure:
-    """Histogram of every input over the training split, or of all values of an image or a tensor."""
+    """Plot a histogram of every input over the training split, or of all values of an image or a tensor."""
     x = features.train.x
     columns = [x[:, i] for i in range(x.shape[1])] if features.columns else [x[:2000].reshape(-1)]
     names = features.inputs if features.columns else (f"values of {features.inputs[0]}",)
@@ -83,7 +83,7 @@ def feature_distributions(features: Features) -> Figure:
     for axis, name, values in zip(axes, names, columns, strict=False):
         axis.hist(values, bins=24, color=_BLUE)
         axis.set_title(name, fontsize=8)
-        # The ends of the range: all that a histogram of this size has room for.
+        # Only the ends of the range: a histogram of this size has no room for more.
         ends = sorted({float(values.min()), float(values.max())})
         axis.set_xticks(ends, [f"{end:.4g}" for end in ends], fontsize=6)
         axis.set_yticks([])
@@ -93,7 +93,7 @@ def feature_distributions(features: Features) -> Figure:
 
 
 def balance(shares: pd.DataFrame) -> Figure:
-    """Share of each class, or of each bin of a numeric target, per split."""
+    """Plot the share of each class, or of each bin of a numeric target, per split."""
     figure, (axis,) = _axes(1, 1, (max(4.5, min(10, 0.16 * len(shares))), 2.8))
     position = np.arange(len(shares))
     for offset, (name, color) in enumerate(zip(shares, (_BLUE, _GREY, _ORANGE), strict=False)):
@@ -107,7 +107,7 @@ def balance(shares: pd.DataFrame) -> Figure:
 
 
 def predictions(true: np.ndarray, predicted: np.ndarray) -> Figure:
-    """Predicted against true value of a regression; at most 5,000 points."""
+    """Plot predicted against true values of a regression; at most 5,000 points."""
     index = np.linspace(0, len(true) - 1, min(len(true), 5000)).astype(int)
     figure, (axis,) = _axes(1, 1, (3.6, 3.6))
     limits = [float(min(true.min(), predicted.min())), float(max(true.max(), predicted.max()))]
@@ -118,8 +118,8 @@ def predictions(true: np.ndarray, predicted: np.ndarray) -> Figure:
 
 
 def drift(values: Mapping[str, float], threshold: float) -> Figure:
-    """PSI per column beside the threshold."""
-    ordered = sorted(values.items(), key=lambda item: item[1])[-_MANY:]
+    """Plot the PSI per column and the threshold."""
+    ordered = sorted(values.items(), key=lambda item: item[1])[-_MAX_LABELS:]
     figure, (axis,) = _axes(1, 1, (5, 0.22 * len(ordered) + 1))
     colors = [_ORANGE if value >= threshold else _BLUE for _, value in ordered]
     axis.barh([name for name, _ in ordered], [value for _, value in ordered], color=colors)

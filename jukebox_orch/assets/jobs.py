@@ -13,33 +13,31 @@ from jukebox_orch.assets.training_graph import RETRY_POLICY, AssetNode, Training
 from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.storage.model_store import ModelStore
 
-# Job -> its first and last asset, in the order of the graph, and its description.
+# Job -> its first and last asset in graph order, and its description.
 _JOBS = {
     "training": ("dataset", "registered_model", "From the source to the registered model."),
-    "data": ("dataset", "features", "Read, validate and preprocess the data; trains nothing."),
+    "data": ("dataset", "features", "Read, validate and preprocess the data, without training."),
     "evaluate_and_register": (
         "evaluation",
         "registered_model",
-        "Evaluate, convert and register the model that was trained last.",
+        "Evaluate, convert and register the latest trained model.",
     ),
 }
 
 
 class RollbackConfig(dg.Config):
-    """Which version becomes champion again, and why."""
+    """The version that becomes champion again, and the reason."""
 
     model_name: str = Field(pattern=MODEL_NAME, description="Name in the model registry")
     version: str = Field(default="", description="Version number; empty: the champion before the current one")
-    reason: str = Field(
-        pattern=r"\S.*\S.*\S", description="Kept in the registry: why the champion is moved back"
-    )
+    reason: str = Field(pattern=r"\S.*\S.*\S", description="Reason for the rollback, stored in the registry")
     requested_by: str = Field(
-        default="", description="Kept in the registry: who asked; empty: the user of the process"
+        default="", description="Who requested it, stored in the registry; empty: the user of the process"
     )
 
 
 def graph_jobs(graph: TrainingGraph, nodes: Sequence[AssetNode]) -> dg.Definitions:
-    """All jobs of the graph, whose assets are `nodes` in the order of the graph."""
+    """Return all jobs of the graph. `nodes` are its assets in graph order."""
     names = [node.name for node in nodes]
     jobs = [
         _asset_job(graph, f"{graph.name}_{suffix}", nodes[names.index(first) : names.index(last) + 1], text)
@@ -49,7 +47,7 @@ def graph_jobs(graph: TrainingGraph, nodes: Sequence[AssetNode]) -> dg.Definitio
 
 
 def _asset_job(graph: TrainingGraph, name: str, nodes: Sequence[AssetNode], description: str):
-    """Asset jobs select their checks too: a check that is left out blocks nothing."""
+    """Return a job of the assets and their checks. Checks that are not selected would not block."""
     keys = [graph.key(node.name) for node in nodes]
     return dg.define_asset_job(
         name,
@@ -66,7 +64,7 @@ def _asset_job(graph: TrainingGraph, name: str, nodes: Sequence[AssetNode], desc
 
 
 def _rollback_job(graph: TrainingGraph) -> dg.JobDefinition:
-    """Needs no asset: it moves the alias of a registered model."""
+    """Return the job that moves the champion alias. It needs no assets."""
     name = f"{graph.name}_rollback"
 
     @dg.op(name=f"{graph.name}_move_champion", retry_policy=RETRY_POLICY, pool=graph.registration_pool)
@@ -85,7 +83,7 @@ def _rollback_job(graph: TrainingGraph) -> dg.JobDefinition:
                 before, now = rollback(
                     mlflow, model_store, config.model_name, config.version, by=by, why=config.reason
                 )
-        except RegistrationError as error:  # a retry does not repair a version
+        except RegistrationError as error:  # a retry would fail the same way
             raise dg.Failure(description=str(error), allow_retries=False) from error
         context.log.info(f"champion of {config.model_name}: version {before} -> {now} ({config.reason})")
         context.log_event(
@@ -106,7 +104,7 @@ def _rollback_job(graph: TrainingGraph) -> dg.JobDefinition:
 
     @dg.job(
         name=name,
-        description="Move the champion back to the previous or a named version, after verifying it.",
+        description="Verify the previous or a given version and make it champion again.",
         config=flat_config,
         tags={"jukebox/project": graph.name},
     )
@@ -117,7 +115,7 @@ def _rollback_job(graph: TrainingGraph) -> dg.JobDefinition:
 
 
 def _user() -> str:
-    """Who runs the process; in a container its user may have a number only."""
+    """Return the user of the process; in a container it may have only a number."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # KeyError until Python 3.13

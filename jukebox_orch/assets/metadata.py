@@ -1,4 +1,4 @@
-"""Tables, figures and values in the form that the Dagster UI shows."""
+"""Convert tables, figures and values to Dagster metadata for the UI."""
 
 import base64
 import math
@@ -14,17 +14,17 @@ _PREVIEW_ROWS = 5
 
 
 def image(png: bytes, title: str) -> dg.MetadataValue:
-    """A figure inline."""
+    """Return a figure as inline Markdown image."""
     return dg.MetadataValue.md(f"![{title}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
 def preview(data: "pd.DataFrame", rows: int = _PREVIEW_ROWS) -> dg.MetadataValue:
-    """The first rows as a table."""
+    """Return the first rows as a table."""
     return table(data.head(rows).to_dict("records"))
 
 
 def table(rows: Sequence[Mapping[Any, Any]]) -> dg.MetadataValue:
-    """Rows as a table of text."""
+    """Return rows as a table of strings."""
     names = list(dict.fromkeys(str(name) for row in rows for name in row))
     if not rows:
         return dg.MetadataValue.text("none")
@@ -35,12 +35,12 @@ def table(rows: Sequence[Mapping[Any, Any]]) -> dg.MetadataValue:
 
 
 def column_schema(data: "pd.DataFrame") -> dg.TableSchema:
-    """Names and pandas types of the columns."""
+    """Return the names and pandas types of the columns."""
     return dg.TableSchema([dg.TableColumn(str(name), str(dtype)) for name, dtype in data.dtypes.items()])
 
 
 def json_safe(value: Any) -> Any:
-    """A value as metadata; NaN and infinity, which JSON does not have, as text."""
+    """Return a value as metadata. NaN and infinity, which JSON does not have, become text."""
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, bool | int | str):

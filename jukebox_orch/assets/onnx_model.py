@@ -41,7 +41,7 @@ def _dynamic_batch(project: ModelProject, report: OnnxReport) -> Outcome:
     sizes = {name: shape[1] for name, shape in (report.inputs | report.outputs).items()}
     fixed = {name: size for name, size in sizes.items() if isinstance(size, int)}
     single, tolerance = report.single_row_difference, project.parity_tolerance
-    text = f"fixed: {fixed}" if fixed else f"one row alone differs by {single:.2g}"
+    text = f"fixed: {fixed}" if fixed else f"a single row differs by {single:.2g}"
     return Outcome(not fixed and single <= tolerance, single, tolerance, text)
 
 
@@ -64,12 +64,14 @@ CHECKS = (
         _same_as_keras,
     ),
     Check(
-        "same_decisions", "Every row of the test split gets the same decision as from Keras.", _same_decisions
+        "same_decisions",
+        "ONNX and Keras make the same decision for every row of the test split.",
+        _same_decisions,
     ),
     Check("valid", "The ONNX checker accepts the file.", _valid),
     Check(
         "dynamic_batch",
-        "Inputs and outputs take any number of rows; one row gives the same answer.",
+        "Inputs and outputs take any number of rows; a single row gives the same output.",
         _dynamic_batch,
     ),
     Check("self_contained", "No weights are stored outside the file.", _self_contained),

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 NODE = AssetNode(
     name="registered_model",
-    description="The model where a server reaches it, and its version, metrics, lineage and aliases in MLflow.",
+    description="The model in the model store, and its version, metrics, lineage and aliases in MLflow.",
     kinds=frozenset({"mlflow", "onnx"}),
     artifact_type="Artifact",
     inputs=("onnx_model", "evaluation", "features"),
     settings=("gates", "model_name", "version", "stage", "prod_flag"),
-    serialized=True,  # the aliases are read, compared and set
+    serialized=True,  # another run must not change the aliases between reading and setting them
 )
 
 
@@ -38,7 +38,7 @@ def _reads_back(project: ModelProject, result: "RegistrationResult") -> Outcome:
         difference <= EXAMPLE_TOLERANCE,
         difference,
         EXAMPLE_TOLERANCE,
-        "store and registry hold the registered file; "
+        "store and registry contain the registered file; "
         f"the prediction of its example differs by {difference:.2g}",
     )
 
@@ -46,7 +46,7 @@ def _reads_back(project: ModelProject, result: "RegistrationResult") -> Outcome:
 CHECKS = (
     Check(
         "reads_back",
-        "Store and registry hold the recorded file, and it predicts the recorded example.",
+        "Store and registry contain the recorded file, and it predicts the recorded example.",
         _reads_back,
     ),
 )
@@ -72,7 +72,7 @@ def registered_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         from jukebox_orch.registry.versions import CHALLENGER, CHAMPION
 
         settings = graph.settings(NODE, context)
-        _refuse_unproved(project, onnx_model, evaluation, features)
+        _refuse_unchecked(project, onnx_model, evaluation, features)
         name = settings.model_name
         run_id = mlflow.run_id(context.run, graph.name, {"project": graph.name})
         lineage = {
@@ -137,15 +137,15 @@ def registered_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
     return registered_model
 
 
-def _refuse_unproved(
+def _refuse_unchecked(
     project: ModelProject, onnx_model: OnnxModel, evaluation: EvaluationReport, features: StoredFeatures
 ) -> None:
-    """Refuse values that do not belong together or did not pass their checks."""
+    """Raise if the values do not belong together or did not pass their checks."""
     if onnx_model.report.metadata.get("model_digest") != evaluation.model_digest:
         raise InputError("onnx_model and evaluation are of different models: materialize both again")
     if features.digest != evaluation.features_digest:
-        raise InputError("evaluation was made on other features than the latest: materialize it again")
-    remedy = "it is not registered"
+        raise InputError("evaluation used other features than the latest ones: materialize it again")
+    remedy = "the model is not registered"
     refuse_unless_passed("evaluation", project, evaluation_module.CHECKS, evaluation, remedy)
     refuse_unless_passed("onnx_model", project, onnx_module.CHECKS, onnx_model.report, remedy)
 

@@ -1,7 +1,7 @@
-"""Pydantic settings as Dagster configuration: the launchpad form, and refusal of bad values before any step.
+"""Pydantic settings as Dagster config, which rejects bad values before the first step.
 
-Dagster's own schema knows types, defaults and descriptions, not bounds. So bounds are written into the
-descriptions, and the config mapping of a job validates the whole form with pydantic when the run is created.
+Dagster's schema has types, defaults and descriptions, but not bounds. Therefore the descriptions include the bounds,
+and the config mapping of a job validates the whole config with pydantic when the run is created.
 """
 
 import re
@@ -19,13 +19,13 @@ MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
 def _stage(alias: str) -> str:
-    """Refuse the aliases that the registry or the product gives a meaning of their own."""
+    """Reject the aliases that the registry or the product reserves."""
     if alias in ("champion", "challenger", "latest") or re.fullmatch(r"v\d+", alias):
-        raise ValueError("this alias has a meaning of its own; use for example staging, canary, production")
+        raise ValueError("this alias is reserved; use for example staging, canary or production")
     return alias
 
 
-# Settings of every project, with their bounds: for the form and for whoever starts a run by other ways.
+# Settings of every project, with their bounds, for the launchpad and for other callers that start runs.
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
 BaseModelName = Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[1-9][0-9]{0,8})?$")]
@@ -34,7 +34,7 @@ Stage = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator
 
 
 def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) -> type[BaseModel]:
-    """Everything a run of the project can be told, with the instance's `defaults` over the project's own.
+    """Return the settings of a run of the project. The instance's `defaults` override the project's.
 
     Raises:
         InputError: a default is unknown or out of bounds.
@@ -71,7 +71,7 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
         Field(
             defaults.get("base_model_name", ""),
             description="Registered model that the new one is compared with: its champion, or NAME/VERSION; "
-            "empty: the champion of model_name, or a simple baseline when there is none",
+            "empty: the champion of model_name, or a simple baseline if there is none",
         ),
     )
     fields["version"] = (
@@ -85,14 +85,14 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
         Stage,
         Field(
             defaults.get("stage", "staging"),
-            description="Alias that a model gets which is not worse than the one it is compared with",
+            description="Alias for a model that is not worse than the one it is compared with",
         ),
     )
     fields["prod_flag"] = (
         bool,
         Field(
             defaults.get("prod_flag", False),
-            description="True: a model that passes gets the alias `production` in place of `stage`",
+            description="True: a model that passes gets the alias `production` instead of `stage`",
         ),
     )
     if unknown := sorted(set(defaults) - set(fields)):
@@ -104,13 +104,13 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
 
 
 def config_schema(settings: type[BaseModel], defaults: BaseModel | None = None) -> dict[str, dg.Field]:
-    """The Dagster schema of a pydantic model.
+    """Return the Dagster schema of a pydantic model.
 
     Args:
-        defaults: an instance whose values are the defaults, in place of those of the class.
+        defaults: an instance whose values are the defaults, instead of those of the class.
 
     Raises:
-        TypeError: a field has a type that no form shows.
+        TypeError: a field has a type that the launchpad cannot show.
     """
     fields = {}
     for name, info in settings.model_fields.items():
@@ -134,10 +134,10 @@ def config_schema(settings: type[BaseModel], defaults: BaseModel | None = None) 
 def job_config(
     settings: type[BaseModel], fields: Mapping[str, dg.Field], ops: Mapping[str, Sequence[str]], label: str
 ) -> dg.ConfigMapping:
-    """One flat config for a job; each asset receives the fields that it declares.
+    """Return one flat config for a job; each asset receives the fields that it declares.
 
     Args:
-        fields: the settings as `config_schema` gives them.
+        fields: the settings, as returned by `config_schema`.
         ops: op name of each asset in the job -> names of the settings it takes.
         label: name of the job, for messages.
     """
@@ -155,7 +155,7 @@ def parse(model: type[BaseModel], values: Mapping[str, Any], where: str) -> Any:
     """Validate settings.
 
     Raises:
-        InputError: naming each bad field, its value and what is allowed.
+        InputError: with each bad field, its value and what is allowed.
     """
     try:
         return model.model_validate(dict(values))
@@ -184,13 +184,13 @@ def _config_type(annotation: Any, name: str, default: Any = None) -> Any:
     if origin is list:
         return dg.Array(_config_type(arguments[0], name))
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        # A form that is filled in partly keeps the defaults of what was left out.
+        # Fields that a run config omits keep the instance's defaults.
         given = default if isinstance(default, annotation) else None
         return dg.Shape(config_schema(annotation, defaults=given), description=annotation.__doc__)
     if annotation in (int, float, bool, str):
         return annotation
     raise TypeError(
-        f"{name}: a setting of type {annotation} has no form field; use int, float, bool, str, Literal of texts, "
+        f"{name}: a setting of type {annotation} has no form field; use int, float, bool, str, Literal of strings, "
         "Optional of these, a list of these or another settings model"
     )
 
@@ -204,7 +204,7 @@ def _plain(value: Any) -> Any:
 
 
 def _description(info: FieldInfo) -> str:
-    """The field's description with its bounds, as in "Passes over the data (>= 1, <= 1000)"."""
+    """Return the field's description with its bounds, as in "Passes over the data (>= 1, <= 1000)"."""
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [
         f"{sign} {getattr(constraint, attribute)}"

@@ -16,7 +16,7 @@ from jukebox_orch.storage.artifact_store import ArtifactStore
 
 NODE = AssetNode(
     name="trained_model",
-    description="Keras model from raw inputs to outputs, normalisation inside, with its training history.",
+    description="Keras model from raw inputs to outputs, including normalisation, with its training history.",
     kinds=frozenset({"keras", "tensorflow"}),
     artifact_type="Model",
     inputs=("features", "validated_data"),
@@ -24,7 +24,7 @@ NODE = AssetNode(
     resources=StepResources(cpu="1", memory="2Gi"),
     reuse=True,
 )
-# Relative to the validation metric; with a larger gap the model has memorised the training rows.
+# Relative to the larger of the two metrics; with a larger gap the model has memorised the training rows.
 _OVERFITTING_GAP = 0.25
 
 
@@ -53,14 +53,14 @@ def _beats_baseline(project: ModelProject, report: TrainingReport) -> Outcome:
 
 def _overfitting(project: ModelProject, report: TrainingReport) -> Outcome:
     metric = project.task.primary
-    seen, unseen = report.train[metric], report.validation[metric]
-    gap = abs(seen - unseen) / max(abs(seen), abs(unseen), 1e-12)
-    better_on_train = project.task.not_worse(seen, unseen)
+    train, validation = report.train[metric], report.validation[metric]
+    gap = abs(train - validation) / max(abs(train), abs(validation), 1e-12)
+    better_on_train = project.task.not_worse(train, validation)
     return Outcome(
         not (better_on_train and gap > _OVERFITTING_GAP),
         gap,
         _OVERFITTING_GAP,
-        f"{metric} {seen:.4g} on train, {unseen:.4g} on validation: {gap:.0%} apart",
+        f"{metric} {train:.4g} on train, {validation:.4g} on validation: {gap:.0%} apart",
     )
 
 
@@ -148,7 +148,7 @@ def trained_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
 
 
 def refuse_other_features(trained_model: TrainedModel, features: StoredFeatures) -> None:
-    """Refuse a model that was trained on other features than the given ones.
+    """Raise if the model was trained on other features than the given ones.
 
     Raises:
         InputError: with both digests and what to do.
@@ -163,7 +163,7 @@ def refuse_other_features(trained_model: TrainedModel, features: StoredFeatures)
 def _refuse_unusable(
     project: ModelProject, features: StoredFeatures, validated_data: ValidationReport
 ) -> None:
-    """Refuse features and validation that do not belong together or did not pass their checks."""
+    """Raise if features and validation do not belong together or did not pass their checks."""
     if features.dataset_digest != validated_data.dataset_digest:
         raise InputError(
             "features and validated_data come from different datasets "

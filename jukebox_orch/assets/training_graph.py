@@ -1,4 +1,4 @@
-"""Makes the assets of one project from their declarations: keys, settings, versions, resources, retries."""
+"""Creates the assets of one project from their declarations: keys, settings, versions, resources, retries."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +14,10 @@ from jukebox_orch.assets.code_version import code_version, fingerprint
 from jukebox_orch.assets.run_config import config_schema, parse, run_settings
 from jukebox_orch.contract import InputError, ModelProject
 
-# Infrastructure fails now and then; bad input stays bad and is raised as a Failure without retries.
+# For failures of the infrastructure. Bad input would fail again, so it is raised as a Failure without retries.
 RETRY_POLICY = dg.RetryPolicy(max_retries=2, delay=2, backoff=dg.Backoff.EXPONENTIAL)
 
-# The artifact store knows the types; Dagster would refuse annotations such as a dict of tables or arrays.
+# The artifact store handles the types; Dagster rejects annotations such as a dict of tables or arrays.
 _ARTIFACT = dg.DagsterType(
     lambda _context, _value: True, name="Artifact", description="A value of the artifact store"
 )
@@ -34,16 +34,16 @@ class StepResources:
 
 @dataclass(frozen=True)
 class AssetNode:
-    """Declares one asset of the training graph; its checks stand beside it, in the asset's module.
+    """Declaration of one asset of the training graph. Its checks are declared in the asset's module.
 
     Attributes:
         name: last part of the asset key.
         inputs: names of the assets it takes, as arguments of the same names.
-        settings: fields of the run config that it takes; together with the inputs they decide its value.
+        settings: fields of the run config that it takes; together with the inputs they determine its value.
         kinds: technologies, shown in the UI.
-        artifact_type: what the value is on Kubeflow Pipelines.
-        reuse: whether its value depends on code, inputs and settings alone, so that a stored one may be used again.
-        serialized: whether one run at a time may compute it, over all machines.
+        artifact_type: type of the value on Kubeflow Pipelines.
+        reuse: whether its value depends only on code, inputs and settings, so that a stored value can be reused.
+        serialized: whether only one run at a time may compute it, across all machines.
     """
 
     name: str
@@ -63,7 +63,7 @@ class TrainingGraph:
 
     Attributes:
         name: last part of the asset prefix, group, job prefix, pool prefix and default model name, so that
-            nothing is shared with another graph; default: `key_prefix` and the project's name.
+            graphs share nothing; default: `key_prefix` and the project's name.
         key_prefix: put before the name in every asset key.
         defaults: run settings that differ from the project's.
     """
@@ -83,7 +83,7 @@ class TrainingGraph:
 
     @cached_property
     def config_fields(self) -> Mapping[str, dg.Field]:
-        """The same as Dagster's configuration, made once for all assets and jobs."""
+        """`settings_type` as Dagster config fields, built once for all assets and jobs."""
         return config_schema(self.settings_type)
 
     @cached_property
@@ -97,11 +97,11 @@ class TrainingGraph:
         return f"{self.name}_registration"
 
     def key(self, asset_name: str) -> dg.AssetKey:
-        """Asset key of one of the graph's assets."""
+        """Return the asset key of one of the graph's assets."""
         return dg.AssetKey([*self.key_prefix, self.name, asset_name])
 
     def op_name(self, asset_name: str) -> str:
-        """Name of the step that computes the asset."""
+        """Return the name of the step that computes the asset."""
         return self.key(asset_name).to_python_identifier()
 
     def asset(
@@ -141,15 +141,15 @@ class TrainingGraph:
         return decorate
 
     def settings(self, node: AssetNode, context: dg.AssetExecutionContext) -> Any:
-        """The step's settings, validated; settings that it does not take have their defaults."""
+        """Return the step's validated settings. Settings that it does not take have their defaults."""
         config = context.op_execution_context.op_config or {}
         return parse(self.settings_type, config, f"config of {node.name}")
 
     def fingerprint(self, node: AssetNode, inputs: Mapping[str, str], settings: Any) -> str:
-        """Digest of what the asset's value depends on: code, libraries, its settings and its inputs.
+        """Return the digest of what the asset's value depends on: code, libraries, its settings and its inputs.
 
         Args:
-            inputs: digests of the values that the step was given. The event log may already hold newer ones.
+            inputs: digests of the values that the step received. The event log may already contain newer ones.
             settings: the step's settings.
         """
         taken = {name: getattr(settings, name) for name in node.settings}
@@ -159,7 +159,7 @@ class TrainingGraph:
         )
 
     def _pod_tags(self, node: AssetNode) -> dict[str, Any]:
-        """What the step requests from Kubernetes, read by the Kubernetes executor and by the bridge."""
+        """Return the tags with the step's Kubernetes requests, read by the Kubernetes executor and the bridge."""
         requested = node.resources
         resources = {
             "requests": {"cpu": requested.cpu, "memory": requested.memory},
@@ -175,7 +175,7 @@ class TrainingGraph:
 
 
 def instance_name(project: str, key_prefix: Sequence[str]) -> str:
-    """Name of a graph that was given none: two instances of a project under different prefixes share nothing."""
+    """Return the default name of a graph. It differs between instances of a project with different prefixes."""
     return re.sub(r"\W", "_", "_".join([*key_prefix, project]))
 
 

@@ -1,4 +1,4 @@
-"""`validated_data`: what validation found in the dataset. When a blocking check fails, nothing after it runs."""
+"""`validated_data`: the findings of validation. A failed blocking check stops everything downstream."""
 
 import dagster as dg
 
@@ -10,7 +10,7 @@ from jukebox_orch.ml.artifacts import RuleFinding, ValidationReport
 
 NODE = AssetNode(
     name="validated_data",
-    description="What validation found in the dataset: problems with counts and example rows.",
+    description="Findings of validation: problems in the dataset with counts and example rows.",
     kinds=frozenset({"python", "json"}),
     artifact_type="Artifact",
     inputs=("dataset",),
@@ -34,15 +34,17 @@ def _invalid_rows(project: ModelProject, report: ValidationReport) -> Outcome:
 
 
 OWN_CHECKS = (
-    Check("invalid_share", "Few enough rows had to be quarantined.", _invalid_share),
-    Check("invalid_rows", "No row had to be quarantined.", _invalid_rows, blocking=False),
+    Check(
+        "invalid_share", "The share of quarantined rows is at most gates.max_invalid_share.", _invalid_share
+    ),
+    Check("invalid_rows", "No rows are quarantined.", _invalid_rows, blocking=False),
 )
-"""The checks that every project has beside its rules."""
+"""Checks of every project, in addition to its rules."""
 
 
 def checks(project: ModelProject) -> tuple[Check, ...]:
-    """One blocking check per rule of the project, and the checks on invalid rows."""
-    rules = (Check(name, text, _rule_judge(name)) for name, text in project.rules.items())
+    """Return one blocking check per rule of the project, and the checks on invalid rows."""
+    rules = (Check(name, text, _rule_evaluation(name)) for name, text in project.rules.items())
     return (*rules, *OWN_CHECKS)
 
 
@@ -60,7 +62,7 @@ def validated_data_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
             rows=validation.rows,
             invalid_rows=validation.invalid_rows,
             max_invalid_share=graph.settings(NODE, context).gates.max_invalid_share,
-            findings=[_stored(finding) for finding in validation.findings],
+            findings=[_rule_finding(finding) for finding in validation.findings],
         )
         for finding in report.findings:
             log = context.log.error if finding.fatal else context.log.warning
@@ -84,10 +86,10 @@ def validated_data_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
     return validated_data
 
 
-def _rule_judge(rule: str):
-    """Fails when a finding of the rule is fatal."""
+def _rule_evaluation(rule: str):
+    """Return the evaluation of a rule's check, which fails if a finding of the rule is fatal."""
 
-    def judge(project: ModelProject, report: ValidationReport) -> Outcome:
+    def evaluate(project: ModelProject, report: ValidationReport) -> Outcome:
         findings = [finding for finding in report.findings if finding.rule == rule]
         fatal = [finding for finding in findings if finding.fatal]
         examples = {
@@ -102,11 +104,11 @@ def _rule_judge(rule: str):
             {"quarantined rows": sum(f.count for f in findings if not f.fatal), **examples},
         )
 
-    return judge
+    return evaluate
 
 
-def _stored(finding: Finding) -> RuleFinding:
-    """Example rows hold numpy and pandas scalars: kept as plain JSON values."""
+def _rule_finding(finding: Finding) -> RuleFinding:
+    """Convert a finding for storage: numpy and pandas scalars of example rows become JSON values."""
     examples = [
         {str(k): v if isinstance(v, bool | int | float | str) else str(v) for k, v in row.items()}
         for row in finding.examples

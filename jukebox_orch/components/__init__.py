@@ -1,4 +1,4 @@
-"""Dagster components, for a `dg` project that wants a training graph beside its own assets."""
+"""Dagster components, for a `dg` project that adds a training graph to its own assets."""
 
 from jukebox_orch.components.training_pipeline import TrainingPipeline
 

@@ -1,4 +1,4 @@
-"""A training graph placed by a `defs.yaml`."""
+"""Component that adds a training graph through a `defs.yaml`."""
 
 import functools
 from typing import Annotated, Any, Literal
@@ -12,18 +12,18 @@ from jukebox_orch.contract import InputError
 from jukebox_orch.plugins import discover
 from jukebox_orch.sensors.settings import Triggers
 
-# Two instances in one project must bring the same objects: Dagster calls equal ones a conflict.
+# Cached: two instances in one project must return identical objects, because Dagster reports equal ones as a conflict.
 _deployment_resources = functools.cache(deployment.resources)
 
 
 class TrainingPipeline(dg.Component, dg.Model, dg.Resolvable):
     """The training graph of an installed model project: from raw data to a registered ONNX model.
 
-    Seven assets with their checks, four jobs and three sensors. Place it more than once, with different
-    settings, by giving each instance a key prefix or a name of its own.
+    Seven assets with their checks, four jobs and three sensors. To use it more than once, with different settings,
+    give each instance its own key prefix or name.
     """
 
-    # Dagster shows the description of a field that has a default only where a Resolver says it.
+    # Dagster shows the description of a field with a default only if a Resolver sets it.
     project: Annotated[
         str,
         dg.Resolver.default(
@@ -78,14 +78,14 @@ class TrainingPipeline(dg.Component, dg.Model, dg.Resolvable):
     ] = "deployment"
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """The graph, its sensors and, unless they are the dg project's own, its resources.
+        """Return the graph, its sensors and, unless the dg project defines them, its resources.
 
         Raises:
             InputError: the project is not installed or broken, or a setting is unknown or out of bounds.
         """
         found = discover()
         if self.project not in found.projects:
-            problem = found.problems.get(self.project, f"installed are {', '.join(found.projects) or 'none'}")
+            problem = found.problems.get(self.project, f"installed: {', '.join(found.projects) or 'none'}")
             raise InputError(f"{context.path}: no model project {self.project!r}: {problem}")
         name = self.name or instance_name(self.project, self.key_prefix)
         groups = ("source", "split", "hyperparameters", "gates")

@@ -1,1 +1,1 @@
-"""Runs on Kubernetes: the executor of steps and the run launcher."""
+"""Runs on Kubernetes: the step executor and the run launcher."""

@@ -1,7 +1,8 @@
-"""Steps as Kubernetes pods: Dagster's executor, closed to run config but for resources, and with words for failures.
+"""Runs each step in its own Kubernetes pod, with Dagster's executor. The event log explains why a pod failed.
 
-The executor's own settings (image, service account, volumes, node of a step) are a file of the deployment in
-the format of `dagster_k8s.k8s_job_executor`'s config; see `k8s/base/executor.yaml`.
+Run config can set resources and concurrency only. The other settings (image, service account, volumes, node of a
+step) are in a file of the deployment in the format of `dagster_k8s.k8s_job_executor`'s config; see
+`k8s/base/executor.yaml`.
 """
 
 import copy
@@ -17,8 +18,8 @@ import yaml
 from jukebox_orch.contract import InputError
 from jukebox_orch.dagster_internals import pod_label, step_handler
 
-# A container that waits for one of these this long (s) will not start by itself.
-_HOPELESS = (
+# A container that waits for one of these reasons for this long (s) cannot start without a change.
+_FATAL_WAITING_REASONS = (
     "ImagePullBackOff",
     "ErrImagePull",
     "ErrImageNeverPull",
@@ -26,10 +27,11 @@ _HOPELESS = (
     "CreateContainerConfigError",
     "CreateContainerError",
 )
-_HOPELESS_AFTER = 45.0
-# A pod may wait for a node this long (s): autoscalers need minutes. A claim that nobody made comes by no new node.
-_UNSCHEDULED_AFTER = 600.0
-_NO_CLAIM = re.compile(r'persistentvolumeclaim "[^"]*" not found')
+_FATAL_WAIT_SECONDS = 45.0
+# A pod may wait this long for a node (s), because autoscalers need minutes. A new node does not help if the pod's
+# volume claim is missing.
+_SCHEDULING_SECONDS = 600.0
+_MISSING_CLAIM = re.compile(r'persistentvolumeclaim "[^"]*" not found')
 
 _RESOURCES = dg.Field(
     dg.Map(
@@ -43,19 +45,21 @@ _RESOURCES = dg.Field(
         key_label_name="step",
     ),
     default_value={},
-    description="CPU, memory, GPU of a step in place of its default, for example "
+    description="CPU, memory, GPU of a step instead of its default, for example "
     "{jukebox__trained_model: {limits: {memory: 8Gi, nvidia.com/gpu: '1'}}}",
 )
 
 
 def pod_executor(settings_file: str) -> dg.ExecutorDefinition:
-    """One pod a step. A run may set `resources` and `max_concurrent`; image, account and volumes are the deployment's.
+    """Return the executor that runs each step in its own pod.
+
+    A run may set `resources` and `max_concurrent`. Only the deployment sets image, account and volumes.
 
     Args:
         settings_file: YAML with the config of `dagster_k8s.k8s_job_executor`.
 
     Raises:
-        InputError: the file is missing or holds no mapping.
+        InputError: the file is missing or is not a mapping.
     """
     from dagster_k8s import k8s_job_executor
 
@@ -72,26 +76,26 @@ def pod_executor(settings_file: str) -> dg.ExecutorDefinition:
             config["max_concurrent"] = run_config["max_concurrent"]
         return config
 
-    explaining = dg.ExecutorDefinition(
+    executor = dg.ExecutorDefinition(
         name="k8s",
         config_schema=k8s_job_executor.config_schema,  # pyright: ignore[reportArgumentType] - taken as it is
         requirements=k8s_job_executor.get_requirements,
         executor_creation_fn=lambda context: _explain_failures(create(context)),
-        description="Every step in its own Kubernetes pod",
+        description="Runs every step in its own Kubernetes pod",
     )
-    return explaining.configured(
+    return executor.configured(
         with_resources,
         config_schema={
             "resources": _RESOURCES,
-            "max_concurrent": dg.Field(int, is_required=False, description="Steps of the run at a time"),
+            "max_concurrent": dg.Field(int, is_required=False, description="Steps that run at the same time"),
         },
     )
 
 
-def why_pod_failed(pods: Sequence[Any]) -> str:
-    """Why the newest of a step's pods (`V1Pod`) ended, in words."""
+def pod_failure_reason(pods: Sequence[Any]) -> str:
+    """Return the reason why the newest of a step's pods (`V1Pod`) ended."""
     if not pods:
-        return "its pod is gone: deleted, evicted or its node lost"
+        return "its pod is missing: deleted, evicted or its node lost"
     pod = max(pods, key=lambda p: p.metadata.creation_timestamp)
     ended = [s for s in pod.status.container_statuses or [] if s.state and s.state.terminated]
     for status in ended:
@@ -101,14 +105,16 @@ def why_pod_failed(pods: Sequence[Any]) -> str:
                 f"pod {pod.metadata.name} was killed: OOMKilled, out of memory (limit {_memory_limit(pod)}); "
                 f"raise the step's memory limit"
             )
-    said = pod.status.message or ", ".join(
+    details = pod.status.message or ", ".join(
         f"{s.state.terminated.reason}, exit code {s.state.terminated.exit_code}" for s in ended
     )
-    return f"pod {pod.metadata.name}: {pod.status.reason or pod.status.phase}" + (f": {said}" if said else "")
+    return f"pod {pod.metadata.name}: {pod.status.reason or pod.status.phase}" + (
+        f": {details}" if details else ""
+    )
 
 
-def why_pod_cannot_start(pods: Sequence[Any], now: datetime) -> str | None:
-    """Why the newest of a step's pods will not start by itself; None while there is hope."""
+def pod_start_problem(pods: Sequence[Any], now: datetime) -> str | None:
+    """Return the reason why the newest of a step's pods cannot start; None if it may still start."""
     if not pods:
         return None
     pod = max(pods, key=lambda p: p.metadata.creation_timestamp)
@@ -117,14 +123,14 @@ def why_pod_cannot_start(pods: Sequence[Any], now: datetime) -> str | None:
         return None
     for status in pod.status.container_statuses or []:
         waiting = status.state and status.state.waiting
-        if waiting and waiting.reason in _HOPELESS and age > _HOPELESS_AFTER:
+        if waiting and waiting.reason in _FATAL_WAITING_REASONS and age > _FATAL_WAIT_SECONDS:
             return (
                 f"pod {pod.metadata.name} cannot start: {waiting.reason}: {waiting.message or 'no message'}"
             )
     for condition in pod.status.conditions or []:
         if condition.type == "PodScheduled" and condition.status == "False":
-            missing = _NO_CLAIM.search(condition.message or "")
-            if age > (_HOPELESS_AFTER if missing else _UNSCHEDULED_AFTER):
+            missing_claim = _MISSING_CLAIM.search(condition.message or "")
+            if age > (_FATAL_WAIT_SECONDS if missing_claim else _SCHEDULING_SECONDS):
                 return f"pod {pod.metadata.name} found no node in {age:.0f} s: {condition.message}"
     return None
 
@@ -137,12 +143,12 @@ def _read(settings_file: str) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"JUKEBOX_ORCH_EXECUTOR_CONFIG = {settings_file!r}: {error}") from error
     if not isinstance(settings, dict):
-        raise InputError(f"JUKEBOX_ORCH_EXECUTOR_CONFIG = {settings_file!r}: must hold a mapping")
+        raise InputError(f"JUKEBOX_ORCH_EXECUTOR_CONFIG = {settings_file!r}: must be a mapping")
     return settings
 
 
 def _explain_failures(executor: Any) -> Any:
-    """Let the executor's health check say why a pod failed, and see pods that will never start."""
+    """Make the executor's health check report why a pod failed, and end pods that cannot start."""
     handler = step_handler(executor)
     check = handler.check_step_health
 
@@ -150,8 +156,8 @@ def _explain_failures(executor: Any) -> Any:
         result = check(context)
         pods = _pods_of_step(context)
         if not result.is_healthy:
-            return type(result).unhealthy(f"{result.unhealthy_reason} {why_pod_failed(pods)}.")
-        problem = why_pod_cannot_start(pods, datetime.now(UTC))
+            return type(result).unhealthy(f"{result.unhealthy_reason} {pod_failure_reason(pods)}.")
+        problem = pod_start_problem(pods, datetime.now(UTC))
         if problem is None:
             return result
         for _event in handler.terminate_step(context):
@@ -163,7 +169,7 @@ def _explain_failures(executor: Any) -> Any:
 
 
 def _pods_of_step(context: Any) -> Sequence[Any]:
-    """The pods of the step's attempts, by the labels that dagster-k8s sets."""
+    """Return the pods of all attempts of the step, by the labels that dagster-k8s sets."""
     from kubernetes.client import CoreV1Api
 
     (step,) = context.execute_step_args.step_keys_to_execute

@@ -1,8 +1,8 @@
-"""Packs what a sensor remembers into a small versioned cursor.
+"""Encodes the state of a sensor as a small versioned cursor.
 
 A cursor is one JSON object: format version, kind of trigger, the watched source, small `head` values, and the
-body, compressed. A body that would make the cursor large goes into an immutable snapshot file named by its
-sha256, and the cursor holds that name: the daemon commits the cursor together with the run ids it reserves, so
+compressed body. A body that would make the cursor large is stored in an immutable snapshot file named by its
+sha256, and the cursor contains that name. The daemon commits the cursor together with the run ids it reserves, so
 a crash leaves either the old cursor with the old snapshot or the new one with the new.
 """
 
@@ -19,7 +19,7 @@ from jukebox_orch.sensors.decisions import SourceUnavailableError
 
 FORMAT_VERSION = 1
 INLINE_BYTES = 32 * 1024
-"""The largest body inside the cursor; a cursor stays below 64 KiB."""
+"""Size limit of a body inside the cursor, which keeps a cursor below 64 KiB."""
 MAX_BODY_BYTES = 1024**3
 _ORPHAN_SECONDS = 24 * 3600
 
@@ -27,14 +27,14 @@ State = TypeVar("State")
 
 
 class CursorError(Exception):
-    """The cursor cannot be used; the message says why. The sensor rebuilds it from the runs that exist."""
+    """The cursor cannot be used; the message is the reason. The sensor rebuilds it from the existing runs."""
 
 
 class CursorCodec:
-    """The cursors of one sensor: of one kind of trigger that watches one source."""
+    """Encodes and decodes the cursors of one sensor, which has one kind of trigger and watches one source."""
 
     def __init__(self, kind: str, source: str, root: str):
-        """Keep bodies that are too large for a cursor below `root`, a folder or fsspec URL."""
+        """Store bodies that are too large for a cursor below `root`, a folder or fsspec URL."""
         self._kind = kind
         self._source = source
         self._store = SnapshotStore(root)
@@ -43,9 +43,9 @@ class CursorCodec:
         """Return the cursor of this state.
 
         Args:
-            head: Values that change without the body changing.
+            head: Values that may change while the body stays the same.
             body: The state, as JSON values.
-            previous: The cursor this one replaces; its snapshot stays until this one is committed.
+            previous: The cursor that this one replaces; its snapshot is kept until this one is committed.
 
         Raises:
             SourceUnavailableError: A large body cannot be written.
@@ -68,9 +68,9 @@ class CursorCodec:
         """Return head and body of a cursor.
 
         Raises:
-            CursorError: Not a cursor of this trigger and source, damaged, of an unknown version, or its
-                snapshot is missing or changed.
-            SourceUnavailableError: Its snapshot cannot be read now.
+            CursorError: The text is not a cursor of this trigger and source, is damaged or of an unknown version,
+                or its snapshot is missing or changed.
+            SourceUnavailableError: The snapshot cannot be read now.
         """
         try:
             cursor = json.loads(text)
@@ -80,7 +80,7 @@ class CursorCodec:
             raise CursorError("it has no format version")
         if cursor["version"] != FORMAT_VERSION:
             raise CursorError(
-                f"its format version {cursor['version']} is unknown here (this is {FORMAT_VERSION})"
+                f"its format version {cursor['version']} is unknown (supported: {FORMAT_VERSION})"
             )
         if cursor.get("kind") != self._kind or cursor.get("source") != self._source:
             raise CursorError(f"it belongs to {cursor.get('kind')} of {cursor.get('source')}")
@@ -101,7 +101,7 @@ class CursorCodec:
         """Return the state in the cursor and None; None and None before the first tick; or None and the problem.
 
         Args:
-            state_of: Makes the state of head and body.
+            state_of: Builds the state from head and body.
         """
         if not cursor:
             return None, None
@@ -109,11 +109,11 @@ class CursorCodec:
             head, body = self.decode(cursor)
             return state_of(head, body), None
         except CursorError as error:
-            return None, f"the cursor could not be used ({error}) and was rebuilt from the runs that exist"
+            return None, f"the cursor could not be used ({error}) and was rebuilt from the existing runs"
         except (KeyError, TypeError, AttributeError) as error:
             return (
                 None,
-                f"the cursor holds no such state ({error!r}) and was rebuilt from the runs that exist",
+                f"the state in the cursor is invalid ({error!r}) and was rebuilt from the existing runs",
             )
 
 
@@ -123,7 +123,7 @@ def with_head(cursor: str, head: Mapping[str, Any]) -> str:
 
 
 class SnapshotStore:
-    """Immutable bodies too large for a cursor, in a folder of any fsspec location."""
+    """Stores immutable bodies that are too large for a cursor, in a folder of any fsspec location."""
 
     def __init__(self, root: str):
         from upath import UPath
@@ -132,7 +132,7 @@ class SnapshotStore:
         self._last: tuple[str, dict[str, Any]] | None = None
 
     def write(self, packed: bytes, body: dict[str, Any]) -> str:
-        """Write compressed JSON under its sha256, whole or not at all, and return the sha256."""
+        """Write compressed JSON atomically under its sha256, and return the sha256."""
         digest = hashlib.sha256(packed).hexdigest()
         try:
             self._root.mkdir(parents=True, exist_ok=True)
@@ -141,17 +141,17 @@ class SnapshotStore:
             partial.rename(self._root / digest)
         except OSError as error:
             raise SourceUnavailableError(
-                f"the sensor's memory in {self._root} cannot be written: {error}"
+                f"the sensor state in {self._root} cannot be written: {error}"
             ) from error
         self._last = (digest, body)
         return digest
 
     def read(self, digest: str) -> dict[str, Any]:
-        """Return a body, from memory when it is the one last used.
+        """Return a body. The last one used is cached.
 
         Raises:
             CursorError: The snapshot is missing or does not have that sha256.
-            SourceUnavailableError: The store does not answer.
+            SourceUnavailableError: The store cannot be read.
         """
         if self._last and self._last[0] == digest:
             return self._last[1]
@@ -161,7 +161,7 @@ class SnapshotStore:
             raise CursorError(f"its snapshot {digest[:12]} is missing from {self._root}") from None
         except OSError as error:
             raise SourceUnavailableError(
-                f"the sensor's memory in {self._root} cannot be read: {error}"
+                f"the sensor state in {self._root} cannot be read: {error}"
             ) from error
         if hashlib.sha256(packed).hexdigest() != digest:
             raise CursorError(f"its snapshot {self._root / digest} was changed")
@@ -170,14 +170,14 @@ class SnapshotStore:
         return body
 
     def prune(self, keep: Collection[str], now: float) -> None:
-        """Delete snapshots that no cursor can name any more: none of `keep`, and older than a day."""
+        """Delete snapshots that are not in `keep` and older than a day: no cursor refers to them."""
         for path in self._root.iterdir():
             if path.name not in keep and now - path.stat().st_mtime > _ORPHAN_SECONDS:
                 path.unlink()
 
 
 def _snapshot_names(text: str | None) -> list[str]:
-    """Find snapshot names in any text, also in a damaged cursor."""
+    """Return the snapshot names in any text, for example a damaged cursor."""
     return re.findall(r"\b[0-9a-f]{64}\b", text or "")
 
 

@@ -1,4 +1,4 @@
-"""What every trigger's decision hands to its sensor: runs to request, the new state, and the reasons."""
+"""Types that all triggers share: a tick's decision with the runs to request, the new state and the reasons."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,21 +8,21 @@ from typing import Any, Generic, TypeVar
 State = TypeVar("State")
 
 NAMES_SHOWN = 5
-"""How many names a reason lists before it only counts: a tick must stay readable in the UI."""
+"""Maximum number of names in a reason, so that a tick stays readable in the UI; the rest is counted."""
 
 EVENT_TAG = "jukebox/event"
 EVENT_ID_TAG = "jukebox/event_id"
 
 
 class SourceUnavailableError(Exception):
-    """The watched source did not answer usefully; the message is for the tick, the next tick tries again."""
+    """The watched source cannot be read. The tick shows the message, and the next tick tries again."""
 
 
 @dataclass(frozen=True)
 class RunEvent:
     """One run to start for one event.
 
-    `run_key` is derived from the event's content alone, so that asking twice gives one run.
+    `run_key` depends only on the event's content, so that two requests give one run.
     """
 
     run_key: str
@@ -32,7 +32,7 @@ class RunEvent:
 
 @dataclass(frozen=True)
 class StartedEvent:
-    """An event that already has a run: what a lost cursor is rebuilt from.
+    """An event that already has a run. A lost cursor is rebuilt from these.
 
     `started_at` is in seconds since the epoch.
     """
@@ -45,9 +45,9 @@ class StartedEvent:
 
 @dataclass(frozen=True)
 class Decision(Generic[State]):
-    """What one tick decided: `requests` in order, the `state` to remember, what was `seen`, and why.
+    """Result of one tick: `requests` in order, the new `state`, and a summary of what was `seen`.
 
-    `notes` explain what starts nothing; `warnings` need a person.
+    `notes` explain what starts no run; `warnings` need a user's action.
     """
 
     requests: Sequence[RunEvent]
@@ -56,10 +56,10 @@ class Decision(Generic[State]):
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
 
-    def reason(self, next_look: float) -> str:
-        """Say in one line what was seen, why, and when the next look is (seconds since the epoch)."""
-        at = datetime.fromtimestamp(next_look, UTC).strftime("%H:%M:%S")
-        return f"{'; '.join((self.seen, *self.warnings, *self.notes))}. Next look at {at} UTC."
+    def reason(self, next_tick: float) -> str:
+        """Return in one line what was seen, the reasons, and the time of the next tick (seconds since the epoch)."""
+        at = datetime.fromtimestamp(next_tick, UTC).strftime("%H:%M:%S")
+        return f"{'; '.join((self.seen, *self.warnings, *self.notes))}. Next tick at {at} UTC."
 
 
 Evaluate = Callable[[Any], tuple[Decision[Any], str]]
@@ -67,7 +67,7 @@ Evaluate = Callable[[Any], tuple[Decision[Any], str]]
 
 
 def explained(decision: Decision[State], problem: str | None, note: str | None = None) -> Decision[State]:
-    """The decision with a warning about the cursor and a note about the first tick, where there are any."""
+    """Return the decision with a warning about the cursor and a note about the first tick, if given."""
     return replace(
         decision,
         warnings=[*([problem] if problem else []), *decision.warnings],
@@ -76,7 +76,7 @@ def explained(decision: Decision[State], problem: str | None, note: str | None =
 
 
 def names(items: Iterable[str]) -> str:
-    """List at most `NAMES_SHOWN` names, escaped and cut, then count the rest: names come from outside."""
+    """Return at most `NAMES_SHOWN` names and the number of others. Names are untrusted: they are escaped and cut."""
     every = sorted(items)
     shown = ", ".join(repr(name if len(name) <= 120 else name[:117] + "...") for name in every[:NAMES_SHOWN])
     return shown if len(every) <= NAMES_SHOWN else f"{shown} and {len(every) - NAMES_SHOWN} more"

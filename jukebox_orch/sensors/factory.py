@@ -1,4 +1,4 @@
-"""The Dagster sensors of a project: thin shells that look, call the pure decision and keep the cursor."""
+"""The Dagster sensors of a project. Each lists its source, calls a pure decision function and stores the cursor."""
 
 import time
 from collections.abc import Callable
@@ -25,18 +25,18 @@ def build_sensors(
     state_root: str,
     require_matching_code: bool = False,
 ) -> list[dg.SensorDefinition]:
-    """Return the three sensors of a project; one that is not configured is there, stopped, and says how.
+    """Return the three sensors of a project. One without a trigger is stopped, and its tick says how to configure it.
 
     Args:
         project_name: Prefix of the sensors' names.
         job: The training job, or its name.
         triggers: The project's triggers.
-        deployed: Tells which code this deployment runs; asked in every look at git tags.
+        deployed: Returns the code that this deployment runs; called in every tick of git tags.
         state_root: Folder or fsspec URL for what does not fit into a cursor.
-        require_matching_code: What holds for git tags where the trigger does not say.
+        require_matching_code: Default for git tags, if the trigger does not set it.
     """
     job_name = job if isinstance(job, str) else job.name
-    memory = f"{state_root.rstrip('/')}/{project_name}"
+    root = f"{state_root.rstrip('/')}/{project_name}"
     data, tags, alerts = triggers.new_data, triggers.git_tags, triggers.model_alerts
 
     def sensor(
@@ -63,13 +63,13 @@ def build_sensors(
             "new_data",
             f"New files at {data.location}" if data else "New files",
             data and data.interval_seconds,
-            new_data_tick(data, job_name, f"{memory}/new_data") if data else None,
+            new_data_tick(data, job_name, f"{root}/new_data") if data else None,
         ),
         sensor(
             "git_tags",
             f"New tags {tags.pattern} of {tags.repository}" if tags else "New version tags in git",
             tags and tags.interval_seconds,
-            git_tags_tick(tags, job_name, f"{memory}/git_tags", deployed, require_matching_code)
+            git_tags_tick(tags, job_name, f"{root}/git_tags", deployed, require_matching_code)
             if tags
             else None,
         ),
@@ -77,22 +77,22 @@ def build_sensors(
             "model_alerts",
             f"Firing alerts {{{', '.join(alerts.matchers)}}} of {alerts.url}" if alerts else "Firing alerts",
             alerts and alerts.interval_seconds,
-            model_alerts_tick(alerts, job_name, f"{memory}/model_alerts") if alerts else None,
+            model_alerts_tick(alerts, job_name, f"{root}/model_alerts") if alerts else None,
         ),
     ]
 
 
 def _tick(evaluate: Evaluate, interval: int) -> Callable[[dg.SensorEvaluationContext], dg.SensorResult]:
     def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult:
-        next_look = time.time() + interval
+        next_tick = time.time() + interval
         try:
             decision, cursor = evaluate(context)
         except SourceUnavailableError as problem:
             nothing = Decision((), None, str(problem), ["nothing was decided"])
-            return dg.SensorResult(skip_reason=nothing.reason(next_look), cursor=context.cursor)
+            return dg.SensorResult(skip_reason=nothing.reason(next_tick), cursor=context.cursor)
         if not decision.requests:
-            return dg.SensorResult(skip_reason=decision.reason(next_look), cursor=cursor)
-        context.log.info(f"asks for {count(len(decision.requests), 'run')}; {decision.reason(next_look)}")
+            return dg.SensorResult(skip_reason=decision.reason(next_tick), cursor=cursor)
+        context.log.info(f"requests {count(len(decision.requests), 'run')}; {decision.reason(next_tick)}")
         requests = [
             dg.RunRequest(run_key=event.run_key, run_config=dict(event.run_config), tags=dict(event.tags))
             for event in decision.requests

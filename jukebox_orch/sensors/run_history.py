@@ -1,4 +1,4 @@
-"""Reads from the Dagster instance which events already have a run."""
+"""Finds, in the Dagster instance, the events that already started a run."""
 
 from dagster import DagsterInstance, RunsFilter
 
@@ -10,7 +10,7 @@ _PAGE = 500
 def started_events(
     instance: DagsterInstance, job_name: str, event: str, limit: int | None = None
 ) -> list[StartedEvent]:
-    """Return the events of one kind that have a run of this job, newest first, all of them without a limit."""
+    """Return the events of one kind that have a run of this job, newest first; all of them without a limit."""
     filters = RunsFilter(job_name=job_name, tags={EVENT_TAG: event})
     events: list[StartedEvent] = []
     cursor: str | None = None

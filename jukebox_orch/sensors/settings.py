@@ -1,4 +1,4 @@
-"""The settings of a project's triggers, and the file a deployment keeps them in."""
+"""The settings of a project's triggers, and the reader of a deployment's triggers file."""
 
 import re
 from collections.abc import Collection
@@ -16,15 +16,15 @@ GIT_SCHEMES = ("https", "http", "ssh", "file")
 
 
 def checked_location(url: str) -> str:
-    """Accept a folder or an fsspec URL that carries no credentials."""
+    """Return a folder or an fsspec URL without credentials, else raise ValueError."""
     parts = urlsplit(url)
     if "@" in parts.netloc:
         raise ValueError(
-            "must not hold a user or password: give credentials by the environment or a mounted file"
+            "must not contain a user or password: pass credentials in the environment or a mounted file"
         )
     if parts.query or parts.fragment:
         raise ValueError(
-            "must have no query or fragment: a signed URL is a secret and would reach the run config"
+            "must not have a query or fragment: a signed URL is a secret and would be stored in the run config"
         )
     if "::" in url or any(ord(c) < 32 for c in url):
         raise ValueError("must be one folder, bucket or URL, without `::` or control characters")
@@ -34,16 +34,16 @@ def checked_location(url: str) -> str:
 
 
 def checked_repository(url: str) -> str:
-    """Accept a git URL whose transport is one of `GIT_SCHEMES`, without a password or an option in it."""
+    """Return a git URL with one of the transports `GIT_SCHEMES` and no password or option, else raise ValueError."""
     if not url or url.startswith("-") or "::" in url or any(c.isspace() or ord(c) < 32 for c in url):
-        raise ValueError("must be a git URL: no leading `-`, no `transport::address`, no blanks")
+        raise ValueError("must be a git URL: no leading `-`, no `transport::address`, no spaces")
     if _SCP_LIKE.fullmatch(url):
         return url
     parts = urlsplit(url)
     if parts.scheme not in GIT_SCHEMES:
         raise ValueError(f"must start with {', '.join(s + '://' for s in GIT_SCHEMES)} or be user@host:path")
     if parts.password or (parts.username and parts.scheme != "ssh"):
-        raise ValueError("must not hold a user or password: use credentials_file")
+        raise ValueError("must not contain a user or password: use credentials_file")
     if (parts.hostname or "").startswith("-") or (parts.username or "").startswith("-"):
         raise ValueError("must not have a host or user that starts with `-`")
     return url
@@ -59,7 +59,7 @@ def _checked_pattern(pattern: str) -> str:
 
 def _checked_matcher(matcher: str) -> str:
     if not _MATCHER.fullmatch(matcher):
-        raise ValueError('must look like name="value" (or !=, =~, !~), as Alertmanager writes matchers')
+        raise ValueError('must look like name="value" (or !=, =~, !~), the syntax of Alertmanager matchers')
     return matcher
 
 
@@ -81,24 +81,26 @@ class _Settings(BaseModel):
 
 
 class NewDataTrigger(_Settings):
-    """New files at a location start a run that trains on exactly them."""
+    """New files at a location start a run that trains on exactly these files."""
 
     location: Annotated[str, AfterValidator(checked_location)] = Field(
-        description="Folder, mounted volume, s3:// prefix or other fsspec URL; or one http(s) URL of a file"
+        description="Folder, mounted volume, s3:// prefix or other fsspec URL; or the http(s) URL of one file"
     )
     patterns: list[str] = Field(
-        ["*.parquet", "*.csv"], min_length=1, description="Globs of the paths or names that count"
+        ["*.parquet", "*.csv"], min_length=1, description="Globs that select files by path or name"
     )
     complete_when: Literal["quiet", "success_marker", "manifest"] = Field(
         "quiet",
         description="quiet: unchanged for quiet_seconds; success_marker: its folder has a _SUCCESS not older "
-        "than the file; manifest: its folder's SHA256SUMS names it and its content agrees",
+        "than the file; manifest: its folder's SHA256SUMS lists it and the digest matches",
     )
-    quiet_seconds: float = Field(30, ge=0, le=86_400, description="How long a file must not have changed (s)")
+    quiet_seconds: float = Field(
+        30, ge=0, le=86_400, description="Time for which a file must be unchanged (s)"
+    )
     include_earlier: bool = Field(False, description="Train on all earlier files too, not only the new ones")
     max_files_per_run: int = Field(1_000, ge=1, le=10_000, description="More files wait for the next tick")
     max_file_bytes: int = Field(2 * 1024**3, ge=1, description="Larger files are refused (bytes)")
-    interval_seconds: int = Field(30, ge=1, le=86_400, description="Time between two looks (s)")
+    interval_seconds: int = Field(30, ge=1, le=86_400, description="Time between two ticks (s)")
 
 
 class GitTagsTrigger(_Settings):
@@ -108,7 +110,7 @@ class GitTagsTrigger(_Settings):
         description="https://, ssh://, file://, http:// or user@host:path"
     )
     pattern: Annotated[str, AfterValidator(_checked_pattern)] = Field(
-        "v*", description="Prefix of the tags that count and `*` for the version, such as v* or jukebox/v*"
+        "v*", description="Prefix of the tags and `*` for the version, such as v* or jukebox/v*"
     )
     require_matching_code: bool | None = Field(
         None,
@@ -120,7 +122,7 @@ class GitTagsTrigger(_Settings):
     ssh_key_file: Path | None = Field(None, description="Mounted private key, for ssh")
     known_hosts_file: Path | None = Field(None, description="Mounted known_hosts, for ssh")
     max_runs_per_tick: int = Field(3, ge=1, le=100, description="More tags wait for the next tick")
-    interval_seconds: int = Field(60, ge=1, le=86_400, description="Time between two looks (s)")
+    interval_seconds: int = Field(60, ge=1, le=86_400, description="Time between two ticks (s)")
 
 
 class ModelAlertsTrigger(_Settings):
@@ -130,22 +132,23 @@ class ModelAlertsTrigger(_Settings):
         description="Alertmanager, with its route prefix if it has one, such as http://alertmanager:9093"
     )
     matchers: list[Annotated[str, AfterValidator(_checked_matcher)]] = Field(
-        min_length=1, description='Which alerts are this project\'s, such as model="jukebox"; all must match'
+        min_length=1,
+        description='Matchers of this project\'s alerts, such as model="jukebox"; all must match',
     )
     cooldown_seconds: float = Field(
-        3_600, ge=0, le=30 * 86_400, description="Least time between two runs (s)"
+        3_600, ge=0, le=30 * 86_400, description="Minimum time between two runs (s)"
     )
     label_tags: list[Annotated[str, AfterValidator(_checked_label)]] = Field(
         ["alertname", "severity"], description="Labels copied to run tags as jukebox/alert_<label>"
     )
     max_runs_per_tick: int = Field(
-        1, ge=1, le=100, description="Only without a cooldown can it be more than 1"
+        1, ge=1, le=100, description="More than 1 has an effect only without a cooldown"
     )
-    interval_seconds: int = Field(30, ge=1, le=86_400, description="Time between two looks (s)")
+    interval_seconds: int = Field(30, ge=1, le=86_400, description="Time between two ticks (s)")
 
 
 class Triggers(_Settings):
-    """What starts training runs of one project without a person; a trigger left out is not watched."""
+    """What starts training runs of one project automatically. A source without a trigger is not watched."""
 
     new_data: NewDataTrigger | None = None
     git_tags: GitTagsTrigger | None = None
@@ -157,10 +160,10 @@ def load_triggers(path: str | Path, projects: Collection[str] | None = None) -> 
 
     Args:
         path: The file.
-        projects: The installed projects; when given, any other name in the file is an error.
+        projects: The installed projects; if given, any other name in the file is an error.
 
     Raises:
-        ValueError: The file cannot be read or has an unknown project or field or a bad value; the message
+        ValueError: The file cannot be read, or has an unknown project or field or a bad value; the message
             names file, field, value and what is expected.
     """
     try:
@@ -195,5 +198,5 @@ def load_triggers(path: str | Path, projects: Collection[str] | None = None) -> 
 
 
 def _shown(value: object) -> str:
-    """Show a bad value without the password or query secret it may hold."""
+    """Return a bad value for a message, without the password or query secret that it may contain."""
     return re.sub(r"\?[^']*", "?***", re.sub(r"//[^/@\s]*@", "//***@", repr(value)))[:200]

@@ -1,4 +1,4 @@
-"""What changes a result changes its code version or fingerprint, and nothing else does."""
+"""Code version and fingerprint change with everything that affects a result, and with nothing else."""
 
 import ast
 import importlib
@@ -40,7 +40,7 @@ FILES = {
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder on the import path with the plugin `acme.models.iris:Iris`."""
+    """Return a folder on the import path with the plugin `acme.models.iris:Iris`."""
     for name, text in FILES.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def versions() -> tuple[str, str]:
 @pytest.mark.parametrize(
     "file", ["acme/common/cleaning.py", "acme/models/vocabulary.json", "acme/models/iris.py"]
 )
-def test_any_file_of_the_top_level_package_counts(file: str, site: Path) -> None:
+def test_any_package_file_changes_code_version_and_fingerprint(file: str, site: Path) -> None:
     before = versions()
     assert versions() == before
     with (site / file).open("a") as changed:
@@ -80,7 +80,7 @@ def test_any_file_of_the_top_level_package_counts(file: str, site: Path) -> None
 
 
 @pytest.mark.parametrize("file", ["acme_helpers.py", "acme_numbers.py"])
-def test_module_outside_of_the_package_counts_in_the_fingerprint(file: str, site: Path) -> None:
+def test_imported_module_outside_package_changes_fingerprint(file: str, site: Path) -> None:
     before = versions()
     with (site / file).open("a") as changed:
         changed.write("\n")
@@ -90,20 +90,20 @@ def test_module_outside_of_the_package_counts_in_the_fingerprint(file: str, site
 @pytest.mark.parametrize(
     "file", ["acme/models/__pycache__/iris.cpython-311.pyc", "acme/.notes", "acme/.git/HEAD", "other.py"]
 )
-def test_caches_hidden_and_unrelated_files_do_not_count(file: str, site: Path) -> None:
+def test_cache_hidden_and_unrelated_files_change_nothing(file: str, site: Path) -> None:
     before = versions()
     (site / file).parent.mkdir(parents=True, exist_ok=True)
     (site / file).write_text("changed")
     assert versions() == before
 
 
-def test_same_file_under_another_name_counts(site: Path) -> None:
+def test_renamed_file_changes_code_version(site: Path) -> None:
     before = versions()
     (site / "acme/models/vocabulary.json").rename(site / "acme/common/vocabulary.json")
     assert versions()[0] != before[0]
 
 
-def test_plugin_of_a_single_module_counts_that_file_only(site: Path) -> None:
+def test_single_module_plugin_is_versioned_by_its_file(site: Path) -> None:
     (site / "acme_single.py").write_text(
         "from jukebox_orch_tests.support.projects import Blobs\nclass Single(Blobs): name = 'single'\n"
     )
@@ -115,7 +115,7 @@ def test_plugin_of_a_single_module_counts_that_file_only(site: Path) -> None:
     assert code_version(load("acme_single:Single")) != before
 
 
-def test_plugin_that_extends_a_built_in_project_counts_that_too(site: Path) -> None:
+def test_plugin_version_includes_extended_built_in_project(site: Path) -> None:
     (site / "acme_charts.py").write_text(
         "from jukebox_orch.projects.jukebox import Jukebox\nclass Charts(Jukebox): name = 'charts'\n"
     )
@@ -123,13 +123,13 @@ def test_plugin_that_extends_a_built_in_project_counts_that_too(site: Path) -> N
     assert roots == [site / "acme_charts.py", PACKAGE / "projects" / "jukebox"]
 
 
-def test_project_without_a_source_file_is_refused() -> None:
-    lost = type("Lost", (Blobs,), {"__module__": "a_module_that_is_not_there"})
-    with pytest.raises(InputError, match=r"Lost: has no source file.*define the project in a module"):
-        code_version(lost())
+def test_project_without_source_file_is_refused() -> None:
+    sourceless = type("Sourceless", (Blobs,), {"__module__": "missing_module"})
+    with pytest.raises(InputError, match=r"Sourceless: has no source file.*define the project in a module"):
+        code_version(sourceless())
 
 
-def test_version_of_an_imported_library_counts(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_imported_library_version_changes_fingerprint(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = dependencies(type(load()))
     assert {"scikit-learn", "tensorflow", "keras", "numpy", "pandas"} <= set(found)
     assert {"acme_helpers", "acme_numbers"} <= set(found)
@@ -143,8 +143,8 @@ def test_version_of_an_imported_library_counts(site: Path, monkeypatch: pytest.M
     assert result != before[1]
 
 
-def test_words_of_a_check_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The code version holds what computes a result; checks, figures and descriptions judge and show it."""
+def test_code_version_reads_computation_and_project_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks, figures and descriptions do not compute a result, so they are not part of the code version."""
     read: set[Path] = set()
     original: Callable[[Path], bytes] = Path.read_bytes
     monkeypatch.setattr(Path, "read_bytes", lambda path: read.add(path) or original(path))
@@ -155,7 +155,7 @@ def test_words_of_a_check_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert {path.relative_to(PACKAGE).parts[1] for path in read if "projects" in path.parts} == {"jukebox"}
 
 
-def test_fingerprint_knows_every_library_of_the_computation() -> None:
+def test_fingerprint_covers_every_library_of_computation() -> None:
     imported = {
         name.split(".")[0]
         for folder in ("contract", "ml")
@@ -169,5 +169,5 @@ def test_fingerprint_knows_every_library_of_the_computation() -> None:
             else []
         )
     }
-    drawn = {"matplotlib"}  # the type of a project's figures, which no stored result holds
-    assert imported - set(sys.stdlib_module_names) - {"jukebox_orch"} - drawn == set(LIBRARIES)
+    figures = {"matplotlib"}  # the type of a project's figures, which are not part of a stored result
+    assert imported - set(sys.stdlib_module_names) - {"jukebox_orch"} - figures == set(LIBRARIES)

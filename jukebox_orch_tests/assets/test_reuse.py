@@ -1,4 +1,4 @@
-"""Runs take up what is stored: the right value, verified, and only when nothing it depends on has changed."""
+"""Runs reuse stored artifacts: the right value, verified, and only if nothing that it depends on has changed."""
 
 import importlib
 from pathlib import Path
@@ -12,7 +12,7 @@ from jukebox_orch.storage.artifact_store import ArtifactStore
 from jukebox_orch_tests.support.deployment import SMALL, Deployment, SteadyGraph, failures, made, tamper
 
 
-def test_a_file_changed_between_two_steps_stops_the_run(again: Deployment):
+def test_file_changed_between_steps_stops_run(again: Deployment):
     path = Path(again.metadata("blobs/features")["path"])
     tamper(path, "changed")
     result = again.run(only=["evaluation"])
@@ -22,8 +22,8 @@ def test_a_file_changed_between_two_steps_stops_the_run(again: Deployment):
 
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths that steps read from the store, as they read them."""
+def read_paths(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the list of paths that steps read from the store, in order."""
     paths: list[str] = []
     original = ArtifactStore.read
 
@@ -35,18 +35,18 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-def test_only_evaluation_uses_the_latest_materializations(again: Deployment, read: list[str]):
+def test_evaluation_alone_reads_latest_materializations(again: Deployment, read_paths: list[str]):
     before = again.metadata("blobs/evaluation")["path"]
     result = again.run(only=["evaluation"])
     assert result.success
     assert made(result) == ["evaluation"]
     assert again.metadata("blobs/evaluation")["path"] != before
-    assert sorted(read) == sorted(
+    assert sorted(read_paths) == sorted(
         again.metadata(f"blobs/{asset}")["path"] for asset in ("features", "trained_model")
     )
 
 
-def test_the_same_run_again_reuses_everything_expensive_and_another_version_only_converts(again: Deployment):
+def test_repeated_run_reuses_artifacts_and_new_version_only_converts(again: Deployment):
     assert again.run(**SMALL, version="1.0.0").success
     assert reused(again) == ["features", "trained_model", "onnx_model"]
     assert again.metadata("blobs/registered_model")["was registered before"]
@@ -56,13 +56,13 @@ def test_the_same_run_again_reuses_everything_expensive_and_another_version_only
     assert again.versions() == [1, 2]
 
 
-def reused(place: Deployment) -> list[str]:
+def reused(deployment: Deployment) -> list[str]:
     assets = ["features", "trained_model", "onnx_model"]
-    return [asset for asset in assets if "reused_from_run" in place.metadata(f"blobs/{asset}")]
+    return [asset for asset in assets if "reused_from_run" in deployment.metadata(f"blobs/{asset}")]
 
 
 @pytest.mark.parametrize("change", [{"seed": 43}, {"split": {"test_share": 0.25}}], ids=["seed", "split"])
-def test_features_are_made_again_when_their_settings_change(change: dict, again: Deployment):
+def test_changed_settings_recompute_features(change: dict, again: Deployment):
     assert again.run("data", **change).success
     assert "features" not in reused(again)
     assert again.run("data").success
@@ -70,14 +70,14 @@ def test_features_are_made_again_when_their_settings_change(change: dict, again:
 
 
 @pytest.mark.parametrize("change", [{"seed": 43}, {"hyperparameters": {"epochs": 1}}], ids=["seed", "epochs"])
-def test_a_model_is_trained_again_when_its_settings_change(change: dict, again: Deployment):
+def test_changed_settings_retrain_model(change: dict, again: Deployment):
     config = {"hyperparameters": {"epochs": 4}, "seed": 42}
-    for settings_, expected in ((config, True), ({**config, **change}, False)):
-        again.run(only=["trained_model"], ops={"blobs__trained_model": {"config": settings_}})
+    for settings, expected in ((config, True), ({**config, **change}, False)):
+        again.run(only=["trained_model"], ops={"blobs__trained_model": {"config": settings}})
         assert ("trained_model" in reused(again)) is expected
 
 
-def test_changed_code_and_changed_data_recompute(again: Deployment, monkeypatch: pytest.MonkeyPatch):
+def test_changed_code_or_data_recomputes_features(again: Deployment, monkeypatch: pytest.MonkeyPatch):
     from jukebox_orch_tests.support.projects import Blobs
 
     class MoreBlobs(Blobs):
@@ -93,7 +93,7 @@ def test_changed_code_and_changed_data_recompute(again: Deployment, monkeypatch:
     assert "features" not in reused(again)
 
 
-def test_a_damaged_artifact_is_computed_again_in_place_of_reused(again: Deployment):
+def test_damaged_artifact_is_recomputed_not_reused(again: Deployment):
     tamper(Path(again.metadata("blobs/features")["path"]), "changed")
     tamper(Path(again.metadata("blobs/trained_model")["path"]), "removed")
     old = again.version("blobs/trained_model")
@@ -104,10 +104,10 @@ def test_a_damaged_artifact_is_computed_again_in_place_of_reused(again: Deployme
     assert again.version("blobs/trained_model") == old
 
 
-def test_a_run_that_goes_on_after_a_failure_uses_its_own_values_not_the_newest(
-    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, read: list[str]
+def test_reexecution_after_failure_uses_values_of_its_run(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, read_paths: list[str]
 ):
-    """Run A fails at its gate, run B makes other features; A, re-executed, must go on with A's."""
+    """Run A fails at its gate, run B builds other features. A, when re-executed, must use A's features."""
     config = {**SMALL, "seed": 1}
     failed = deployment.run(**{**config, "gates": {"metric_floor": 2.0}})
     assert not failed.success
@@ -116,7 +116,7 @@ def test_a_run_that_goes_on_after_a_failure_uses_its_own_values_not_the_newest(
     assert deployment.metadata("blobs/features")["path"] != own
     for name, value in deployment.environment().items():
         monkeypatch.setenv(name, value)
-    read.clear()
+    read_paths.clear()
     again = dg.ReexecutionOptions(failed.run_id, ["blobs__evaluation*"])
     location = importlib.reload(importlib.import_module("jukebox_orch_tests.support.code_location"))
     with dg.execute_job(
@@ -126,5 +126,5 @@ def test_a_run_that_goes_on_after_a_failure_uses_its_own_values_not_the_newest(
         reexecution_options=again,
     ) as result:
         assert result.success
-    assert own in read
-    assert deployment.metadata("blobs/features")["path"] not in read
+    assert own in read_paths
+    assert deployment.metadata("blobs/features")["path"] not in read_paths

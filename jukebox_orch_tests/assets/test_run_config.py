@@ -1,4 +1,4 @@
-"""Run config: forms with bounds and defaults, and bad values refused before any step, naming the field."""
+"""Run config: fields with bounds and defaults; bad values are refused by name before the first step."""
 
 import json
 import subprocess
@@ -20,20 +20,20 @@ from jukebox_orch_tests.support.projects import Blobs
 BAD = {
     "below its bound": ({"hyperparameters": {"epochs": 0}}, "hyperparameters.epochs = 0"),
     "above its bound": ({"seed": 2**31}, "seed = 2147483648"),
-    "a share above 1": ({"gates": {"max_invalid_share": 1.5}}, "gates.max_invalid_share = 1.5"),
-    "a path as model name": ({"model_name": "../../etc"}, "model_name = '../../etc'"),
-    "an option as model name": ({"model_name": "-rf"}, "model_name = '-rf'"),
-    "no model name": ({"model_name": ""}, "model_name = ''"),
-    "a command as version": ({"version": "1.0; rm -rf /"}, "version = '1.0; rm -rf /'"),
+    "share above 1": ({"gates": {"max_invalid_share": 1.5}}, "gates.max_invalid_share = 1.5"),
+    "path as model name": ({"model_name": "../../etc"}, "model_name = '../../etc'"),
+    "option as model name": ({"model_name": "-rf"}, "model_name = '-rf'"),
+    "empty model name": ({"model_name": ""}, "model_name = ''"),
+    "command as version": ({"version": "1.0; rm -rf /"}, "version = '1.0; rm -rf /'"),
     "not a number": ({"gates": {"metric_floor": float("nan")}}, "gates.metric_floor = nan"),
     "infinite": ({"hyperparameters": {"learning_rate": float("inf")}}, "hyperparameters.learning_rate = inf"),
-    "several at once": (
+    "several fields": (
         {"hyperparameters": {"epochs": 0, "batch_size": -1}, "seed": -1},
         "hyperparameters.batch_size = -1",
     ),
-    "another type": ({"hyperparameters": {"epochs": "many"}}, "root:hyperparameters:epochs"),
-    "an unknown field": ({"hyperparameters": {"epoch": 3}}, '"epoch" at path root:hyperparameters'),
-    "an unknown group": ({"hyper": {}}, '"hyper" at the root'),
+    "wrong type": ({"hyperparameters": {"epochs": "many"}}, "root:hyperparameters:epochs"),
+    "unknown field": ({"hyperparameters": {"epoch": 3}}, '"epoch" at path root:hyperparameters'),
+    "unknown group": ({"hyper": {}}, '"hyper" at the root'),
 }
 
 
@@ -44,7 +44,8 @@ def definitions(project: Any = None, **options: Any) -> dg.Definitions:
     return dg.Definitions.merge(graph, dg.Definitions(resources=deployment.resources()))
 
 
-def everything(error: BaseException | None) -> str:
+def messages(error: BaseException | None) -> str:
+    """Return the messages of the error and its causes."""
     texts = []
     while error is not None:
         texts.append(str(error))
@@ -53,33 +54,33 @@ def everything(error: BaseException | None) -> str:
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_value_is_refused_before_a_run_exists(case: str):
+def test_bad_value_is_refused_before_run_exists(case: str):
     config, field = BAD[case]
     with dg.DagsterInstance.ephemeral() as instance:
         job = definitions().resolve_job_def("blobs_training")
         with pytest.raises(dg.DagsterError) as error:
             job.execute_in_process(run_config=config, instance=instance)
-        assert field in everything(error.value)
+        assert field in messages(error.value)
         assert instance.get_runs_count() == 0
 
 
-def test_all_bad_fields_are_named_at_once():
+def test_error_names_all_bad_fields():
     with pytest.raises(dg.DagsterError) as error:
         definitions().resolve_job_def("blobs_training").execute_in_process(
-            run_config=BAD["several at once"][0]
+            run_config=BAD["several fields"][0]
         )
     for field in ("hyperparameters.epochs = 0", "hyperparameters.batch_size = -1", "seed = -1"):
-        assert field in everything(error.value)
+        assert field in messages(error.value)
 
 
-def test_the_command_exits_with_1_and_names_the_field(deployment: Deployment):
+def test_job_command_exits_with_1_and_names_field(deployment: Deployment):
     result = deployment.execute("blobs_training", {"hyperparameters": {"epochs": 0}})
     assert result.returncode == 1
     assert "hyperparameters.epochs = 0: Input should be greater than or equal to 1" in result.stderr
     assert deployment.instance.get_runs_count() == 0
 
 
-def test_a_bad_value_in_the_form_of_a_single_asset_fails_its_step_without_retries(deployment: Deployment):
+def test_bad_asset_config_fails_step_without_retries(deployment: Deployment):
     project = Blobs()
     ops = {"blobs__dataset": {"config": {"gates": {"drift_warn": -1.0}}}}
     result = deployment.run(project=project, only=["dataset"], ops=ops)
@@ -90,7 +91,7 @@ def test_a_bad_value_in_the_form_of_a_single_asset_fails_its_step_without_retrie
     assert not [e for e in result.all_events if e.is_step_up_for_retry]
 
 
-def test_an_empty_config_is_the_defaults():
+def test_empty_config_gives_defaults():
     job = definitions(Jukebox()).resolve_job_def("jukebox_training")
     config = resolved(job, {})
     assert config["jukebox__trained_model"]["hyperparameters"] == Jukebox.hyperparameters().model_dump()
@@ -101,7 +102,7 @@ def test_an_empty_config_is_the_defaults():
     assert config["jukebox__dataset"]["source"] == {"location": "", "files": []}
 
 
-def test_a_value_of_the_form_reaches_every_step_it_concerns():
+def test_config_value_reaches_every_step_that_takes_it():
     job = definitions(Jukebox()).resolve_job_def("jukebox_training")
     config = resolved(job, {"model_name": "songs", "seed": 7, "hyperparameters": {"epochs": 3}})
     steps = {step for step, values in config.items() if values.get("model_name") == "songs"}
@@ -128,16 +129,16 @@ def test_a_value_of_the_form_reaches_every_step_it_concerns():
         ),
     ],
 )
-def test_a_job_asks_for_what_its_assets_need_and_nothing_else(job: str, fields: list[str]):
+def test_job_config_has_exactly_fields_of_its_assets(job: str, fields: list[str]):
     found = definitions(Jukebox()).resolve_job_def(f"jukebox_{job}")
     assert found.config_mapping is not None
-    assert list(form(found.config_mapping.config_schema.config_type)) == fields
+    assert list(config_fields(found.config_mapping.config_schema.config_type)) == fields
 
 
-def test_the_form_of_an_asset_has_the_same_fields_as_the_job():
+def test_asset_config_has_its_declared_settings():
     job = definitions(Jukebox()).resolve_job_def("jukebox_training")
     fields = {
-        node.name: set(form(node.definition.config_schema.config_type))
+        node.name: set(config_fields(node.definition.config_schema.config_type))
         for node in job.graph.nodes
         if isinstance(node.definition, dg.OpDefinition)
     }
@@ -146,7 +147,7 @@ def test_the_form_of_an_asset_has_the_same_fields_as_the_job():
     assert fields["jukebox__registered_model"] == {"gates", "model_name", "version", "stage", "prod_flag"}
 
 
-def test_every_field_of_the_form_is_described_and_bounds_are_in_the_description():
+def test_every_config_field_has_description_with_bounds():
     job = definitions(Jukebox()).resolve_job_def("jukebox_training")
     assert job.config_mapping is not None
     described = dict(descriptions(job.config_mapping.config_schema.config_type))
@@ -156,7 +157,7 @@ def test_every_field_of_the_form_is_described_and_bounds_are_in_the_description(
     assert described["seed"].endswith("(>= 0, <= 2147483647)")
 
 
-def test_defaults_of_an_instance_are_over_those_of_the_project():
+def test_instance_defaults_override_project_defaults():
     graph = definitions(name="colors", defaults={"hyperparameters": {"epochs": 5}, "seed": 9})
     config = resolved(graph.resolve_job_def("colors_training"), {"hyperparameters": {"batch_size": 8}})
     assert config["colors__trained_model"]["hyperparameters"]["epochs"] == 5
@@ -165,7 +166,7 @@ def test_defaults_of_an_instance_are_over_those_of_the_project():
     assert config["colors__registered_model"]["model_name"] == "colors"
 
 
-def test_an_instance_under_a_prefix_has_names_of_its_own():
+def test_key_prefix_is_part_of_names():
     graph = definitions(key_prefix=("south-east",))
     config = resolved(graph.resolve_job_def("south_east_blobs_training"), {})
     assert config["south_east__south_east_blobs__registered_model"]["model_name"] == "south_east_blobs"
@@ -190,7 +191,7 @@ def test_an_instance_under_a_prefix_has_names_of_its_own():
     ],
     ids=lambda value: "-".join(f"{k}:{v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )
-def test_bad_defaults_of_an_instance_are_refused_when_the_graph_is_built(defaults: dict, message: str):
+def test_bad_instance_defaults_fail_graph_build(defaults: dict, message: str):
     with pytest.raises(InputError) as error:
         build_training_graph(Blobs(), defaults=defaults)
     assert message in str(error.value)
@@ -204,7 +205,7 @@ class Choices(Settings):
     name: str = Field(default_factory=lambda: "made", description="A name")
 
 
-def test_types_of_settings_become_types_of_the_form():
+def test_settings_types_become_config_types():
     fields = config_schema(Choices)
     assert fields["by"].default_value == "day"
     assert fields["share"].default_value is None
@@ -215,15 +216,9 @@ def test_types_of_settings_become_types_of_the_form():
     assert fields["name"].default_value == "made"
 
 
-def test_optional_values_lists_and_choices_arrive_as_they_were_given():
-    seen: list[Any] = []
-
+def test_optional_list_and_choice_values_are_unchanged():
     class Project(Blobs):
         split = Choices  # pyright: ignore[reportAssignmentType]
-
-        def build_features(self, dataset, split, seed):
-            seen.append(split)
-            raise InputError("enough")
 
     job = definitions(Project()).resolve_job_def("blobs_training")
     given = {"by": "song", "share": 0.25, "layers": [16], "gates": {"metric_floor": 0.5}}
@@ -234,7 +229,7 @@ def test_optional_values_lists_and_choices_arrive_as_they_were_given():
 @pytest.mark.parametrize(
     "annotation", [dict[str, int], tuple[int, int], bytes, Literal[1, 2], int | str], ids=str
 )
-def test_a_setting_that_has_no_form_field_is_refused_naming_it(annotation: Any):
+def test_setting_without_config_type_is_refused_by_name(annotation: Any):
     odd = type(
         "Odd", (Settings,), {"__annotations__": {"value": annotation}, "value": Field(description="?")}
     )
@@ -242,7 +237,7 @@ def test_a_setting_that_has_no_form_field_is_refused_naming_it(annotation: Any):
         config_schema(odd)
 
 
-def test_the_rollback_form_asks_for_a_version_and_a_reason():
+def test_rollback_config_has_described_fields():
     job = definitions(Jukebox()).resolve_job_def("jukebox_rollback")
     assert job.config_mapping
     described = dict(descriptions(job.config_mapping.config_schema.config_type))
@@ -250,7 +245,7 @@ def test_the_rollback_form_asks_for_a_version_and_a_reason():
     assert all(described.values())
 
 
-def test_retries_resources_and_pools_are_declared_on_every_step():
+def test_every_step_declares_retries_resources_and_pool():
     job = definitions(Jukebox()).resolve_job_def("jukebox_training")
     for node in job.graph.nodes:
         assert isinstance(node.definition, dg.OpDefinition)
@@ -264,17 +259,17 @@ def test_retries_resources_and_pools_are_declared_on_every_step():
     assert rollback.definition.pool == "jukebox_registration"
 
 
-def test_hyperparameters_of_a_plugin_may_be_bounded_by_themselves():
+def test_plugin_hyperparameter_bounds_are_checked():
     class Even(Hyperparameters):
         epochs: int = Field(default=4, multiple_of=2, description="Even")
 
     project = type("Project", (Blobs,), {"hyperparameters": Even, "__module__": __name__})
     with pytest.raises(dg.DagsterError) as error:
         resolved(definitions(project()).resolve_job_def("blobs_training"), {"hyperparameters": {"epochs": 3}})
-    assert "hyperparameters.epochs = 3: Input should be a multiple of 2" in everything(error.value)
+    assert "hyperparameters.epochs = 3: Input should be a multiple of 2" in messages(error.value)
 
 
-def test_a_bad_deployment_variable_is_named_with_its_choices():
+def test_bad_executor_variable_error_lists_choices():
     result = subprocess.run(
         [sys.executable, "-c", "import jukebox_orch.definitions"],
         env={"JUKEBOX_ORCH_EXECUTOR": "quantum"},
@@ -296,12 +291,12 @@ def resolved(job: dg.JobDefinition, config: dict[str, Any]) -> dict[str, Any]:
     return {name: op["config"] for name, op in full["ops"].items()}
 
 
-def form(config_type: Any) -> dict[str, Any]:
+def config_fields(config_type: Any) -> dict[str, Any]:
     return dict(config_type.fields)
 
 
 def descriptions(config_type: Any, prefix: str = ""):
-    for name, field in form(config_type).items():
+    for name, field in config_fields(config_type).items():
         yield f"{prefix}{name}", field.description
         if hasattr(field.config_type, "fields"):
             yield from descriptions(field.config_type, f"{prefix}{name}.")

@@ -1,4 +1,4 @@
-"""Secrets are nowhere but where they were given: a canary is looked for in everything a run leaves."""
+"""A run writes no secret anywhere: the tests search everything that it leaves for canary secrets."""
 
 import sqlite3
 import zlib
@@ -16,19 +16,19 @@ PASSWORD, KEY = "canary-password-7f3a", "canary-key-91bc"
 def run_with_secrets(
     mlflow_server: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Deployment, str]]:
-    """A whole run in a process whose environment holds secrets, one of them in the MLflow address."""
+    """Run a complete job in a process whose environment contains secrets, one of them in the MLflow address."""
     address = mlflow_server.replace("http://", f"http://reader:{PASSWORD}@")
-    place = Deployment(tmp_path_factory.mktemp("secrets"), mlflow=address)
-    result = place.execute(
+    deployment = Deployment(tmp_path_factory.mktemp("secrets"), mlflow=address)
+    result = deployment.execute(
         "blobs_training", SMALL, AWS_SECRET_ACCESS_KEY=KEY, DATABASE_URL=f"postgresql://u:{KEY}@host/db"
     )
     assert result.returncode == 0, result.stderr[-3_000:]
-    yield place, result.stdout + result.stderr
-    place.instance.dispose()
+    yield deployment, result.stdout + result.stderr
+    deployment.instance.dispose()
 
 
-def holding(folder: Path, *secrets: str) -> list[str]:
-    """Return the files below a folder that hold one of the texts."""
+def files_containing(folder: Path, *secrets: str) -> list[str]:
+    """Return the files below a folder that contain one of the secrets."""
     return [
         str(path.relative_to(folder))
         for path in folder.rglob("*")
@@ -36,17 +36,17 @@ def holding(folder: Path, *secrets: str) -> list[str]:
     ]
 
 
-def test_no_event_run_config_snapshot_artifact_or_model_file_holds_a_secret(run_with_secrets):
-    place, _ = run_with_secrets
-    assert len(list(place.folder.rglob("*"))) > 30
-    assert holding(place.folder, PASSWORD, KEY) == []
+def test_files_of_run_contain_no_secret(run_with_secrets):
+    deployment, _ = run_with_secrets
+    assert len(list(deployment.folder.rglob("*"))) > 30
+    assert files_containing(deployment.folder, PASSWORD, KEY) == []
 
 
-def test_no_snapshot_of_a_job_holds_a_secret(run_with_secrets):
-    """Dagster keeps what a job was, with the values of its resources, compressed."""
-    place, _ = run_with_secrets
+def test_job_snapshots_contain_no_secret(run_with_secrets):
+    """Dagster stores compressed snapshots of jobs, with the values of their resources."""
+    deployment, _ = run_with_secrets
     found = []
-    for database in place.folder.rglob("*.db"):
+    for database in deployment.folder.rglob("*.db"):
         with sqlite3.connect(database) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
             if "snapshots" in tables:
@@ -57,28 +57,28 @@ def test_no_snapshot_of_a_job_holds_a_secret(run_with_secrets):
     assert not [text for text in texts if PASSWORD in text or KEY in text]
 
 
-def test_mlflow_holds_no_secret(
+def test_mlflow_contains_no_secret(
     run_with_secrets, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory
 ):
     server = tmp_path_factory.getbasetemp() / "mlflow-server0"
     assert (server / "server.db").exists()
     assert list((server / "artifacts").rglob("model.onnx"))
-    assert holding(server, PASSWORD, KEY) == []
+    assert files_containing(server, PASSWORD, KEY) == []
 
 
-def test_nothing_printed_holds_a_secret(run_with_secrets):
-    _, printed = run_with_secrets
-    assert PASSWORD not in printed
-    assert KEY not in printed
+def test_output_contains_no_secret(run_with_secrets):
+    _, output = run_with_secrets
+    assert PASSWORD not in output
+    assert KEY not in output
 
 
-def test_the_link_to_mlflow_is_without_the_password(run_with_secrets, mlflow_server: str):
-    place, _ = run_with_secrets
-    assert str(place.metadata("blobs/registered_model")["mlflow run"]).startswith(f"{mlflow_server}/#/")
+def test_mlflow_link_has_no_password(run_with_secrets, mlflow_server: str):
+    deployment, _ = run_with_secrets
+    assert str(deployment.metadata("blobs/registered_model")["mlflow run"]).startswith(f"{mlflow_server}/#/")
 
 
-def test_the_password_still_reaches_the_server(monkeypatch: pytest.MonkeyPatch):
-    """MLflow reads it from the variables of its own, which are set for this process."""
+def test_mlflow_client_gets_password_from_address(monkeypatch: pytest.MonkeyPatch):
+    """MLflow reads the password from its own environment variables, which are set for this process."""
     import os
 
     from jukebox_orch.registry.mlflow_resource import MlflowResource

@@ -1,4 +1,4 @@
-"""The job as it is typed: exit codes, what runs and what does not, steps in processes of their own."""
+"""The training job from the command line: exit codes, the steps that run, steps in their own processes."""
 
 import shutil
 import signal
@@ -23,9 +23,9 @@ from jukebox_orch_tests.support.projects import Blobs
 ASSETS = [node.name for node in NODES]
 
 
-def materialized(place: Deployment, run_id: str = "") -> list[str]:
-    """Return the assets that the run made, by default the newest."""
-    events = place.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run_id)
+def materialized(deployment: Deployment, run_id: str = "") -> list[str]:
+    """Return the assets that a run materialized, by default the newest run."""
+    events = deployment.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run_id)
     return [event.asset_key.path[-1] for event in events if event.asset_key]
 
 
@@ -33,20 +33,20 @@ def materialized(place: Deployment, run_id: str = "") -> list[str]:
 def sample(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path
 ) -> Iterator[tuple[Deployment, subprocess.CompletedProcess]]:
-    """The command of the quickstart on the embedded sample."""
+    """Run the command of the quickstart on the embedded sample."""
     folder = tmp_path_factory.mktemp("sample")
     shutil.copy(migrated, folder / "mlflow.db")
-    place = Deployment(folder)
-    yield place, place.execute("jukebox_training", module="jukebox_orch.definitions")
-    place.instance.dispose()
+    deployment = Deployment(folder)
+    yield deployment, deployment.execute("jukebox_training", module="jukebox_orch.definitions")
+    deployment.instance.dispose()
 
 
-def test_the_embedded_sample_ends_registered_although_checks_warn(sample):
-    place, result = sample
+def test_embedded_sample_is_registered_despite_warnings(sample):
+    deployment, result = sample
     assert result.returncode == 0, result.stderr[-3_000:]
-    assert sorted(materialized(place)) == sorted(ASSETS)
-    assert place.aliases("jukebox") == {"challenger": "1", "champion": "1", "staging": "1"}
-    events = place.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+    assert sorted(materialized(deployment)) == sorted(ASSETS)
+    assert deployment.aliases("jukebox") == {"challenger": "1", "champion": "1", "staging": "1"}
+    events = deployment.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     evaluations = [event.asset_check_evaluation_data for event in events]
     failed = {e.check_name for e in evaluations if not e.passed}
     assert failed >= {"invalid_rows"}
@@ -54,35 +54,35 @@ def test_the_embedded_sample_ends_registered_although_checks_warn(sample):
     assert {"value", "threshold"} <= set.intersection(*(set(e.metadata) for e in evaluations))
 
 
-def test_every_asset_records_what_it_holds_and_where_it_is(sample):
-    place, _ = sample
+def test_every_asset_records_versions_and_location(sample):
+    deployment, _ = sample
     for asset in ASSETS:
-        event = place.materialization(f"jukebox/{asset}")
+        event = deployment.materialization(f"jukebox/{asset}")
         assert set(event.tags or {}) >= {"dagster/data_version", "dagster/code_version"}
-        metadata = place.metadata(f"jukebox/{asset}")
+        metadata = deployment.metadata(f"jukebox/{asset}")
         assert {"path", "sha256", "bytes", "format", "files"} <= set(metadata)
-        assert place.value(f"jukebox/{asset}") is not None
+        assert deployment.value(f"jukebox/{asset}") is not None
 
 
-def test_the_sample_model_is_as_good_as_the_documentation_says(sample):
-    place, _ = sample
-    report = place.value("jukebox/evaluation")
+def test_sample_model_matches_documented_quality(sample):
+    deployment, _ = sample
+    report = deployment.value("jukebox/evaluation")
     assert report.test.metrics["accuracy"] > 0.3
     assert {"majority_class", "song_lookup"} == {scores.name for scores in report.baselines}
     assert len(report.details["per_class"]) == 72
-    names = place.value("jukebox/onnx_model").report.inputs
+    names = deployment.value("jukebox/onnx_model").report.inputs
     assert len(names) == 13
     assert all(kind == ["tensor(float)", "batch", 1] for kind in names.values())
 
 
-def test_the_metadata_shows_pictures_and_tables(sample):
-    place, _ = sample
+def test_metadata_shows_figures_and_model_card(sample):
+    deployment, _ = sample
     for asset, name in (("features", "feature distributions"), ("trained_model", "learning curves")):
-        assert str(place.metadata(f"jukebox/{asset}")[name]).startswith(f"![{name}")
-    assert "jukebox version 1" in str(place.metadata("jukebox/registered_model")["model card"])
+        assert str(deployment.metadata(f"jukebox/{asset}")[name]).startswith(f"![{name}")
+    assert "jukebox version 1" in str(deployment.metadata("jukebox/registered_model")["model card"])
 
 
-def test_nothing_trains_on_data_that_failed_validation(deployment: Deployment):
+def test_failed_validation_stops_training(deployment: Deployment):
     broken = deployment.folder / "broken.csv"
     rows = Blobs().generate()
     rows["color"] = rows["color"].where(rows.index % 3 > 0, "pink")
@@ -97,7 +97,7 @@ def test_nothing_trains_on_data_that_failed_validation(deployment: Deployment):
     assert broken.read_bytes() == before
 
 
-def test_nothing_is_registered_below_the_metric_floor(again: Deployment):
+def test_model_below_metric_floor_is_not_registered(again: Deployment):
     result = again.run(**SMALL | {"version": "2", "gates": {"metric_floor": 1.1}})
     assert not result.success
     assert "registered_model" not in made(result)
@@ -106,25 +106,25 @@ def test_nothing_is_registered_below_the_metric_floor(again: Deployment):
     assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
 
 
-def test_without_a_floor_any_finite_metric_passes_it(again: Deployment):
+def test_finite_metric_passes_without_metric_floor(again: Deployment):
     result = again.run("evaluate_and_register", gates={"metric_floor": None}, version="2")
     assert result.success, failures(result)
     check = checks(result)["evaluation:metric_floor"]
     assert check.metadata["threshold"].value == "none"
-    assert "gates.metric_floor sets none" in (check.description or "")
+    assert "gates.metric_floor is not set" in (check.description or "")
 
 
-def test_too_many_unusable_rows_stop_the_run_and_a_few_do_not(deployment: Deployment):
-    class Dirty(Blobs):
+def test_too_many_unusable_rows_stop_run(deployment: Deployment):
+    class UnusableRows(Blobs):
         def generate(self) -> pd.DataFrame:
             rows = super().generate()
             rows.loc[:8, "height"] = float("nan")
             return rows
 
-    passed = deployment.run("data", project=Dirty())
+    passed = deployment.run("data", project=UnusableRows())
     assert passed.success
     assert not checks(passed)["validated_data:invalid_rows"].passed
-    stopped = deployment.run("data", project=Dirty(), gates={"max_invalid_share": 0.02})
+    stopped = deployment.run("data", project=UnusableRows(), gates={"max_invalid_share": 0.02})
     check = checks(stopped)["validated_data:invalid_share"]
     assert not check.passed
     assert check.severity == dg.AssetCheckSeverity.ERROR
@@ -132,7 +132,7 @@ def test_too_many_unusable_rows_stop_the_run_and_a_few_do_not(deployment: Deploy
     assert check.metadata["threshold"].value == 0.02
 
 
-def test_bad_input_fails_its_step_once_and_says_what_to_do(deployment: Deployment):
+def test_bad_input_fails_step_once_with_instruction(deployment: Deployment):
     result = deployment.run("data", source={"location": str(deployment.folder / "nothing.csv")})
     assert not result.success
     assert made(result) == []
@@ -141,12 +141,12 @@ def test_bad_input_fails_its_step_once_and_says_what_to_do(deployment: Deploymen
 
 
 @pytest.fixture(scope="module")
-def in_processes(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Deployment]:
-    """A run with a process for each step, of which the first one for the features was killed."""
+def multiprocess(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Deployment]:
+    """Run each step in its own process; the first process of `features` is killed."""
     folder = tmp_path_factory.mktemp("processes")
     shutil.copy(migrated, folder / "mlflow.db")
-    place = Deployment(folder)
-    result = place.execute(
+    deployment = Deployment(folder)
+    result = deployment.execute(
         "blobs_training",
         {**SMALL, "version": "1.0.0", "seed": 42},
         JUKEBOX_ORCH_EXECUTOR="multiprocess",
@@ -155,30 +155,30 @@ def in_processes(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> It
         DIE_ONCE=str(folder / "died"),
     )
     assert result.returncode == 0, result.stderr[-3_000:]
-    yield place
-    place.instance.dispose()
+    yield deployment
+    deployment.instance.dispose()
 
 
-def test_steps_in_processes_make_the_files_of_one_process(finished, in_processes: Deployment):
-    pids = {event.pid for event in in_processes.events(dg.DagsterEventType.STEP_SUCCESS)}
+def test_multiprocess_run_gives_same_files_as_one_process(finished, multiprocess: Deployment):
+    pids = {event.pid for event in multiprocess.events(dg.DagsterEventType.STEP_SUCCESS)}
     assert len(pids) == len(ASSETS)
     for asset in ("dataset", "features", "trained_model", "evaluation"):
-        assert in_processes.version(f"blobs/{asset}") == finished[0].version(f"blobs/{asset}"), asset
-    onnx_sha256 = in_processes.metadata("blobs/onnx_model")["onnx_sha256"]
+        assert multiprocess.version(f"blobs/{asset}") == finished[0].version(f"blobs/{asset}"), asset
+    onnx_sha256 = multiprocess.metadata("blobs/onnx_model")["onnx_sha256"]
     assert onnx_sha256 == finished[0].metadata("blobs/onnx_model")["onnx_sha256"]
-    assert in_processes.aliases()["champion"] == "1"
+    assert multiprocess.aliases()["champion"] == "1"
 
 
-def test_killed_step_is_retried_and_leaves_no_files(in_processes: Deployment):
-    assert (in_processes.folder / "died").exists()
-    retried = in_processes.events(dg.DagsterEventType.STEP_RESTARTED)
+def test_killed_step_is_retried_and_leaves_no_files(multiprocess: Deployment):
+    assert (multiprocess.folder / "died").exists()
+    retried = multiprocess.events(dg.DagsterEventType.STEP_RESTARTED)
     assert [event.step_key for event in retried] == ["blobs__features"]
-    folders = list(Path(in_processes.artifacts, "blobs", "features").iterdir())
+    folders = list(Path(multiprocess.artifacts, "blobs", "features").iterdir())
     assert len(folders) == 1
-    assert list(Path(in_processes.artifacts, ".incoming").iterdir()) == []
+    assert list(Path(multiprocess.artifacts, ".incoming").iterdir()) == []
 
 
-def test_a_run_that_was_killed_while_registering_neither_aliases_half_a_version_nor_blocks_the_next(
+def test_killed_registration_leaves_no_alias_and_next_run_succeeds(
     again: Deployment,
 ):
     killed = again.execute(
@@ -196,7 +196,7 @@ def test_a_run_that_was_killed_while_registering_neither_aliases_half_a_version_
     assert again.value("blobs/registered_model").adopted
 
 
-def test_two_runs_at_the_same_time_never_share_a_file(deployment: Deployment):
+def test_parallel_runs_share_no_files(deployment: Deployment):
     command = [
         sys.executable,
         "-m",
@@ -224,24 +224,24 @@ def test_two_runs_at_the_same_time_never_share_a_file(deployment: Deployment):
         assert process.returncode == 0, errors[-3_000:]
     runs = deployment.instance.get_runs()
     assert len(runs) == 2
-    own = {
+    paths_of_runs = {
         run.run_id: {
             str(event.step_materialization_data.materialization.metadata["path"].value)
             for event in deployment.events(dg.DagsterEventType.ASSET_MATERIALIZATION, run.run_id)
         }
         for run in runs
     }
-    assert all(run_id in path for run_id, paths in own.items() for path in paths)
-    first, second = own.values()
+    assert all(run_id in path for run_id, paths in paths_of_runs.items() for path in paths)
+    first, second = paths_of_runs.values()
     assert len(first) == len(second) == 3
     assert not first & second
 
 
-def test_a_model_whose_gate_failed_is_not_registered_by_a_later_job(deployment: Deployment):
-    """Blocking checks stop their own run only: a later job must not take up what they stopped."""
+def test_later_job_does_not_register_model_with_failed_gate(deployment: Deployment):
+    """A blocking check stops only its own run, so a later job must not use the stopped values."""
 
     class Stuck(Blobs):
-        """Always says what is rarest in the validation split."""
+        """Always predicts the rarest class of the validation split."""
 
         def optimizer(self, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
             return keras.optimizers.SGD(0.0)
@@ -262,7 +262,7 @@ def test_a_model_whose_gate_failed_is_not_registered_by_a_later_job(deployment: 
     assert deployment.versions() == []
 
 
-def test_a_model_is_not_trained_on_data_whose_validation_failed_before(deployment: Deployment):
+def test_later_run_does_not_train_on_invalid_data(deployment: Deployment):
     class Pink(Blobs):
         def generate(self) -> pd.DataFrame:
             return super().generate().assign(color=lambda t: t["color"].where(t.index % 50 > 0, "pink"))
@@ -274,24 +274,24 @@ def test_a_model_is_not_trained_on_data_whose_validation_failed_before(deploymen
     assert "validated_data did not pass its checks (target: missing or unknown target)" in failures(later)
 
 
-def test_a_model_is_not_trained_on_data_with_too_many_unusable_rows_before(deployment: Deployment):
-    class Dirty(Blobs):
+def test_later_run_does_not_train_above_invalid_share(deployment: Deployment):
+    class UnusableRows(Blobs):
         def generate(self) -> pd.DataFrame:
             return super().generate().assign(height=lambda t: t["height"].where(t.index > 8))
 
     gates = {"max_invalid_share": 0.02}
-    assert not deployment.run("data", project=Dirty(), gates=gates).success
-    later = deployment.run(project=Dirty(), only=["trained_model"])
+    assert not deployment.run("data", project=UnusableRows(), gates=gates).success
+    later = deployment.run(project=UnusableRows(), only=["trained_model"])
     assert made(later) == []
     stopped_by = (
         "validated_data did not pass its checks (invalid_share: 9 of 300 rows are not usable (3.00%))"
     )
     assert stopped_by in failures(later)
-    assert deployment.run("data", project=Dirty()).success
-    assert made(deployment.run(project=Dirty(), only=["trained_model"])) == ["trained_model"]
+    assert deployment.run("data", project=UnusableRows()).success
+    assert made(deployment.run(project=UnusableRows(), only=["trained_model"])) == ["trained_model"]
 
 
-def test_a_model_is_not_trained_on_splits_that_overlapped_before(deployment: Deployment):
+def test_later_run_does_not_train_on_overlapping_splits(deployment: Deployment):
     class Leaky(Blobs):
         def build_features(self, dataset: Any, split: Any, seed: int) -> Features:
             features = super().build_features(dataset, split, seed)
@@ -303,7 +303,7 @@ def test_a_model_is_not_trained_on_splits_that_overlapped_before(deployment: Dep
     assert "features did not pass its checks (no_overlap: shared: " in failures(later)
 
 
-def test_a_model_that_failed_its_evaluation_is_not_registered_by_a_later_run(again: Deployment):
+def test_later_run_does_not_register_model_with_failed_evaluation(again: Deployment):
     assert not again.run(**SMALL | {"gates": {"metric_floor": 1.1}, "version": "2"}).success
     later = again.run(only=["onnx_model", "registered_model"])
     assert made(later) == ["onnx_model"]
@@ -311,7 +311,7 @@ def test_a_model_that_failed_its_evaluation_is_not_registered_by_a_later_run(aga
     assert again.versions() == [1]
 
 
-def test_a_file_that_is_not_what_keras_says_is_not_registered_by_a_later_run(deployment: Deployment):
+def test_later_run_does_not_register_onnx_model_that_differs(deployment: Deployment):
     class Exact(Blobs):
         parity_tolerance = 0.0
 

@@ -1,4 +1,4 @@
-"""What the manifests promise, read from what kustomize builds: rights, no root, no token, no drift. No cluster."""
+"""Properties of the manifests that kustomize builds: rights, no root, no token, no differences. Needs no cluster."""
 
 import json
 import re
@@ -15,7 +15,7 @@ OVERLAYS = ("k8s/overlays/local", "k8s/overlays/production", "k8s/tests/overlay"
 
 
 def _build(folder: str) -> list[dict[str, Any]]:
-    kubectl = program("kubectl", "install it; kustomize is a part of it")
+    kubectl = program("kubectl", "install it; it includes kustomize")
     built = subprocess.run(
         [kubectl, "kustomize", folder], cwd=CHECKOUT, capture_output=True, text=True, check=False
     )
@@ -52,7 +52,7 @@ def _pod_specs(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return specs
 
 
-def test_no_pod_runs_as_root_or_writes_to_its_root_file_system(objects):
+def test_pods_have_no_root_and_read_only_file_system(objects):
     for name, spec in _pod_specs(objects).items():
         assert spec["securityContext"]["runAsNonRoot"] is True, name
         assert spec["securityContext"]["runAsUser"] >= 999, name
@@ -65,7 +65,7 @@ def test_no_pod_runs_as_root_or_writes_to_its_root_file_system(objects):
             }, name
 
 
-def test_only_webserver_and_daemon_have_a_token(objects):
+def test_only_webserver_and_daemon_have_token(objects):
     with_token = {
         n for n, spec in _pod_specs(objects).items() if spec.get("automountServiceAccountToken", True)
     }
@@ -74,7 +74,7 @@ def test_only_webserver_and_daemon_have_a_token(objects):
         assert account["automountServiceAccountToken"] is False
 
 
-def test_one_role_with_the_rights_that_runs_need_and_no_others(objects):
+def test_one_role_has_exactly_rights_of_runs(objects):
     assert not [o for o in objects if o["kind"] in ("ClusterRole", "ClusterRoleBinding")]
     (role,) = [o for o in objects if o["kind"] == "Role"]
     rights = {(r, v) for rule in role["rules"] for r in rule["resources"] for v in rule["verbs"]}
@@ -89,12 +89,12 @@ def test_one_role_with_the_rights_that_runs_need_and_no_others(objects):
     assert [s["name"] for s in binding["subjects"]] == ["jukebox-orchestrator"]
 
 
-def test_the_namespace_admits_restricted_pods_only(objects):
+def test_namespace_admits_restricted_pods_only(objects):
     (namespace,) = [o for o in objects if o["kind"] == "Namespace"]
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_no_secret_is_in_the_manifests(objects):
+def test_manifests_contain_no_secret(objects):
     assert not [o for o in objects if o["kind"] == "Secret"]
     for name, spec in _pod_specs(objects).items():
         for variable in (v for c in spec["containers"] for v in c.get("env", [])):
@@ -112,7 +112,7 @@ def test_long_running_pods_have_probes_and_resources(objects):
             assert "memory" in container["resources"]["limits"], name
 
 
-def test_what_is_not_about_kubernetes_is_equal_on_a_laptop_and_in_the_cluster():
+def test_cluster_and_local_dagster_yaml_agree_outside_kubernetes():
     laptop = yaml.safe_load((CHECKOUT / "dagster.yaml").read_text())
     cluster = yaml.safe_load((CHECKOUT / "k8s/base/dagster.yaml").read_text())
     assert {key: cluster.get(key) for key in laptop} == laptop
@@ -125,8 +125,8 @@ def test_what_is_not_about_kubernetes_is_equal_on_a_laptop_and_in_the_cluster():
     }
 
 
-def test_dagster_takes_the_settings_of_the_cluster():
-    # Dagster has no public validation of a dagster.yaml that does not connect to its database.
+def test_dagster_accepts_cluster_settings():
+    # Dagster's public validation of a dagster.yaml connects to its database.
     from dagster._core.instance.ref import InstanceRef
 
     launcher = InstanceRef.from_dir(str(CHECKOUT / "k8s/base")).run_launcher_data
@@ -134,7 +134,7 @@ def test_dagster_takes_the_settings_of_the_cluster():
     assert launcher.class_name == "NonRetryingRunLauncher"
 
 
-def test_the_code_location_has_the_name_and_module_of_the_local_workspace(local):
+def test_code_location_matches_local_workspace(local):
     module = yaml.safe_load((CHECKOUT / "workspace.yaml").read_text())["load_from"][0]["python_module"]
     server = yaml.safe_load((CHECKOUT / "k8s/base/workspace.yaml").read_text())["load_from"][0]["grpc_server"]
     assert server["location_name"] == module
@@ -145,13 +145,13 @@ def test_the_code_location_has_the_name_and_module_of_the_local_workspace(local)
     assert server["host"] in {o["metadata"]["name"] for o in local if o["kind"] == "Service"}
 
 
-def test_runs_and_deployments_have_the_same_settings(objects):
+def test_runs_and_deployments_have_same_settings(objects):
     for name in ("settings", "config"):
         deployed = _named(objects, "ConfigMap", f"jukebox-{name}")["data"]
         assert _named(objects, "ConfigMap", f"jukebox-run-{name}")["data"] == deployed
 
 
-def test_runs_and_steps_take_the_images_that_the_overlay_names(objects):
+def test_runs_and_steps_use_images_of_overlay(objects):
     settings = _named(objects, "ConfigMap", "jukebox-run-settings")["data"]
     specs = _pod_specs(objects)
     assert settings["DAGSTER_CURRENT_IMAGE"] == specs["Deployment/jukebox-daemon"]["containers"][0]["image"]
@@ -159,7 +159,7 @@ def test_runs_and_steps_take_the_images_that_the_overlay_names(objects):
     assert all(":" in settings[key] for key in ("DAGSTER_CURRENT_IMAGE", "JUKEBOX_ORCH_STEP_IMAGE"))
 
 
-def test_every_volume_claim_and_config_map_that_a_pod_of_a_run_mounts_exists(objects):
+def test_volumes_mounted_by_run_pods_exist(objects):
     claims = {o["metadata"]["name"] for o in objects if o["kind"] == "PersistentVolumeClaim"}
     maps = {o["metadata"]["name"] for o in objects if o["kind"] == "ConfigMap"}
     instance = yaml.safe_load(_named(objects, "ConfigMap", "jukebox-instance")["data"]["dagster.yaml"])
@@ -176,14 +176,14 @@ def test_every_volume_claim_and_config_map_that_a_pod_of_a_run_mounts_exists(obj
         assert "hostPath" not in volume
 
 
-def test_what_outlives_the_deployment_is_labelled_and_nothing_else(objects):
-    kept = {o["kind"] for o in objects if o["metadata"].get("labels", {}).get("jukebox/keep") == "true"}
-    assert kept == {"Namespace", "PersistentVolumeClaim"}
+def test_only_persistent_objects_have_keep_label(objects):
+    labelled = {o["kind"] for o in objects if o["metadata"].get("labels", {}).get("jukebox/keep") == "true"}
+    assert labelled == {"Namespace", "PersistentVolumeClaim"}
     claims = [o for o in objects if o["kind"] == "PersistentVolumeClaim"]
     assert all(o["metadata"]["labels"]["jukebox/keep"] == "true" for o in claims)
 
 
-def test_production_keeps_artifacts_and_models_on_s3_and_brings_no_database():
+def test_production_uses_s3_and_has_no_database():
     objects = _build("k8s/overlays/production")
     settings = _named(objects, "ConfigMap", "jukebox-run-settings")["data"]
     assert settings["JUKEBOX_ORCH_ARTIFACTS"].startswith("s3://")
@@ -193,12 +193,12 @@ def test_production_keeps_artifacts_and_models_on_s3_and_brings_no_database():
     assert claims == {"jukebox-logs", "jukebox-landing", "jukebox-mlflow"}
 
 
-def test_the_rendered_manifests_for_kapp_controller_are_those_of_the_overlay():
+def test_rendered_kapp_manifests_equal_overlay():
     rendered = list(yaml.safe_load_all((CHECKOUT / "k8s/gitops/rendered/production.yaml").read_text()))
     assert rendered == _build("k8s/overlays/production"), "run `make k8s-render`"
 
 
-def test_gitops_objects_point_at_folders_that_exist():
+def test_gitops_objects_refer_to_existing_folders():
     argo = yaml.safe_load((CHECKOUT / "k8s/gitops/argocd-application.yaml").read_text())
     assert (argo["apiVersion"], argo["kind"]) == ("argoproj.io/v1alpha1", "Application")
     assert (CHECKOUT / argo["spec"]["source"]["path"] / "kustomization.yaml").is_file()
@@ -211,7 +211,7 @@ def test_gitops_objects_point_at_folders_that_exist():
     assert app["spec"]["deploy"][0]["kapp"]["intoNs"] == "jukebox"
 
 
-def test_the_knative_service_is_restricted_and_has_one_process():
+def test_knative_service_is_restricted_and_has_one_instance():
     (service,) = _build("k8s/knative")
     assert (service["apiVersion"], service["kind"]) == ("serving.knative.dev/v1", "Service")
     template = service["spec"]["template"]
@@ -222,7 +222,7 @@ def test_the_knative_service_is_restricted_and_has_one_process():
     assert template["spec"]["automountServiceAccountToken"] is False
 
 
-def test_labels_of_steps_are_legal_in_kubernetes():
+def test_step_labels_are_valid_in_kubernetes():
     from jukebox_orch.definitions import defs
 
     name = re.compile(r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")

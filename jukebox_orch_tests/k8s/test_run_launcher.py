@@ -1,4 +1,4 @@
-"""The run launcher of the cluster under a real daemon, with its settings; the Kubernetes API does not answer."""
+"""The cluster's run launcher and settings with a real daemon; the Kubernetes API does not answer."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def plain() -> None:
 
 defs = dg.Definitions(jobs=[plain])
 """
-# Port 1 of the machine itself: refused at once.
+# Port 1 of this machine refuses connections at once.
 KUBECONFIG = {
     "apiVersion": "v1",
     "kind": "Config",
@@ -47,8 +47,10 @@ class Deployment:
         settings = yaml.safe_load(SETTINGS.read_text())
         launcher = settings["run_launcher"]
         launcher["config"] |= {"load_incluster_config": False, "kubeconfig_file": str(folder / "kubeconfig")}
-        ours = {"telemetry": {"enabled": False}, "run_launcher": launcher}
-        (folder / "dagster.yaml").write_text(yaml.safe_dump(ours | {"run_retries": settings["run_retries"]}))
+        config = {"telemetry": {"enabled": False}, "run_launcher": launcher}
+        (folder / "dagster.yaml").write_text(
+            yaml.safe_dump(config | {"run_retries": settings["run_retries"]})
+        )
         (folder / "kubeconfig").write_text(yaml.safe_dump(KUBECONFIG))
         (folder / "location.py").write_text(LOCATION)
         self.folder = folder
@@ -59,9 +61,9 @@ class Deployment:
         }
         self.instance = dg.DagsterInstance.from_config(str(folder))
 
-    def launch(self, asks: dict) -> str:
+    def launch(self, k8s_config: dict) -> str:
         """Queue a run with that `dagster-k8s/config` and return its id."""
-        tags = json.dumps({"dagster-k8s/config": json.dumps(asks)})
+        tags = json.dumps({"dagster-k8s/config": json.dumps(k8s_config)})
         before = {record.dagster_run.run_id for record in self.instance.get_run_records()}
         command = [BIN / "dagster", "job", "launch", "-f", "location.py", "-j", "plain", "--tags", tags]
         subprocess.run(command, cwd=self.folder, env=self.environment, check=True, capture_output=True)
@@ -70,12 +72,10 @@ class Deployment:
 
     def wait(self, condition: Callable[[], bool], seconds: float = 120) -> None:
         log = self.folder / "daemon.log"
-        wait_until(
-            condition, seconds, lambda: f"the daemon, which said:\n{log.read_text()[-6_000:]}", every=0.5
-        )
+        wait_until(condition, seconds, lambda: f"the daemon; its log:\n{log.read_text()[-6_000:]}", every=0.5)
 
     def attempts(self, run_id: str) -> list[dg.DagsterRun]:
-        """The run and those that took its place."""
+        """Return the run and its retries, in order."""
         group = self.instance.get_run_group(run_id)
         assert group is not None
         return sorted(group[1], key=lambda run: int(run.tags.get("dagster/retry_number", "0")))
@@ -96,21 +96,21 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     try:
         yield deployment
     finally:
-        # Asked to stop, it first waits for what it is asking of Kubernetes, which does not answer.
+        # Killed, because on SIGTERM it first waits for its requests to Kubernetes, which does not answer.
         os.killpg(daemon.pid, signal.SIGKILL)
         daemon.wait()
 
 
-def test_a_refused_run_fails_once_and_one_that_kubernetes_did_not_take_is_tried_again(deployment):
+def test_forbidden_run_fails_once_and_unlaunched_run_is_retried(deployment):
     refused = deployment.launch({"pod_spec_config": {"host_network": True}})
     allowed = deployment.launch({"container_config": {"resources": {"limits": {"memory": "2Gi"}}}})
 
-    # The daemon comes to the older failure first: had it tried that one again, it would have done so by now.
+    # The daemon handles the older failure first: if it retried that run, it would have done so by now.
     deployment.wait(lambda: len(deployment.attempts(allowed)) > 1)
     (run,) = deployment.attempts(refused)
     assert run.status == dg.DagsterRunStatus.FAILURE
     assert run.tags["dagster/will_retry"] == "false"
-    said = json.dumps(
+    events = json.dumps(
         [str(event.dagster_event) for event in deployment.instance.all_logs(refused) if event.dagster_event]
     )
-    assert "violated the allowed list: pod_spec_config.host_network" in said
+    assert "violated the allowed list: pod_spec_config.host_network" in events

@@ -1,4 +1,4 @@
-"""The pod executor: what a run may ask for, and what it says of pods that failed or never start. No cluster."""
+"""The pod executor: what a run may set, and the reasons for pods that fail or cannot start. Needs no cluster."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -10,7 +10,7 @@ from dagster_k8s.executor import K8sStepHandler
 from kubernetes import client
 
 from jukebox_orch.contract import InputError
-from jukebox_orch.k8s.step_executor import pod_executor, why_pod_cannot_start, why_pod_failed
+from jukebox_orch.k8s.step_executor import pod_executor, pod_failure_reason, pod_start_problem
 from jukebox_orch_tests import CHECKOUT
 
 EXECUTOR = CHECKOUT / "k8s/base/executor.yaml"
@@ -74,11 +74,11 @@ def _ended(reason: str, code: int) -> client.V1ContainerState:
     ],
     ids=lambda config: next(iter(config)),
 )
-def test_a_run_config_that_asks_for_more_than_resources_is_refused(job, config):
+def test_run_config_beyond_resources_is_refused(job, config):
     assert "Received unexpected config entr" in _refused(job, config)
 
 
-def test_a_run_config_may_set_resources_of_a_step_and_the_number_of_pods(job):
+def test_run_config_may_set_resources_and_concurrency(job):
     given = {
         "resources": {"nothing": {"limits": {"memory": "8Gi", "nvidia.com/gpu": "1"}}},
         "max_concurrent": 2,
@@ -86,7 +86,7 @@ def test_a_run_config_may_set_resources_of_a_step_and_the_number_of_pods(job):
     assert dg.validate_run_config(job, {"execution": {"config": given}})
 
 
-def test_resources_of_a_run_config_go_to_that_step_and_the_deployments_settings_stay():
+def test_run_resources_are_merged_into_deployment_settings():
     settings = yaml.safe_load(EXECUTOR.read_text())
     mapped = pod_executor(str(EXECUTOR)).apply_config_mapping(
         {"config": {"resources": {"a": {"limits": {"memory": "8Gi"}}}}}
@@ -101,67 +101,67 @@ def test_resources_of_a_run_config_go_to_that_step_and_the_deployments_settings_
 
 
 @pytest.mark.parametrize(
-    ("content", "said"), [(None, "No such file"), ("- a", "must hold a mapping"), ("{", "")]
+    ("content", "reason"), [(None, "No such file"), ("- a", "must be a mapping"), ("{", "")]
 )
-def test_a_bad_settings_file_is_named(tmp_path, content, said):
+def test_bad_settings_file_is_named(tmp_path, content, reason):
     file = tmp_path / "executor.yaml"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(InputError, match=f"JUKEBOX_ORCH_EXECUTOR_CONFIG.*executor.yaml.*{said}"):
+    with pytest.raises(InputError, match=f"JUKEBOX_ORCH_EXECUTOR_CONFIG.*executor.yaml.*{reason}"):
         pod_executor(str(file))
 
 
-def test_a_pod_out_of_memory_is_said_to_be_with_its_limit():
-    said = why_pod_failed([_pod(_ended("OOMKilled", 137), phase="Failed")])
-    assert "OOMKilled" in said
-    assert "64Mi" in said
-    assert "memory limit" in said
+def test_out_of_memory_reason_names_limit():
+    reason = pod_failure_reason([_pod(_ended("OOMKilled", 137), phase="Failed")])
+    assert "OOMKilled" in reason
+    assert "64Mi" in reason
+    assert "memory limit" in reason
 
 
-def test_the_newest_pod_of_a_step_is_the_one_spoken_of():
+def test_failure_reason_is_of_newest_pod():
     old, new = _pod(_ended("OOMKilled", 137), age=300), _pod(_ended("Error", 1), age=5, phase="Failed")
-    assert why_pod_failed([new, old]) == "pod step-1: Failed: Error, exit code 1"
+    assert pod_failure_reason([new, old]) == "pod step-1: Failed: Error, exit code 1"
 
 
-def test_evicted_and_deleted_pods_are_told_apart():
+def test_evicted_and_missing_pods_have_different_reasons():
     evicted = _pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory.")
-    assert why_pod_failed([evicted]) == "pod step-1: Evicted: The node was low on resource: memory."
-    assert "gone" in why_pod_failed([])
+    assert pod_failure_reason([evicted]) == "pod step-1: Evicted: The node was low on resource: memory."
+    assert "missing" in pod_failure_reason([])
 
 
-def test_a_pod_that_waits_for_an_image_or_a_secret_is_given_up_after_45_seconds():
+def test_pod_without_image_fails_after_45_seconds():
     waiting = client.V1ContainerState(
         waiting=client.V1ContainerStateWaiting(reason="ImagePullBackOff", message='pull "x/y"')
     )
-    assert why_pod_cannot_start([_pod(waiting, age=40)], NOW) is None
-    said = why_pod_cannot_start([_pod(waiting, age=50)], NOW)
-    assert said == 'pod step-1 cannot start: ImagePullBackOff: pull "x/y"'
+    assert pod_start_problem([_pod(waiting, age=40)], NOW) is None
+    reason = pod_start_problem([_pod(waiting, age=50)], NOW)
+    assert reason == 'pod step-1 cannot start: ImagePullBackOff: pull "x/y"'
 
 
-def test_a_pod_without_a_node_has_ten_minutes():
+def test_pod_without_node_fails_after_ten_minutes():
     condition = client.V1PodCondition(type="PodScheduled", status="False", message="unbound claim")
-    assert why_pod_cannot_start([_pod(age=599, conditions=[condition])], NOW) is None
-    said = why_pod_cannot_start([_pod(age=601, conditions=[condition])], NOW)
-    assert said == "pod step-1 found no node in 601 s: unbound claim"
+    assert pod_start_problem([_pod(age=599, conditions=[condition])], NOW) is None
+    reason = pod_start_problem([_pod(age=601, conditions=[condition])], NOW)
+    assert reason == "pod step-1 found no node in 601 s: unbound claim"
 
 
-def test_a_pod_whose_claim_does_not_exist_is_given_up_after_45_seconds():
-    words = '0/3 nodes are available: persistentvolumeclaim "models" not found.'
-    condition = client.V1PodCondition(type="PodScheduled", status="False", message=words)
-    assert why_pod_cannot_start([_pod(age=40, conditions=[condition])], NOW) is None
-    said = why_pod_cannot_start([_pod(age=50, conditions=[condition])], NOW)
-    assert said == f"pod step-1 found no node in 50 s: {words}"
+def test_pod_with_missing_claim_fails_after_45_seconds():
+    message = '0/3 nodes are available: persistentvolumeclaim "models" not found.'
+    condition = client.V1PodCondition(type="PodScheduled", status="False", message=message)
+    assert pod_start_problem([_pod(age=40, conditions=[condition])], NOW) is None
+    reason = pod_start_problem([_pod(age=50, conditions=[condition])], NOW)
+    assert reason == f"pod step-1 found no node in 50 s: {message}"
 
 
-def test_a_pod_that_is_pulling_or_running_is_left_alone():
+def test_pulling_or_running_pod_has_no_problem():
     creating = client.V1ContainerState(waiting=client.V1ContainerStateWaiting(reason="ContainerCreating"))
-    assert why_pod_cannot_start([_pod(creating, age=3_000)], NOW) is None
-    assert why_pod_cannot_start([_pod(phase="Running", age=3_000)], NOW) is None
-    assert why_pod_cannot_start([], NOW) is None
+    assert pod_start_problem([_pod(creating, age=3_000)], NOW) is None
+    assert pod_start_problem([_pod(phase="Running", age=3_000)], NOW) is None
+    assert pod_start_problem([], NOW) is None
 
 
-def test_dagsters_executor_has_the_names_that_the_explanation_hooks_into():
-    """`_step_handler` and `check_step_health` are Dagster's own; this fails when a release changes them."""
+def test_dagster_executor_has_step_handler_with_health_check():
+    """`_step_handler` and `check_step_health` belong to Dagster; this fails when a release changes them."""
     from dagster._core.executor.step_delegating import StepDelegatingExecutor
     from dagster._core.executor.step_delegating.step_handler import StepHandler
 

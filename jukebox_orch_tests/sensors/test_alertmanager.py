@@ -1,4 +1,4 @@
-"""Reading alerts, from a real Alertmanager and from a server that misbehaves."""
+"""Reading alerts from a real Alertmanager and from a misbehaving server."""
 
 import time
 
@@ -16,23 +16,25 @@ def prometheus(tmp_path_factory):
         yield running
 
 
-def test_only_matching_firing_alerts_come_back(prometheus):
+def test_only_matching_firing_alerts_are_returned(prometheus):
     prometheus.fire({"model": "jukebox"}, {"model": "other"}, {"model": "jukebox", "severity": "info"})
-    prometheus.fire({"model": "jukebox", "gone": "yes"}, ends_at=time.time() - 1, starts_at=time.time() - 60)
+    prometheus.fire(
+        {"model": "jukebox", "resolved": "yes"}, ends_at=time.time() - 1, starts_at=time.time() - 60
+    )
     found = active_alerts(prometheus.url, ['model="jukebox"', 'severity!="info"'])
     assert [alert.labels for alert in found] == [{"alertname": "ModelDrift", "model": "jukebox"}]
     assert found[0].state == "active"
     assert abs(found[0].starts_at - time.time()) < 60
 
 
-def test_the_start_stays_the_same_while_it_fires(prometheus):
+def test_firing_alert_keeps_its_start(prometheus):
     prometheus.fire({"model": "steady"})
     before = active_alerts(prometheus.url, ['model="steady"'])
     prometheus.fire({"model": "steady"}, starts_at=before[0].starts_at, ends_at=time.time() + 9_999)
     assert active_alerts(prometheus.url, ['model="steady"'])[0].event_id == before[0].event_id
 
 
-def test_silenced_and_inhibited_alerts_do_not_come_back(prometheus):
+def test_silenced_and_inhibited_alerts_are_not_returned(prometheus):
     prometheus.silence("model", "silenced")
     prometheus.fire({"model": "silenced"}, {"model": "inhibited", "role": "mutable"})
     prometheus.fire({"model": "inhibited", "role": "mute"})
@@ -44,7 +46,7 @@ def test_silenced_and_inhibited_alerts_do_not_come_back(prometheus):
     assert [a.labels["role"] for a in active_alerts(prometheus.url, ['model="inhibited"'])] == ["mute"]
 
 
-def test_a_forged_label_is_data(prometheus):
+def test_hostile_label_is_returned_unchanged(prometheus):
     value = '{{ .Env }}"}]$(id)\u202e\n'
     prometheus.fire({"model": "forged", "version": value})
     assert active_alerts(prometheus.url, ['model="forged"'])[0].labels["version"] == value
@@ -54,16 +56,16 @@ def test_a_forged_label_is_data(prometheus):
     ("status", "body", "reason"),
     [
         (500, b"overloaded", "answered 500: overloaded"),
-        (200, b"<html>", "gave no list of alerts"),
-        (200, b'[{"fingerprint": "f1"', "gave no list of alerts"),
-        (200, b"[" * 100_000, "gave no list of alerts"),
-        (200, b'{"data": []}', "gave no list of alerts: : Input should be a valid list"),
+        (200, b"<html>", "did not return a list of alerts"),
+        (200, b'[{"fingerprint": "f1"', "did not return a list of alerts"),
+        (200, b"[" * 100_000, "did not return a list of alerts"),
+        (200, b'{"data": []}', "did not return a list of alerts: : Input should be a valid list"),
         (200, b'[{"fingerprint": "$(id)"}]', "0.fingerprint: String should match"),
-        (200, b"\xff\xfe", "gave no list of alerts"),
+        (200, b"\xff\xfe", "did not return a list of alerts"),
         (302, b"", "answered 302"),
     ],
 )
-def test_an_answer_that_is_no_list_of_alerts_is_a_reason(status, body, reason):
+def test_invalid_response_is_reported(status, body, reason):
     behaviour = Misbehaviour()
     behaviour.status, behaviour.body = status, body
     with behaviour.serve() as url, pytest.raises(SourceUnavailableError) as error:
@@ -71,7 +73,7 @@ def test_an_answer_that_is_no_list_of_alerts_is_a_reason(status, body, reason):
     assert reason in str(error.value)
 
 
-def test_down_slow_endless_and_distrusted_servers_are_reasons(tmp_path, monkeypatch):
+def test_down_slow_endless_and_untrusted_servers_are_reported(tmp_path, monkeypatch):
     with pytest.raises(SourceUnavailableError, match="cannot be reached"):
         active_alerts(f"http://127.0.0.1:{free_port()}", ['model="m"'])
     behaviour = Misbehaviour()

@@ -1,4 +1,4 @@
-"""The daemon dies in the middle of a tick, at every point of it: each event has exactly one run all the same."""
+"""The daemon is killed during a tick, at every point of it: each event still has exactly one run."""
 
 import time
 from contextlib import ExitStack
@@ -11,21 +11,21 @@ from jukebox_orch_tests.support.git_server import Repository
 
 
 @pytest.mark.timeout(400)
-def test_a_daemon_killed_at_any_point_of_a_tick_gives_exactly_one_run_per_event(tmp_path):
-    one_run_per_event_although_the_daemon_dies(tmp_path, POINTS)
+def test_daemon_killed_anywhere_starts_one_run_per_event(tmp_path):
+    check_one_run_per_event(tmp_path, POINTS)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1_500)
 @pytest.mark.parametrize("point", POINTS)
-def test_a_daemon_killed_again_and_again_gives_exactly_one_run_per_event(tmp_path, point):
-    one_run_per_event_although_the_daemon_dies(tmp_path, [point] * 10)
+def test_daemon_killed_repeatedly_starts_one_run_per_event(tmp_path, point):
+    check_one_run_per_event(tmp_path, [point] * 10)
 
 
-def one_run_per_event_although_the_daemon_dies(folder: Path, points) -> None:
-    """Drop a file or push a tag, in turn, kill the daemon in the tick that sees it, start it again, and so on.
+def check_one_run_per_event(folder: Path, points) -> None:
+    """Alternately write a file and push a tag; kill the daemon in the tick that finds it, and start it again.
 
-    The tick that sees the next event looks at all earlier ones too, and must not start them again.
+    The tick that finds the next event also lists all earlier ones, and must not start runs for them again.
     """
     landing, repository = folder / "landing", Repository(folder / "git")
     landing.mkdir()
@@ -39,7 +39,7 @@ def one_run_per_event_although_the_daemon_dies(folder: Path, points) -> None:
     with (
         deployment.code_server(),
         ExitStack() as daemons,
-    ):  # what a killed one had launched goes on to its end
+    ):  # the runs of a killed daemon continue to their end
         daemon = daemons.enter_context(deployment.daemon(mortal=True))
         deployment.wait(
             lambda: "1 tag recorded without one" in "".join(deployment.skip_reasons("toy_git_tags"))

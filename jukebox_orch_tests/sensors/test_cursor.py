@@ -1,4 +1,4 @@
-"""Cursors: small, versioned, and a damaged one is told apart from an empty one."""
+"""Cursors are small and versioned, and a damaged one is distinguished from an empty one."""
 
 import json
 import os
@@ -19,28 +19,28 @@ LARGE = {"files": {f"{os.urandom(16).hex()}.csv": [1, "t", os.urandom(32).hex()]
 
 
 @pytest.fixture
-def memory(tmp_path) -> CursorCodec:
-    return CursorCodec("git_tag", "file:///r v*", str(tmp_path / "memory"))
+def codec(tmp_path) -> CursorCodec:
+    return CursorCodec("git_tag", "file:///r v*", str(tmp_path / "state"))
 
 
 @pytest.mark.parametrize("body", [{}, SMALL, LARGE], ids=["empty", "small", "large"])
-def test_a_cursor_gives_back_its_state_and_stays_small(memory, tmp_path, body):
-    cursor = memory.encode({"sweep": "k"}, body)
+def test_cursor_decodes_to_its_state_and_stays_small(codec, tmp_path, body):
+    cursor = codec.encode({"sweep": "k"}, body)
     assert len(cursor) <= 64 * 1024
-    assert memory.decode(cursor) == ({"sweep": "k"}, body)
-    another_process = CursorCodec("git_tag", "file:///r v*", str(tmp_path / "memory"))
-    assert another_process.decode(cursor) == ({"sweep": "k"}, body)
+    assert codec.decode(cursor) == ({"sweep": "k"}, body)
+    new_codec = CursorCodec("git_tag", "file:///r v*", str(tmp_path / "state"))
+    assert new_codec.decode(cursor) == ({"sweep": "k"}, body)
 
 
 @given(st.dictionaries(st.text(), st.lists(st.integers() | st.text()), max_size=20))
-def test_any_state_survives(tmp_path_factory, body):
-    memory = CursorCodec("k", "s", str(tmp_path_factory.getbasetemp() / "any"))
-    assert memory.decode(memory.encode({}, body))[1] == body
+def test_any_state_is_decoded_unchanged(tmp_path_factory, body):
+    codec = CursorCodec("k", "s", str(tmp_path_factory.getbasetemp() / "any"))
+    assert codec.decode(codec.encode({}, body))[1] == body
 
 
-def test_head_values_change_without_the_body_being_written_again(memory):
-    cursor = with_head(memory.encode({"sweep": ""}, LARGE), {"sweep": "next"})
-    assert memory.decode(cursor) == ({"sweep": "next"}, LARGE)
+def test_new_head_values_keep_body(codec):
+    cursor = with_head(codec.encode({"sweep": ""}, LARGE), {"sweep": "next"})
+    assert codec.decode(cursor) == ({"sweep": "next"}, LARGE)
 
 
 @pytest.mark.parametrize(
@@ -59,24 +59,24 @@ def test_head_values_change_without_the_body_being_written_again(memory):
         (lambda c: json.dumps({**json.loads(c), "snapshot": "0" * 64}), "snapshot 000000000000 is missing"),
     ],
 )
-def test_a_damaged_or_foreign_cursor_says_what_is_wrong(memory, damage, problem):
+def test_damaged_or_foreign_cursor_fails_with_reason(codec, damage, problem):
     with pytest.raises(CursorError, match=problem):
-        memory.decode(damage(memory.encode({}, SMALL)))
+        codec.decode(damage(codec.encode({}, SMALL)))
 
 
-def test_a_changed_snapshot_is_refused(memory, tmp_path):
-    cursor = memory.encode({}, LARGE)
-    (snapshot,) = (tmp_path / "memory").iterdir()
+def test_changed_snapshot_is_refused(codec, tmp_path):
+    cursor = codec.encode({}, LARGE)
+    (snapshot,) = (tmp_path / "state").iterdir()
     snapshot.write_bytes(snapshot.read_bytes()[:-1] + b"x")
     with pytest.raises(CursorError, match="was changed"):
-        CursorCodec("git_tag", "file:///r v*", str(tmp_path / "memory")).decode(cursor)
+        CursorCodec("git_tag", "file:///r v*", str(tmp_path / "state")).decode(cursor)
 
 
-def test_the_snapshots_of_the_old_and_the_new_cursor_stay_and_forgotten_ones_go(memory, tmp_path):
-    folder = tmp_path / "memory"
-    cursors = [memory.encode({}, LARGE)]
+def test_snapshots_of_old_and_new_cursor_only_are_kept(codec, tmp_path):
+    folder = tmp_path / "state"
+    cursors = [codec.encode({}, LARGE)]
     for i in range(3):
-        cursors.append(memory.encode({}, {**LARGE, "n": i}, cursors[-1]))
+        cursors.append(codec.encode({}, {**LARGE, "n": i}, cursors[-1]))
         long_ago = time.time() - 3 * 86_400
         for path in folder.iterdir():
             os.utime(path, (long_ago, long_ago))
@@ -84,8 +84,8 @@ def test_the_snapshots_of_the_old_and_the_new_cursor_stay_and_forgotten_ones_go(
     assert kept == {json.loads(cursor)["snapshot"] for cursor in cursors[-2:]}
 
 
-def test_a_process_killed_while_it_saves_leaves_the_old_memory_whole(memory, tmp_path):
-    cursor = memory.encode({}, LARGE)
+def test_process_killed_while_writing_leaves_old_snapshot_intact(codec, tmp_path):
+    cursor = codec.encode({}, LARGE)
     killed = (
         "import os, signal, sys\n"
         "from upath.implementations.local import PosixUPath\n"
@@ -94,16 +94,16 @@ def test_a_process_killed_while_it_saves_leaves_the_old_memory_whole(memory, tmp
         "large = {'files': [os.urandom(64).hex() for _ in range(5000)]}\n"
         "CursorCodec('git_tag', 'file:///r v*', sys.argv[1]).encode({}, large)\n"
     )
-    done = subprocess.run([sys.executable, "-c", killed, tmp_path / "memory"], check=False)
+    done = subprocess.run([sys.executable, "-c", killed, tmp_path / "state"], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert len(list((tmp_path / "memory").iterdir())) == 2
-    another_process = CursorCodec("git_tag", "file:///r v*", str(tmp_path / "memory"))
-    assert another_process.decode(cursor) == ({}, LARGE)
-    SnapshotStore(str(tmp_path / "memory")).prune([json.loads(cursor)["snapshot"]], time.time() + 2 * 86_400)
-    assert [path.name for path in (tmp_path / "memory").iterdir()] == [json.loads(cursor)["snapshot"]]
+    assert len(list((tmp_path / "state").iterdir())) == 2
+    new_codec = CursorCodec("git_tag", "file:///r v*", str(tmp_path / "state"))
+    assert new_codec.decode(cursor) == ({}, LARGE)
+    SnapshotStore(str(tmp_path / "state")).prune([json.loads(cursor)["snapshot"]], time.time() + 2 * 86_400)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == [json.loads(cursor)["snapshot"]]
 
 
-def test_a_memory_that_cannot_be_written_is_a_reason_not_a_lost_cursor(tmp_path):
+def test_unwritable_state_folder_is_reported(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(SourceUnavailableError, match="cannot be written"):
         CursorCodec("k", "s", str(tmp_path / "file")).encode({}, LARGE)

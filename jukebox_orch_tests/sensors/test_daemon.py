@@ -1,4 +1,4 @@
-"""The sensors in a real daemon with a real instance: one run per event, whatever dies."""
+"""The sensors in a real daemon with a real instance start one run per event, also across restarts."""
 
 import hashlib
 import time
@@ -19,7 +19,7 @@ NEW_DATA = {"patterns": ["*.csv"], "quiet_seconds": 0, "interval_seconds": 1}
 
 
 def drop(folder: Path, name: str, content: str) -> str:
-    """Write as a careful producer does, under another name first, and return the digest."""
+    """Write a file under another name, rename it, and return its digest."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{name}.partial"
     partial.write_text(content)
@@ -32,7 +32,7 @@ def files_of(run) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-def test_files_tags_and_alerts_each_start_one_run_and_a_restart_starts_none_again(tmp_path):
+def test_files_tags_and_alerts_start_one_run_across_restart(tmp_path):
     repository = Repository(tmp_path / "git")
     repository.tag("v1.0.0")
     landing = tmp_path / "landing"
@@ -54,9 +54,7 @@ def test_files_tags_and_alerts_each_start_one_run_and_a_restart_starts_none_agai
             },
         )
         (tmp_path / "commit").write_text("0" * 40)
-        prometheus.fire(
-            {"model": "toy", "severity": "critical"}, {"model": "other"}
-        )  # while no daemon is there
+        prometheus.fire({"model": "toy", "severity": "critical"}, {"model": "other"})  # before a daemon runs
         with deployment.daemon():
             deployment.wait(
                 lambda: "1 tag recorded without one" in "".join(deployment.skip_reasons("toy_git_tags"))
@@ -65,8 +63,8 @@ def test_files_tags_and_alerts_each_start_one_run_and_a_restart_starts_none_agai
             (landing / "link.csv").symlink_to(landing / "day1.csv")
             commit = repository.tag("v1.1.0", annotated=True)
             deployment.wait(lambda: deployment.finished(2))
-            held = f"v1.1.0 ({commit[:12]}) seen, this deployment is v1.0.5"
-            deployment.wait(lambda: held in deployment.skip_reasons("toy_git_tags")[0])
+            waiting = f"v1.1.0 ({commit[:12]}) seen, this deployment is v1.0.5"
+            deployment.wait(lambda: waiting in deployment.skip_reasons("toy_git_tags")[0])
             (tmp_path / "commit").write_text(commit)
             deployment.wait(lambda: deployment.finished(3))
         drop(landing, "copy-of-day1.csv", "1")
@@ -92,7 +90,7 @@ def test_files_tags_and_alerts_each_start_one_run_and_a_restart_starts_none_agai
 
 
 @pytest.mark.timeout(300)
-def test_objects_dropped_into_a_bucket_start_one_run_that_reads_them(tmp_path):
+def test_new_bucket_objects_start_one_run_that_reads_them(tmp_path):
     (tmp_path / "s3" / "landing").mkdir(parents=True)
     with s3_server(tmp_path / "s3") as environment:
         deployment = DaemonDeployment(tmp_path, **environment)
@@ -106,7 +104,7 @@ def test_objects_dropped_into_a_bucket_start_one_run_that_reads_them(tmp_path):
 
 
 @pytest.mark.timeout(300)
-def test_a_corrupted_cursor_is_reported_and_rebuilt_without_a_second_run(tmp_path):
+def test_corrupted_cursor_is_reported_and_rebuilt_without_second_run(tmp_path):
     deployment = DaemonDeployment(tmp_path)
     landing = tmp_path / "landing"
     deployment.configure(new_data={"location": str(landing), **NEW_DATA})
@@ -126,8 +124,8 @@ def test_a_corrupted_cursor_is_reported_and_rebuilt_without_a_second_run(tmp_pat
 
 
 @pytest.mark.timeout(500)
-def test_dropped_data_ends_in_a_registered_model_that_names_its_event(tmp_path):
-    """The whole product: the jukebox project's sensor, job and registry, as deployed on one machine."""
+def test_new_data_gives_registered_model_with_event_tags(tmp_path):
+    """Test the jukebox project's sensor, job and registry together, as deployed on one machine."""
     triggers = tmp_path / "triggers.yaml"
     deployment = DaemonDeployment(tmp_path, "jukebox_orch.definitions", JUKEBOX_ORCH_TRIGGERS=str(triggers))
     settings = {"location": str(tmp_path / "landing"), **NEW_DATA, "patterns": ["*.parquet"]}

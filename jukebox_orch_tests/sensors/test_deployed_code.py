@@ -1,4 +1,4 @@
-"""A tag trains with its own code: what the deployment knows of its code, and when it lets a tag wait."""
+"""A tag trains with its own code: how the deployment finds its code, and when a tag waits."""
 
 import dagster as dg
 import pytest
@@ -10,7 +10,7 @@ from jukebox_orch_tests.support.git_server import Repository, git
 
 
 @pytest.mark.parametrize(("executor", "starts"), [("k8s", False), ("in_process", True)])
-def test_in_kubernetes_a_tag_waits_for_the_deployment_of_its_code(tmp_path, monkeypatch, executor, starts):
+def test_tag_in_kubernetes_waits_for_deployment_of_its_code(tmp_path, monkeypatch, executor, starts):
     repository = Repository(tmp_path / "git")
     old = repository.tag("v1.2.1")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
@@ -45,7 +45,7 @@ def test_in_kubernetes_a_tag_waits_for_the_deployment_of_its_code(tmp_path, monk
     assert request.tags["git/commit"] == request.tags["git/deployed_commit"] == new
 
 
-def test_a_deployment_knows_its_code_from_the_build_or_from_its_checkout(tmp_path, monkeypatch):
+def test_deployed_code_comes_from_build_or_checkout(tmp_path, monkeypatch):
     for name in ("GIT_COMMIT", "VERSION"):
         monkeypatch.delenv(f"JUKEBOX_ORCH_{name}", raising=False)
     checkout = tmp_path / "checkout"

@@ -1,4 +1,4 @@
-"""git over ssh, from a real sshd: what is mounted is used, and nothing is ever asked for or trusted unseen."""
+"""git over ssh with a real sshd: only mounted keys and known hosts are used, without prompts."""
 
 import shlex
 import socket
@@ -29,8 +29,8 @@ def server(root, tmp_path_factory) -> Iterator[GitOverSsh]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_of_this_machine(monkeypatch):
-    """No agent, and no key or known host but those that are mounted."""
+def no_ssh_agent(monkeypatch):
+    """Remove the ssh agent, so that only the mounted key and known hosts are used."""
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
 
 
@@ -46,7 +46,7 @@ def repository(root) -> Repository:
     return repository
 
 
-def test_a_tag_pushed_later_starts_a_run_and_the_key_shows_nowhere(server, root, tmp_path):
+def test_new_tag_starts_run_without_leaking_key(server, root, tmp_path):
     repository = Repository(root, "watched.git")
     repository.tag("v1.0.0", annotated=True)
     mounted = {"ssh_key_file": str(server.key), "known_hosts_file": str(server.known_hosts)}
@@ -60,17 +60,19 @@ def test_a_tag_pushed_later_starts_a_run_and_the_key_shows_nowhere(server, root,
     assert server.key.read_text().splitlines()[1] not in f"{sensor.cursor}{request}"
 
 
-def test_a_key_the_server_does_not_know_is_a_reason(server, repository, tmp_path):
-    with pytest.raises(SourceUnavailableError, match=r"git said: .*Permission denied \(publickey\)"):
+def test_unknown_key_is_reported(server, repository, tmp_path):
+    with pytest.raises(
+        SourceUnavailableError, match=r"`git ls-remote` failed: .*Permission denied \(publickey\)"
+    ):
         tags(server, key=make_ssh_key(tmp_path / "other"))
 
 
-def test_a_key_file_that_is_not_there_is_a_reason(server, repository, tmp_path):
+def test_missing_key_file_is_reported(server, repository, tmp_path):
     with pytest.raises(SourceUnavailableError, match="Permission denied"):
         tags(server, key=tmp_path / "nowhere")
 
 
-def test_a_server_whose_host_key_is_unknown_is_not_trusted(server, repository, tmp_path):
+def test_server_with_unknown_host_key_is_not_trusted(server, repository, tmp_path):
     (tmp_path / "known_hosts").write_text("")
     with pytest.raises(SourceUnavailableError, match="Host key verification failed"):
         tags(server, known_hosts=tmp_path / "known_hosts")
@@ -79,7 +81,7 @@ def test_a_server_whose_host_key_is_unknown_is_not_trusted(server, repository, t
         list_tags(f"{server.url}/models.git", ssh_key_file=server.key)
 
 
-def test_a_server_with_another_host_key_than_the_known_one_is_not_trusted(server, repository, tmp_path):
+def test_server_with_changed_host_key_is_not_trusted(server, repository, tmp_path):
     other = make_ssh_key(tmp_path / "other").with_suffix(".pub").read_text()
     host = server.known_hosts.read_text().split()[0]
     (tmp_path / "known_hosts").write_text(f"{host} {other}")
@@ -87,7 +89,7 @@ def test_a_server_with_another_host_key_than_the_known_one_is_not_trusted(server
         tags(server, known_hosts=tmp_path / "known_hosts")
 
 
-def test_a_server_that_accepts_and_says_nothing_is_given_up_and_its_ssh_ends(tmp_path):
+def test_silent_server_times_out_and_ssh_ends(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"ssh://git@127.0.0.1:{silent.getsockname()[1]}/r.git"
         began = time.monotonic()
@@ -98,7 +100,7 @@ def test_a_server_that_accepts_and_says_nothing_is_given_up_and_its_ssh_ends(tmp
         assert not [line for line in listed.splitlines() if str(silent.getsockname()[1]) in line]
 
 
-def test_a_server_that_is_down_and_a_repository_that_is_not_there_are_reasons(server, tmp_path):
+def test_down_server_and_missing_repository_are_reported(server, tmp_path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         with pytest.raises(SourceUnavailableError, match="Connection refused"):
@@ -107,10 +109,10 @@ def test_a_server_that_is_down_and_a_repository_that_is_not_there_are_reasons(se
         list_tags(f"{server.url}/nowhere.git", ssh_key_file=server.key, known_hosts_file=server.known_hosts)
 
 
-@pytest.mark.parametrize("missing", ["the passphrase of the key", "trust in the host key"])
-def test_nothing_is_asked_for_even_when_a_terminal_is_there(server, repository, tmp_path, missing):
+@pytest.mark.parametrize("missing", ["passphrase", "known host"])
+def test_git_does_not_prompt_on_terminal(server, repository, tmp_path, missing):
     mounted = {"ssh_key_file": str(server.key), "known_hosts_file": str(server.known_hosts)}
-    if missing == "trust in the host key":
+    if missing == "known host":
         del mounted["known_hosts_file"]
     else:
         locked = tmp_path / "key"
@@ -125,4 +127,4 @@ def test_nothing_is_asked_for_even_when_a_terminal_is_there(server, repository, 
     )
     terminal = ["script", "-qefc", shlex.join([sys.executable, "-c", program]), "/dev/null"]
     shown = subprocess.run(terminal, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
-    assert shown.stdout.startswith(f"reason: {server.url}/models.git: git said: ")
+    assert shown.stdout.startswith(f"reason: {server.url}/models.git: `git ls-remote` failed: ")

@@ -1,4 +1,4 @@
-"""The decision which tags start a run: once per (name, commit), in version order, with the tag's own code."""
+"""The decision which tags start a run: one per (name, commit), in version order, with the tag's code."""
 
 import pytest
 from hypothesis import given, settings
@@ -35,7 +35,7 @@ def tags_of(decision: Decision[GitTagsState]) -> list[str]:
     return [request.tags["git/tag"] for request in decision.requests]
 
 
-def test_a_new_tag_starts_a_run_with_its_version_tag_and_commit():
+def test_new_tag_starts_run_with_version_tag_and_commit():
     decision = tick({"v1.2.0": A, "v1.3.0": B}, {"v1.2.0": A})
     (request,) = decision.requests
     assert request.run_key == f"git_tag:v1.3.0:{B}"
@@ -47,25 +47,25 @@ def test_a_new_tag_starts_a_run_with_its_version_tag_and_commit():
     assert tick({"v1.2.0": A, "v1.3.0": B}, dict(decision.state.tags)).requests == []
 
 
-def test_tags_start_in_version_order_not_in_alphabetical_order():
+def test_tags_start_in_version_order():
     listing = {f"v{v}": A for v in ("1.10.0", "1.9.0", "2.0.0-rc.1", "2.0.0", "1.2.0")}
     assert tags_of(tick(listing)) == ["v1.2.0", "v1.9.0", "v1.10.0", "v2.0.0-rc.1", "v2.0.0"]
 
 
-def test_a_moved_tag_is_a_new_event_with_a_warning():
+def test_moved_tag_is_new_event_with_warning():
     decision = tick({"v1.0.0": B}, {"v1.0.0": A})
     assert decision.requests[0].run_key == f"git_tag:v1.0.0:{B}"
     assert decision.requests[0].tags["git/moved_from"] == A
     assert "'v1.0.0' moved from aaaaaaaaaaaa to bbbbbbbbbbbb" in decision.reason(0)
 
 
-def test_a_deleted_tag_is_nothing_and_is_nothing_again_when_it_comes_back():
+def test_deleted_and_restored_tag_starts_no_run():
     deleted = tick({}, {"v1.0.0": A})
     assert deleted.requests == []
     assert tick({"v1.0.0": A}, dict(deleted.state.tags)).requests == []
 
 
-def test_a_pattern_of_a_project_sees_only_that_projects_tags():
+def test_pattern_selects_tags_of_one_project():
     listing = {"jukebox/v1.0.0": A, "digits/v2.0.0": B, "v3.0.0": C}
     decision = tick(listing, pattern="jukebox/v*")
     assert tags_of(decision) == ["jukebox/v1.0.0"]
@@ -85,14 +85,14 @@ def test_a_pattern_of_a_project_sees_only_that_projects_tags():
         "v\udcff",
     ],
 )
-def test_a_tag_that_is_no_version_starts_nothing_and_is_named(name: str):
+def test_tag_without_version_starts_no_run_and_is_named(name: str):
     decision = tick({name: A, "v1.0.0": B})
     assert tags_of(decision) == ["v1.0.0"]
     assert "refused (no version after 'v')" in decision.reason(0)
     assert decision.reason(0).isprintable()
 
 
-def test_at_most_the_limit_starts_in_one_tick_and_none_is_lost():
+def test_tags_over_limit_start_in_later_ticks():
     listing = {f"v1.{i}.0": A for i in range(7)}
     known: dict[str, str] = {}
     started: list[str] = []
@@ -105,7 +105,7 @@ def test_at_most_the_limit_starts_in_one_tick_and_none_is_lost():
     assert started == [f"v1.{i}.0" for i in range(7)]
 
 
-def test_a_tag_waits_for_the_roll_out_of_its_code():
+def test_tag_waits_for_roll_out_of_its_code():
     old, new = DeployedCode(A, "1.2.1"), DeployedCode(B, "1.3.0")
     held = tick({"v1.2.1": A, "v1.3.0": B}, {"v1.2.1": A}, deployed=old, must_match=True)
     assert held.requests == []
@@ -118,7 +118,7 @@ def test_a_tag_waits_for_the_roll_out_of_its_code():
     assert released.requests[0].tags["git/code_matches_tag"] == "yes"
 
 
-def test_the_commit_decides_whether_code_matches_and_the_version_only_where_no_commit_is_known():
+def test_code_matches_by_commit_or_version_without_commit():
     listing = {"v1.3.0": B}
     assert tick(listing, deployed=DeployedCode(A, "1.3.0"), must_match=True).requests == []
     assert tags_of(tick(listing, deployed=DeployedCode(B[:8], "9.9"), must_match=True)) == ["v1.3.0"]
@@ -127,7 +127,7 @@ def test_the_commit_decides_whether_code_matches_and_the_version_only_where_no_c
     assert tick(listing, deployed=UNKNOWN, must_match=True).requests == []
 
 
-def test_a_mismatch_is_recorded_on_the_run_where_it_is_allowed():
+def test_allowed_code_mismatch_is_recorded_on_run():
     (request,) = tick({"v1.3.0": B}, deployed=DeployedCode(A, "1.2.1")).requests
     assert request.tags["git/code_matches_tag"] == "no"
     assert request.tags["git/deployed_commit"] == A
@@ -138,7 +138,7 @@ def started(*pairs: tuple[str, str]) -> list[StartedEvent]:
     return [StartedEvent(name, {"git/tag": name, "git/commit": commit}, {}, 0) for name, commit in pairs]
 
 
-def first_look(listing, history=(), deployed=UNKNOWN, must_match=False):
+def first_tick(listing, history=(), deployed=UNKNOWN, must_match=False):
     return rebuilt(
         listing,
         started(*history),
@@ -148,22 +148,22 @@ def first_look(listing, history=(), deployed=UNKNOWN, must_match=False):
     )
 
 
-def test_on_the_first_look_the_tags_that_are_there_start_nothing():
-    state, note = first_look({"v1.0.0": A, "v1.1.0": B})
+def test_first_tick_starts_no_run_for_existing_tags():
+    state, note = first_tick({"v1.0.0": A, "v1.1.0": B})
     assert state.tags == {"v1.0.0": A, "v1.1.0": B}
-    assert note == "first look or lost cursor: 0 tags already had a run, 2 tags recorded without one"
+    assert note == "first tick or lost cursor: 0 tags already had a run, 2 tags recorded without one"
 
 
-def test_on_the_first_look_with_matching_code_the_deployed_tag_and_higher_ones_are_still_to_do():
-    state, _ = first_look(
+def test_matching_code_first_tick_keeps_deployed_and_higher_tags():
+    state, _ = first_tick(
         {"v1.0.0": A, "v1.1.0": B, "v1.2.0": C}, deployed=DeployedCode(B, "1.1.0"), must_match=True
     )
     assert state.tags == {"v1.0.0": A}
 
 
-def test_a_lost_cursor_starts_no_run_again_and_loses_no_higher_version_and_no_move():
+def test_rebuilt_cursor_starts_only_moved_and_higher_tags():
     listing = {"v1.0.0": A, "v1.1.0": C, "v1.2.0": B}
-    state, note = first_look(listing, history=[("v1.1.0", B)])
+    state, note = first_tick(listing, history=[("v1.1.0", B)])
     assert state.tags == {"v1.0.0": A, "v1.1.0": B}
     assert "1 tag already had a run, 1 tag recorded without one" in note
     assert tags_of(tick(listing, dict(state.tags))) == ["v1.1.0", "v1.2.0"]
@@ -183,9 +183,7 @@ STEPS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(STEPS, st.booleans(), st.integers(1, 3))
-def test_whatever_happens_a_tag_at_a_commit_has_at_most_one_run_between_moves_and_only_with_its_code(
-    steps, must_match, max_runs
-):
+def test_tag_commit_starts_at_most_one_run_with_its_code(steps, must_match, max_runs):
     listing: dict[str, str] = {}
     known: dict[str, str] = {}
     code = DeployedCode(A, None)

@@ -1,4 +1,4 @@
-"""Where files arrive, each against the real thing and against one that misbehaves: folder, bucket, http file."""
+"""Locations of new files (folder, bucket, http file) against real and misbehaving servers."""
 
 import hashlib
 import os
@@ -33,7 +33,7 @@ def buckets(tmp_path_factory):
 
 
 class TestLocalFolder:
-    def test_every_kind_of_entry_is_told_apart_and_no_link_is_followed(self, tmp_path):
+    def test_entry_kinds_are_listed_without_following_links(self, tmp_path):
         (tmp_path / "secret.csv").write_text("secret")
         landing = tmp_path / "landing"
         (landing / "day").mkdir(parents=True)
@@ -49,7 +49,7 @@ class TestLocalFolder:
             "pipe.csv": "special",
         }
 
-    def test_a_file_swapped_for_a_link_or_a_fifo_after_the_look_is_not_read(self, tmp_path):
+    def test_file_replaced_by_link_or_fifo_is_not_read(self, tmp_path):
         location = open_location(str(tmp_path))
         for name in ("a.csv", "b.csv", "c.csv"):
             (tmp_path / name).write_bytes(b"x")
@@ -60,17 +60,17 @@ class TestLocalFolder:
         os.mkfifo(tmp_path / "b.csv")
         contents = read_digests(location, entries, limit=10)
         assert contents.digests == {"c.csv": sha(b"x")}
-        assert contents.failures == {"a.csv": "symbolic link", "b.csv": "changed while the tick was looking"}
+        assert contents.failures == {"a.csv": "symbolic link", "b.csv": "changed during the tick"}
 
-    def test_a_file_that_grew_after_the_look_is_left_for_the_next_tick(self, tmp_path):
+    def test_file_that_grew_after_listing_is_not_read(self, tmp_path):
         location = open_location(str(tmp_path))
         (tmp_path / "a.csv").write_bytes(b"x")
         entries = scan(location, NewDataState()).entries
         (tmp_path / "a.csv").write_bytes(b"xy")
-        failures = {"a.csv": "changed while the tick was looking"}
+        failures = {"a.csv": "changed during the tick"}
         assert read_digests(location, entries, limit=10) == Contents(failures=failures)
 
-    def test_reading_stops_at_the_limit_and_at_the_end_of_the_time(self, tmp_path):
+    def test_reading_stops_at_file_and_time_limits(self, tmp_path):
         location = open_location(str(tmp_path))
         for i in range(40):
             (tmp_path / f"{i:02}.csv").write_bytes(b"x")
@@ -79,11 +79,11 @@ class TestLocalFolder:
         assert sorted(digests) == [f"{i:02}.csv" for i in range(10)]
         assert read_digests(location, entries, limit=10, seconds=-1) == Contents()
 
-    def test_a_folder_that_is_not_there_is_a_reason(self, tmp_path):
+    def test_missing_folder_is_reported(self, tmp_path):
         with pytest.raises(SourceUnavailableError, match="nowhere/ cannot be listed: No such file"):
             scan(open_location(str(tmp_path / "nowhere")), NewDataState())
 
-    def test_a_mount_that_hangs_is_given_up(self):
+    def test_hanging_mount_times_out(self):
         class Hanging:
             prefix = "/mnt/nfs/"
 
@@ -93,7 +93,7 @@ class TestLocalFolder:
         with pytest.raises(SourceUnavailableError, match=r"/mnt/nfs/ did not answer within 0 s"):
             scan(Hanging(), NewDataState(), seconds=0.1)  # pyright: ignore[reportArgumentType]
 
-    def test_a_manifest_in_the_format_of_sha256sum_is_read(self, tmp_path):
+    def test_sha256sum_manifest_is_read(self, tmp_path):
         (tmp_path / "d").mkdir()
         (tmp_path / "d" / "a b.csv").write_bytes(b"a")
         made = subprocess.run(["sha256sum", "a b.csv"], cwd=tmp_path / "d", capture_output=True, check=True)
@@ -103,7 +103,7 @@ class TestLocalFolder:
 
 
 class TestBucket:
-    def test_objects_are_listed_and_their_content_is_digested(self, buckets):
+    def test_objects_are_listed_and_digested(self, buckets):
         filesystem = fsspec.filesystem("s3")
         filesystem.pipe_file("landing/day/a.csv", b"a")
         filesystem.pipe_file("landing/day/sub/b.csv", b"b" * 20_000_000)
@@ -117,38 +117,34 @@ class TestBucket:
         assert contents.failures == {}
         assert contents.digests == {"a.csv": sha(b"a"), "sub/b.csv": sha(b"b" * 20_000_000)}
 
-    def test_an_overwritten_object_has_another_token_and_the_old_version_is_not_read(self, buckets):
+    def test_overwritten_object_has_new_token_and_is_not_read(self, buckets):
         filesystem = fsspec.filesystem("s3")
         filesystem.pipe_file("landing/over/a.csv", b"old")
         location = open_location("s3://landing/over")
         before = scan(location, NewDataState()).entries
         filesystem.pipe_file("landing/over/a.csv", b"new")
         assert scan(location, NewDataState()).entries[0].token != before[0].token
-        assert read_digests(location, before, 10) == Contents(
-            {}, {"a.csv": "changed while the tick was looking"}
-        )
+        assert read_digests(location, before, 10) == Contents({}, {"a.csv": "changed during the tick"})
 
-    def test_a_large_bucket_is_seen_newest_keys_first_and_wholly_over_several_looks(
-        self, buckets, monkeypatch
-    ):
+    def test_large_bucket_is_listed_over_ticks_newest_keys_first(self, buckets, monkeypatch):
         monkeypatch.setattr("jukebox_orch.sensors.new_data.locations.SWEEP_SECONDS", 0)
         for i in range(2_500):
             path = buckets / "landing" / "large" / f"{i:05}.csv"
             path.parent.mkdir(exist_ok=True)
             path.write_text(str(i))
         location = open_location("s3://landing/large")
-        state, seen, looks = NewDataState(), set(), 0
-        while len(seen) < 2_500 and looks < 10:
+        state, seen, ticks = NewDataState(), set(), 0
+        while len(seen) < 2_500 and ticks < 10:
             listing = scan(location, state)
             assert len(listing.entries) <= 2_000
             seen |= {e.path for e in listing.entries}
             state = NewDataState({path: [1, "t", "d"] for path in seen}, sweep=listing.sweep)
-            looks += 1
-        assert looks == 3
+            ticks += 1
+        assert ticks == 3
         (buckets / "landing" / "large" / "99999.csv").write_text("new")
         assert "99999.csv" in {e.path for e in scan(location, state).entries}
 
-    def test_a_bucket_that_is_not_there_or_refuses_is_a_reason(self, buckets, monkeypatch):
+    def test_missing_or_refusing_bucket_is_reported(self, buckets, monkeypatch):
         with pytest.raises(SourceUnavailableError, match=r"s3://nowhere/x/ cannot be listed"):
             scan(open_location("s3://nowhere/x"), NewDataState())
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
@@ -156,7 +152,7 @@ class TestBucket:
         with pytest.raises(SourceUnavailableError, match="cannot be listed"):
             scan(open_location("s3://landing/day"), NewDataState())
 
-    def test_a_server_that_is_down_is_a_reason_in_bounded_time(self, buckets, monkeypatch):
+    def test_down_server_is_reported_in_bounded_time(self, buckets, monkeypatch):
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
         fsspec.filesystem("s3").clear_instance_cache()
         began = time.monotonic()
@@ -164,7 +160,7 @@ class TestBucket:
             scan(open_location("s3://landing/day"), NewDataState())
         assert time.monotonic() - began < 25
 
-    def test_a_server_whose_certificate_nobody_trusts_is_a_reason(self, buckets, monkeypatch, tmp_path):
+    def test_untrusted_certificate_is_reported(self, buckets, monkeypatch, tmp_path):
         with Misbehaviour().serve(self_signed_certificate(tmp_path)) as url:
             monkeypatch.setenv("AWS_ENDPOINT_URL", url)
             fsspec.filesystem("s3").clear_instance_cache()
@@ -180,7 +176,7 @@ class TestHttpFile:
         with behaviour.serve() as url:
             yield behaviour, open_location(f"{url}/export/day.csv")
 
-    def test_its_version_is_its_etag_and_the_body_is_only_fetched_to_digest_it(self, server):
+    def test_etag_is_version_and_listing_fetches_no_body(self, server):
         behaviour, location = server
         (entry,) = scan(location, NewDataState()).entries
         assert entry == Entry("day.csv", 8, '"1"', None)
@@ -188,28 +184,26 @@ class TestHttpFile:
         assert read_digests(location, [entry], 1) == Contents({"day.csv": sha(behaviour.body)}, {})
         assert location.prefix.endswith("/export/")
 
-    def test_without_an_etag_its_version_is_its_last_modified(self, server):
+    def test_last_modified_is_version_without_etag(self, server):
         behaviour, location = server
         behaviour.headers = {"Last-Modified": "Fri, 15 Dec 2023 10:00:00 GMT"}
         (entry,) = scan(location, NewDataState()).entries
         assert entry.token == "Fri, 15 Dec 2023 10:00:00 GMT"
         assert entry.changed_at == 1_702_634_400
 
-    def test_a_body_of_another_version_is_not_taken(self, server):
+    def test_body_of_another_version_is_not_read(self, server):
         behaviour, location = server
         (entry,) = scan(location, NewDataState()).entries
         behaviour.headers = {"ETag": '"2"'}
-        assert read_digests(location, [entry], 1) == Contents(
-            failures={"day.csv": "changed while the tick was looking"}
-        )
+        assert read_digests(location, [entry], 1) == Contents(failures={"day.csv": "changed during the tick"})
 
-    def test_a_server_that_tells_no_version_is_a_reason(self, server):
+    def test_response_without_version_is_reported(self, server):
         behaviour, location = server
         behaviour.headers = {}
         with pytest.raises(SourceUnavailableError, match="neither ETag nor Last-Modified"):
             scan(location, NewDataState())
 
-    def test_an_error_a_bad_date_and_a_slow_server_are_reasons(self, server):
+    def test_http_error_bad_date_and_slow_server_are_reported(self, server):
         behaviour, location = server
         behaviour.status = 503
         with pytest.raises(SourceUnavailableError, match="503"):
@@ -221,7 +215,7 @@ class TestHttpFile:
         with pytest.raises(SourceUnavailableError, match="did not answer"):
             scan(location, NewDataState(), seconds=0.5)
 
-    def test_a_server_that_is_down_or_whose_certificate_nobody_trusts_is_a_reason(self, tmp_path):
+    def test_down_or_untrusted_server_is_reported(self, tmp_path):
         with pytest.raises(SourceUnavailableError, match="Connection refused"):
             scan(open_location(f"http://127.0.0.1:{free_port()}/day.csv"), NewDataState())
         with (

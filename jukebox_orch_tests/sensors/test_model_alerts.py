@@ -1,4 +1,4 @@
-"""The decision which alerts start a run: once per firing, with a cooldown, labels only as data."""
+"""The decision which alerts start a run: one per firing, with a cooldown; labels are only data."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from jukebox_orch.sensors.decisions import Decision, StartedEvent
 from jukebox_orch.sensors.model_alerts.decision import (
-    REMEMBERED_SECONDS,
+    RETENTION_SECONDS,
     Alert,
     ModelAlertsState,
     decide,
@@ -41,7 +41,7 @@ def tick(
     )
 
 
-def test_a_firing_alert_starts_one_run_however_long_it_fires():
+def test_long_firing_alert_starts_one_run():
     first = tick([alert()])
     (request,) = first.requests
     assert request.run_key == "model_alert:f1/2023-11-14T22:12:20.000+00:00"
@@ -56,13 +56,13 @@ def test_a_firing_alert_starts_one_run_however_long_it_fires():
         state = again.state
 
 
-def test_a_second_firing_of_the_same_alert_is_a_new_event():
+def test_second_firing_is_new_event():
     state = tick([alert()]).state
     assert len(tick([alert(starts_at=NOW + 600)], state, now=NOW + 610).requests) == 1
 
 
 @pytest.mark.parametrize(
-    "silent",
+    "inactive",
     [
         alert(state="resolved"),
         alert(state="suppressed"),
@@ -72,13 +72,13 @@ def test_a_second_firing_of_the_same_alert_is_a_new_event():
     ],
     ids=["resolved", "suppressed", "unprocessed", "silenced", "inhibited"],
 )
-def test_an_alert_that_is_not_active_starts_nothing(silent: Alert):
-    decision = tick([silent])
+def test_inactive_alert_starts_no_run(inactive: Alert):
+    decision = tick([inactive])
     assert decision.requests == []
     assert "1 alert silenced, inhibited or not active" in decision.reason(NOW)
 
 
-def test_a_flapping_alert_starts_one_run_per_cooldown():
+def test_flapping_alert_starts_one_run_per_cooldown():
     state, runs = ModelAlertsState(), 0
     for minute in range(180):
         firing = [alert(starts_at=NOW + minute * 60)] if minute % 2 else []
@@ -87,7 +87,7 @@ def test_a_flapping_alert_starts_one_run_per_cooldown():
     assert runs == 3
 
 
-def test_an_alert_in_the_cooldown_starts_its_run_afterwards_if_it_still_fires():
+def test_alert_still_firing_after_cooldown_starts_run():
     state = tick([alert("f1")], cooldown=600).state
     both = [alert("f1"), alert("f2", NOW)]
     waiting = tick(both, state, now=NOW + 10, cooldown=600)
@@ -97,7 +97,7 @@ def test_an_alert_in_the_cooldown_starts_its_run_afterwards_if_it_still_fires():
     assert tick([alert("f1")], waiting.state, now=NOW + 601, cooldown=600).requests == []
 
 
-def test_alerts_at_the_same_time_start_oldest_first_and_none_is_lost():
+def test_simultaneous_alerts_all_start_oldest_first():
     alerts = [alert(f"f{i}", NOW - i) for i in range(5)]
     state, started = ModelAlertsState(), []
     for second in range(4):
@@ -107,11 +107,11 @@ def test_alerts_at_the_same_time_start_oldest_first_and_none_is_lost():
     assert started == ["f4", "f3", "f2", "f1", "f0"]
 
 
-def test_a_cooldown_lets_at_most_one_run_start_at_once():
+def test_cooldown_allows_one_run_per_tick():
     assert len(tick([alert("f1"), alert("f2")], cooldown=60, max_runs=10).requests) == 1
 
 
-def test_labels_are_allow_listed_cut_and_never_reach_the_run_config():
+def test_only_allowed_labels_become_cut_tags():
     hostile = alert(severity="{{ env.HOME }}$(id)\n" + "x" * 999, version="9.9.9", source="s3://evil/")
     (request,) = tick([hostile]).requests
     assert request.run_config == {}
@@ -127,15 +127,15 @@ def test_labels_are_allow_listed_cut_and_never_reach_the_run_config():
     assert len(severity) == 200
 
 
-def test_the_memory_is_bounded_by_what_fired_lately():
+def test_state_keeps_recent_alerts_only():
     state = ModelAlertsState()
     for day in range(60):
         now = NOW + day * 86_400
         state = tick([alert(f"f{day}-{i}", now) for i in range(10)], state, now=now).state
-    assert len(state.started) <= 10 * (REMEMBERED_SECONDS / 86_400 + 1)
+    assert len(state.started) <= 10 * (RETENTION_SECONDS / 86_400 + 1)
 
 
-def test_a_lost_cursor_is_rebuilt_with_the_cooldown_of_the_last_run():
+def test_rebuilt_cursor_keeps_cooldown_of_last_run():
     runs = [
         StartedEvent(request.tags["jukebox/event_id"], request.tags, {}, NOW)
         for request in tick([alert()]).requests
@@ -159,9 +159,9 @@ def test_a_lost_cursor_is_rebuilt_with_the_cooldown_of_the_last_run():
     st.sampled_from([0, 100]),
     st.integers(1, 3),
 )
-def test_whatever_fires_no_firing_has_two_runs_and_runs_keep_their_distance(looks, cooldown, max_runs):
+def test_firing_starts_at_most_one_run_and_cooldown_holds(ticks, cooldown, max_runs):
     state, now, runs, times = ModelAlertsState(), NOW, [], []
-    for firing, seconds, committed in looks:
+    for firing, seconds, committed in ticks:
         now += seconds
         decision = tick(
             [alert(name, NOW + start) for name, start in firing],

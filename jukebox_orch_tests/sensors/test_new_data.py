@@ -1,4 +1,4 @@
-"""The decision which files start a run: once per content, only when complete, never an unsafe entry."""
+"""The decision which files start a run: one per content, only for complete files, never for unsafe entries."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ def tick(
     limits: Limits = LIMITS,
     started: frozenset[str] = frozenset(),
 ) -> Decision[NewDataState]:
-    """A tick in which every selected file is read; the content is what its token ends with."""
+    """Run a tick that reads every selected file; the end of a file's token is its content."""
     listing = entries if isinstance(entries, Listing) else Listing(entries)
     state = state or NewDataState()
     selection = select(listing, state, now, limits)
@@ -61,7 +61,7 @@ def files_of(decision: Decision[NewDataState]) -> list[dict[str, str]]:
     return [file for request in decision.requests for file in request.run_config["source"]["files"]]
 
 
-def test_all_files_of_a_tick_make_one_run_that_names_them_with_their_digests():
+def test_files_of_tick_start_one_run_with_their_digests():
     decision = tick([file("b.csv", "b"), file("2023/a.csv", "a")])
     (request,) = decision.requests
     assert request.run_config == {
@@ -77,7 +77,7 @@ def test_all_files_of_a_tick_make_one_run_that_names_them_with_their_digests():
     assert set(request.tags["jukebox/file_digests"].split(",")) == {sha("a")[:12], sha("b")[:12]}
 
 
-def test_the_run_key_depends_on_the_contents_alone():
+def test_run_key_depends_only_on_contents():
     one = tick([file("a.csv", "a"), file("b.csv", "b")]).requests[0]
     other = tick([file("x/1.csv", "b"), file("y/2.csv", "a")], now=NOW + 5).requests[0]
     assert one.run_key == other.run_key
@@ -94,14 +94,14 @@ def test_the_run_key_depends_on_the_contents_alone():
     ],
     ids=["listed again", "renamed", "touched", "copied"],
 )
-def test_a_content_that_had_its_run_starts_none(again: list[Entry]):
+def test_content_with_run_starts_no_second_run(again: list[Entry]):
     first = tick([file("a.csv", "a")])
     second = tick(again, first.state)
     assert len(first.requests) == 1
     assert second.requests == []
 
 
-def test_a_content_dropped_again_after_deletion_or_replacement_starts_no_second_run():
+def test_deleted_content_that_returns_starts_no_second_run():
     state = tick([file("a.csv", "a")]).state
     state = tick([], state).state
     replaced = tick([file("a.csv", "b")], state)
@@ -109,13 +109,13 @@ def test_a_content_dropped_again_after_deletion_or_replacement_starts_no_second_
     assert tick([file("a.csv", "a", changed_at=OLD + 9)], replaced.state).requests == []
 
 
-def test_a_content_that_comes_back_after_it_was_overwritten_starts_no_second_run():
+def test_overwritten_content_that_returns_starts_no_second_run():
     state = tick([file("a.csv", "a")]).state
     state = tick([file("a.csv", "b")], state).state
     assert tick([file("a.csv", "a", changed_at=OLD + 9)], state).requests == []
 
 
-def test_a_growing_file_waits_until_it_was_quiet():
+def test_growing_file_waits_until_unchanged():
     growing = tick([file("a.csv", "a", changed_at=NOW - 1)])
     assert growing.requests == []
     assert "1 file not complete yet: 'a.csv'" in growing.reason(NOW + 30)
@@ -125,14 +125,14 @@ def test_a_growing_file_waits_until_it_was_quiet():
     assert [f["sha256"] for f in files_of(quiet)] == [sha("ab")]
 
 
-def test_a_store_clock_ahead_of_ours_does_not_make_a_file_wait_for_ever():
+def test_file_with_future_time_becomes_ready():
     entry = file("a.csv", "a", changed_at=NOW + 9_999)
     first = tick([entry])
     assert first.requests == []
     assert len(tick([entry], first.state, now=NOW + 31).requests) == 1
 
 
-def test_with_a_success_marker_files_count_once_the_marker_is_not_older_than_they_are():
+def test_file_newer_than_success_marker_waits():
     limits = replace(LIMITS, complete_when="success_marker")
     unmarked = tick([file("d/a.csv"), file("_SUCCESS", "x")], limits=limits)
     assert unmarked.requests == []
@@ -146,16 +146,16 @@ def test_with_a_success_marker_files_count_once_the_marker_is_not_older_than_the
     assert "'d/late.csv'" in decision.reason(NOW)
 
 
-def test_with_a_manifest_files_count_once_their_content_is_what_it_promises():
+def test_only_files_that_match_manifest_start_run():
     limits = replace(LIMITS, complete_when="manifest")
     listing = Listing(
         [file("d/a.csv", "a"), file("d/b.csv", "half"), file("d/c.csv", "c"), file("d/SHA256SUMS", "m")],
-        manifests={"d": {"a.csv": sha("a"), "b.csv": sha("whole")}},
+        manifests={"d": {"a.csv": sha("a"), "b.csv": sha("complete")}},
     )
     decision = tick(listing, limits=limits)
     assert [f["url"] for f in files_of(decision)] == ["/landing/d/a.csv"]
     reason = decision.reason(NOW)
-    assert "not read (its content is not what SHA256SUMS promises): 'd/b.csv'" in reason
+    assert "not read (its content does not match SHA256SUMS): 'd/b.csv'" in reason
     assert "1 file not complete yet: 'd/c.csv'" in reason
 
 
@@ -183,7 +183,7 @@ def test_with_a_manifest_files_count_once_their_content_is_what_it_promises():
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_an_unsafe_entry_starts_no_run_and_is_named(entry: Entry, problem: str):
+def test_unsafe_entry_starts_no_run_and_is_named(entry: Entry, problem: str):
     decision = tick([entry, file("good.csv", "g")])
     assert [f["url"] for f in files_of(decision)] == ["/landing/good.csv"]
     reason = decision.reason(NOW)
@@ -192,17 +192,17 @@ def test_an_unsafe_entry_starts_no_run_and_is_named(entry: Entry, problem: str):
     assert len(reason) < 500
 
 
-def test_names_of_ordinary_files_are_accepted():
+def test_ordinary_file_names_are_accepted():
     names = ["2023-12-15T10:00:00.csv", "Größe 5,5 (2).csv", "a+b=c@d~1.parquet", "deep/er/file.csv"]
     assert len(files_of(tick([file(name, name) for name in names]))) == len(names)
 
 
-def test_files_that_match_no_pattern_are_left_alone():
+def test_files_outside_patterns_are_ignored():
     decision = tick([file("a.csv"), file("b.tmp", "b")], limits=replace(LIMITS, patterns=["*.csv"]))
     assert [f["url"] for f in files_of(decision)] == ["/landing/a.csv"]
 
 
-def test_a_run_takes_a_limited_number_of_files_and_the_next_ticks_take_the_rest():
+def test_files_over_limit_start_runs_in_later_ticks():
     entries = [file(f"{i:03}.csv", str(i)) for i in range(25)]
     limits = replace(LIMITS, max_files_per_run=10)
     state, sizes = NewDataState(), []
@@ -215,7 +215,7 @@ def test_a_run_takes_a_limited_number_of_files_and_the_next_ticks_take_the_rest(
     assert sizes == [10, 10, 5, 0]
 
 
-def test_include_earlier_names_every_file_still_there_and_refuses_more_than_a_run_can_name():
+def test_include_earlier_adds_existing_files_up_to_limit():
     limits = replace(LIMITS, include_earlier=True)
     state = tick([file("1.csv", "1"), file("2.csv", "2")], limits=limits).state
     decision = tick([file("1.csv", "1"), file("3.csv", "3")], state, limits=limits)
@@ -226,7 +226,7 @@ def test_include_earlier_names_every_file_still_there_and_refuses_more_than_a_ru
         tick([*entries, file("new.csv", "new")], NewDataState(files=many), limits=limits)
 
 
-def test_include_earlier_leaves_out_a_file_that_is_being_written_again():
+def test_include_earlier_omits_file_being_rewritten():
     limits = replace(LIMITS, include_earlier=True)
     state = tick([file("1.csv", "1"), file("2.csv", "2")], limits=limits).state
     entries = [file("1.csv", "1"), file("2.csv", "2+", changed_at=NOW - 1), file("3.csv", "3")]
@@ -236,7 +236,7 @@ def test_include_earlier_leaves_out_a_file_that_is_being_written_again():
     ]
 
 
-def test_include_earlier_still_names_every_file_after_a_lost_cursor():
+def test_include_earlier_adds_all_files_after_lost_cursor():
     limits = replace(LIMITS, include_earlier=True)
     first = tick([file("1.csv", "1")], limits=limits)
     history = [StartedEvent("e", request.tags, request.run_config, NOW) for request in first.requests]
@@ -244,7 +244,7 @@ def test_include_earlier_still_names_every_file_after_a_lost_cursor():
     assert [f["url"] for f in files_of(decision)] == ["/landing/1.csv", "/landing/2.csv"]
 
 
-def test_a_file_that_cannot_be_read_is_named_and_does_not_hold_up_the_others():
+def test_unreadable_file_is_named_and_others_start_run():
     listing = Listing([file("a.csv", "a"), file("b.csv", "b")])
     selection = select(listing, NewDataState(), NOW, LIMITS)
     decision = decide(
@@ -259,23 +259,23 @@ def test_a_file_that_cannot_be_read_is_named_and_does_not_hold_up_the_others():
     assert "not read (Permission denied): 'a.csv'" in decision.reason(NOW)
 
 
-def test_a_bucket_listed_in_pieces_forgets_nothing_outside_the_piece():
+def test_partial_listing_keeps_files_outside_its_range():
     state = tick([file("a.csv", "a"), file("m.csv", "m"), file("z.csv", "z")]).state
-    piece = Listing([file("m.csv", "m")], covered=[("b", "n")], sweep="n")
-    after = tick(piece, state).state
+    partial = Listing([file("m.csv", "m")], covered=[("b", "n")], sweep="n")
+    after = tick(partial, state).state
     assert set(after.files) == {"a.csv", "m.csv", "z.csv"}
-    gone = tick(Listing([], covered=[("b", "n")]), after).state
-    assert set(gone.files) == {"a.csv", "z.csv"}
-    assert tick([file("m2.csv", "m")], gone).requests == []
+    deleted = tick(Listing([], covered=[("b", "n")]), after).state
+    assert set(deleted.files) == {"a.csv", "z.csv"}
+    assert tick([file("m2.csv", "m")], deleted).requests == []
 
 
-def test_the_reason_says_what_was_seen_and_when_the_next_look_is():
+def test_reason_has_listing_and_time_of_next_tick():
     state = tick([file("a.csv")]).state
-    reason = tick([file("a.csv")], state).reason(next_look=86_399)
-    assert reason == "1 entry looked at in /landing/; nothing new. Next look at 23:59:59 UTC."
+    reason = tick([file("a.csv")], state).reason(next_tick=86_399)
+    assert reason == "1 entry listed in /landing/; nothing new. Next tick at 23:59:59 UTC."
 
 
-def test_a_quiet_tick_leaves_the_state_object_equal_so_that_no_cursor_is_written():
+def test_tick_without_changes_keeps_state_equal():
     state = tick([file(f"{i}.csv", str(i)) for i in range(50)]).state
     assert tick([file(f"{i}.csv", str(i)) for i in range(50)], state).state == state
 
@@ -287,7 +287,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("rename"), st.sampled_from("pqrs"), st.sampled_from("pqrs")),
         st.tuples(st.sampled_from(["tick", "crash", "lose cursor"]), st.just(""), st.just("")),
         st.tuples(
-            st.just("look at a piece"), st.sampled_from(["", "p", "q"]), st.sampled_from(["q", "r", None])
+            st.just("partial tick"), st.sampled_from(["", "p", "q"]), st.sampled_from(["q", "r", None])
         ),
     ),
     max_size=40,
@@ -296,8 +296,8 @@ OPERATIONS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(OPERATIONS)
-def test_whatever_happens_every_content_that_rests_has_exactly_one_run(operations):
-    """Writes, renames, deletions, ticks, also of a piece, uncommitted cursors and lost ones, in any order."""
+def test_each_stable_content_starts_exactly_one_run(operations):
+    """Writes, renames, deletions, complete and partial ticks, uncommitted and lost cursors, in any order."""
     clock, disk = NOW, {}
     state = NewDataState()
     runs: dict[str, StartedEvent] = {}
@@ -330,7 +330,7 @@ def test_whatever_happens_every_content_that_rests_has_exactly_one_run(operation
             disk[value] = (content, clock)
         elif operation in ("tick", "crash"):
             scan(commit=operation == "tick")
-        elif operation == "look at a piece":
+        elif operation == "partial tick":
             scan(True, path, value)
         elif operation == "lose cursor":
             state = rebuilt(list(runs.values()))

@@ -1,4 +1,4 @@
-"""The triggers file: what it accepts, and what it says about what it refuses."""
+"""The triggers file: accepted settings, and the messages for refused ones."""
 
 import json
 
@@ -30,7 +30,7 @@ def refusal(tmp_path, text: str, **arguments) -> str:
     return str(error.value)
 
 
-def test_a_complete_file_is_read(tmp_path):
+def test_complete_file_is_read(tmp_path):
     path = tmp_path / "triggers.yaml"
     path.write_text(GOOD)
     triggers = load_triggers(path, projects=["jukebox"])["jukebox"]
@@ -40,13 +40,13 @@ def test_a_complete_file_is_read(tmp_path):
     assert triggers.model_alerts.url == "http://alertmanager:9093"
 
 
-def test_an_empty_file_configures_nothing(tmp_path):
+def test_empty_file_configures_nothing(tmp_path):
     path = tmp_path / "triggers.yaml"
     path.write_text("# nothing yet\n")
     assert load_triggers(path) == {}
 
 
-def test_what_is_wrong_is_named_with_field_and_value(tmp_path):
+def test_error_names_fields_and_values(tmp_path):
     text = GOOD.replace("complete_when: success_marker", "complete_when: sometimes")
     text = text.replace("pattern: jukebox/v*", "patern: v*")
     message = refusal(tmp_path, text)
@@ -55,16 +55,16 @@ def test_what_is_wrong_is_named_with_field_and_value(tmp_path):
     assert "jukebox.git_tags.patern: Extra inputs are not permitted (got 'v*')" in message
 
 
-def test_an_unknown_project_is_named_with_the_installed_ones(tmp_path):
+def test_unknown_project_error_lists_installed_projects(tmp_path):
     assert "jukebox: no such project; installed: digits" in refusal(tmp_path, GOOD, projects=["digits"])
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "jukebox: 3\n"])
-def test_a_file_of_another_shape_is_refused(tmp_path, text):
+def test_file_with_invalid_structure_is_refused(tmp_path, text):
     refusal(tmp_path, text)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"nowhere.yaml: cannot be read \(No such file"):
         load_triggers(tmp_path / "nowhere.yaml")
 
@@ -87,7 +87,7 @@ def test_a_missing_file_is_named(tmp_path):
         "",
     ],
 )
-def test_a_hostile_repository_is_refused_and_its_password_not_repeated(tmp_path, repository):
+def test_hostile_repository_is_refused_without_its_password(tmp_path, repository):
     message = refusal(tmp_path, f"jukebox: {{git_tags: {{repository: {json.dumps(repository)}}}}}")
     assert "jukebox.git_tags.repository" in message
     assert "secret" not in message
@@ -104,7 +104,7 @@ def test_a_hostile_repository_is_refused_and_its_password_not_repeated(tmp_path,
         "http://host/r",
     ],
 )
-def test_an_ordinary_repository_is_accepted(repository):
+def test_ordinary_repository_is_accepted(repository):
     assert Triggers.model_validate({"git_tags": {"repository": repository}}).git_tags
 
 
@@ -117,7 +117,7 @@ def test_an_ordinary_repository_is_accepted(repository):
         "simplecache::s3://b/k",
     ],
 )
-def test_a_location_that_is_unclear_or_holds_a_secret_is_refused(tmp_path, location):
+def test_location_with_ambiguity_or_credentials_is_refused(tmp_path, location):
     message = refusal(tmp_path, f"jukebox: {{new_data: {{location: {location!r}}}}}")
     assert "jukebox.new_data.location" in message
     assert "secret" not in message.replace("is a secret", "")
@@ -126,11 +126,11 @@ def test_a_location_that_is_unclear_or_holds_a_secret_is_refused(tmp_path, locat
 @pytest.mark.parametrize(
     "matcher", ["model", 'model="a" or 1', 'model="a\\nb"\n', "=", '{model="a"}', 'model="a",x="b"']
 )
-def test_a_matcher_that_is_not_one_matcher_is_refused(matcher):
+def test_invalid_matcher_is_refused(matcher):
     with pytest.raises(ValueError, match="must look like"):
         Triggers.model_validate({"model_alerts": {"url": "http://a:9093", "matchers": [matcher]}})
 
 
-def test_alerts_without_a_matcher_are_refused():
+def test_alerts_without_matcher_are_refused():
     with pytest.raises(ValueError, match="at least 1 item"):
         Triggers.model_validate({"model_alerts": {"url": "http://a:9093", "matchers": []}})

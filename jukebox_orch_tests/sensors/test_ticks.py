@@ -1,4 +1,4 @@
-"""Whole ticks of the Dagster sensors: status, requests, skip reasons and cursors against real sources."""
+"""Complete ticks of the Dagster sensors with real sources: status, requests, skip reasons and cursors."""
 
 import hashlib
 import json
@@ -33,13 +33,13 @@ def data_sensor(instance: dg.DagsterInstance, folder: Path, **settings: Any) -> 
 
 
 @pytest.mark.parametrize("kind", ["new_data", "git_tags", "model_alerts"])
-def test_an_unconfigured_sensor_is_there_stopped_and_says_how_to_configure_it(instance, tmp_path, kind):
+def test_unconfigured_sensor_is_stopped_and_explains_configuration(instance, tmp_path, kind):
     sensor = Sensor(instance, tmp_path, kind)
     assert sensor.definition.default_status is dg.DefaultSensorStatus.STOPPED
     assert f"add `{kind}` under `p` to the deployment's triggers file" in sensor.reason()
 
 
-def test_a_configured_sensor_runs_by_itself_and_says_what_it_watches(instance, tmp_path):
+def test_configured_sensor_runs_and_describes_its_source(instance, tmp_path):
     sensor = data_sensor(instance, tmp_path, interval_seconds=7)
     assert sensor.definition.default_status is dg.DefaultSensorStatus.RUNNING
     assert sensor.definition.minimum_interval_seconds == 7
@@ -47,7 +47,7 @@ def test_a_configured_sensor_runs_by_itself_and_says_what_it_watches(instance, t
     assert sensor.definition.job_name == "training"
 
 
-def test_loading_the_sensors_touches_no_source(instance, tmp_path):
+def test_loading_sensors_accesses_no_source(instance, tmp_path):
     unreachable = {
         "new_data": {"location": "s3://nowhere/x"},
         "git_tags": {"repository": "https://nowhere.invalid/r.git"},
@@ -55,22 +55,22 @@ def test_loading_the_sensors_touches_no_source(instance, tmp_path):
     }
     for kind, settings in unreachable.items():
         assert Sensor(instance, tmp_path, kind, **settings).definition.name == f"p_{kind}"
-    assert not (tmp_path / "memory").exists()
+    assert not (tmp_path / "state").exists()
 
 
-def test_a_source_that_comes_back_is_looked_at_again_with_the_cursor_it_had(instance, tmp_path):
+def test_recovered_source_is_read_with_old_cursor(instance, tmp_path):
     sensor = data_sensor(instance, tmp_path)
     (tmp_path / "landing" / "a.csv").write_text("a")
     assert len(sensor.tick().run_requests or []) == 1
     cursor = sensor.cursor
     (tmp_path / "landing").rename(tmp_path / "unmounted")
-    assert "cannot be listed: No such file or directory; nothing was decided. Next look at" in sensor.reason()
+    assert "cannot be listed: No such file or directory; nothing was decided. Next tick at" in sensor.reason()
     assert sensor.cursor == cursor
     (tmp_path / "unmounted").rename(tmp_path / "landing")
     assert "nothing new" in sensor.reason()
 
 
-def test_alertmanager_failing_in_every_way_loses_and_doubles_nothing(instance, tmp_path):
+def test_failing_alertmanager_neither_loses_nor_repeats_alerts(instance, tmp_path):
     behaviour = Misbehaviour()
     alert = {
         "fingerprint": "0a",
@@ -90,7 +90,7 @@ def test_alertmanager_failing_in_every_way_loses_and_doubles_nothing(instance, t
 
 
 @pytest.mark.parametrize("damage", ["x", "{}", '{"version": 99}', "null"])
-def test_a_corrupted_cursor_is_reported_and_no_run_starts_twice(instance, tmp_path, damage):
+def test_corrupted_cursor_is_reported_and_starts_no_second_run(instance, tmp_path, damage):
     repository = Repository(tmp_path / "git")
     repository.tag("v1.0.0")
     sensor = Sensor(instance, tmp_path, "git_tags", repository=repository.url)
@@ -105,17 +105,17 @@ def test_a_corrupted_cursor_is_reported_and_no_run_starts_twice(instance, tmp_pa
     assert "the cursor could not be used" in sensor.reason()
 
 
-def test_a_cursor_that_holds_another_state_is_reported(instance, tmp_path):
+def test_cursor_with_other_state_is_reported(instance, tmp_path):
     sensor = data_sensor(instance, tmp_path)
     sensor.tick()
     from jukebox_orch.sensors.cursor import CursorCodec
 
     sensor.cursor = CursorCodec("new_data", str(tmp_path / "landing"), str(tmp_path)).encode({}, {"tags": {}})
-    assert "the cursor holds no such state" in sensor.reason()
+    assert "the state in the cursor is invalid" in sensor.reason()
 
 
-def test_files_of_a_run_whose_cursor_was_never_written_are_not_trained_on_again(instance, tmp_path):
-    """Dagster gives an interrupted tick up after a day; its run may exist, and more files may have come."""
+def test_run_without_saved_cursor_is_not_repeated(instance, tmp_path):
+    """Dagster drops an interrupted tick after a day. Its run may exist, and there may be more files."""
     sensor = data_sensor(instance, tmp_path)
     (tmp_path / "landing" / "a.csv").write_text("a")
     before = sensor.cursor
@@ -126,7 +126,7 @@ def test_files_of_a_run_whose_cursor_was_never_written_are_not_trained_on_again(
     assert [Path(f["url"]).name for f in again.run_config["source"]["files"]] == ["b.csv"]
 
 
-def test_another_location_keeps_what_was_trained_on(instance, tmp_path):
+def test_moved_location_starts_no_second_run(instance, tmp_path):
     (tmp_path / "landing").mkdir()
     (tmp_path / "landing" / "a.csv").write_text("a")
     first = data_sensor(instance, tmp_path)
@@ -136,26 +136,26 @@ def test_another_location_keeps_what_was_trained_on(instance, tmp_path):
     moved.cursor = first.cursor
     reason = moved.reason()
     assert "the cursor could not be used (it belongs to new_data of" in reason
-    assert "1 file with a content that already had a run" in reason
+    assert "1 file whose content already had a run" in reason
 
 
-def test_the_cursor_stays_small_whatever_the_number_of_files(instance, tmp_path):
+def test_cursor_stays_small_with_many_files(instance, tmp_path):
     sensor = data_sensor(instance, tmp_path, max_files_per_run=2_000)
     for i in range(2_000):
         (tmp_path / "landing" / f"{i}-{os.urandom(8).hex()}.csv").write_text(str(i))
     assert len(sensor.tick().run_requests or []) == 1
     assert len(sensor.cursor or "") < 1_000
     assert "nothing new" in sensor.reason()
-    (snapshot,) = (tmp_path / "memory" / "p" / "new_data").iterdir()
+    (snapshot,) = (tmp_path / "state" / "p" / "new_data").iterdir()
     snapshot.unlink()
     restarted = data_sensor(instance, tmp_path, max_files_per_run=2_000)
     restarted.cursor = sensor.cursor
     reason = restarted.reason()
     assert f"its snapshot {snapshot.name[:12]} is missing" in reason
-    assert "2,000 files with a content that already had a run" in reason
+    assert "2,000 files whose content already had a run" in reason
 
 
-def test_half_written_and_unsafe_entries_are_named_in_the_tick(instance, tmp_path):
+def test_incomplete_and_unsafe_entries_are_named(instance, tmp_path):
     sensor = data_sensor(instance, tmp_path, quiet_seconds=3_600)
     landing = tmp_path / "landing"
     (landing / "growing.csv").write_text("half")
@@ -169,7 +169,7 @@ def test_half_written_and_unsafe_entries_are_named_in_the_tick(instance, tmp_pat
     assert "refused (hidden): '.partial.csv'" in reason
 
 
-def test_a_password_reaches_neither_cursor_nor_tags_nor_reasons(instance, tmp_path):
+def test_password_is_not_in_cursor_tags_or_reasons(instance, tmp_path):
     repository = Repository(tmp_path / "git")
     repository.tag("v1.0.0")
     with git_http_server(tmp_path / "git", password="s3cret-canary") as url:
@@ -182,23 +182,23 @@ def test_a_password_reaches_neither_cursor_nor_tags_nor_reasons(instance, tmp_pa
             repository=f"{url}/models.git",
             credentials_file=str(credentials),
         )
-        said = [sensor.reason()]
+        texts = [sensor.reason()]
         repository.tag("v1.1.0")
         (request,) = sensor.tick().run_requests or []
         credentials.write_text(url.replace("://", "://reader:wrong-canary@") + "\n")
-        said += [sensor.reason(), str(request), sensor.cursor or ""]
-    assert "Authentication failed" in said[1]
-    assert "canary" not in "".join(said)
+        texts += [sensor.reason(), str(request), sensor.cursor or ""]
+    assert "Authentication failed" in texts[1]
+    assert "canary" not in "".join(texts)
 
 
-def test_a_shutdown_of_git_hosting_is_a_reason_and_the_tag_starts_afterwards(instance, tmp_path):
+def test_unavailable_repository_is_reported_and_tag_starts_later(instance, tmp_path):
     repository = Repository(tmp_path / "git")
     repository.tag("v1.0.0")
     sensor = Sensor(instance, tmp_path, "git_tags", repository=repository.url)
     sensor.reason()
     commit = repository.tag("v1.1.0")
     repository.bare.rename(tmp_path / "away")
-    assert "git said" in sensor.reason()
+    assert "`git ls-remote` failed" in sensor.reason()
     (tmp_path / "away").rename(repository.bare)
     (request,) = sensor.tick().run_requests or []
     assert request.run_key == f"git_tag:v1.1.0:{commit}"
@@ -210,7 +210,7 @@ def names_of(result: dg.SensorResult) -> list[str]:
     return [Path(file["url"]).name for file in files]
 
 
-def test_with_a_success_marker_a_file_starts_its_run_when_the_marker_is_there(instance, tmp_path):
+def test_success_marker_makes_file_start_its_run(instance, tmp_path):
     sensor = data_sensor(instance, tmp_path, complete_when="success_marker")
     (tmp_path / "landing" / "a.csv").write_text("a")
     assert "1 file not complete yet: 'a.csv'" in sensor.reason()
@@ -219,7 +219,7 @@ def test_with_a_success_marker_a_file_starts_its_run_when_the_marker_is_there(in
     assert "nothing new" in sensor.reason()
 
 
-def test_with_a_manifest_a_file_starts_its_run_when_it_is_what_the_manifest_says(instance, tmp_path):
+def test_file_that_matches_manifest_starts_its_run(instance, tmp_path):
     sensor = data_sensor(instance, tmp_path, complete_when="manifest")
     landing = tmp_path / "landing"
     (landing / "a.csv").write_text("whole")
@@ -229,12 +229,12 @@ def test_with_a_manifest_a_file_starts_its_run_when_it_is_what_the_manifest_says
     (landing / "b.csv").write_text("half")
     (landing / "SHA256SUMS").write_bytes(made.stdout)
     assert names_of(sensor.tick()) == ["a.csv"]
-    assert "its content is not what SHA256SUMS promises): 'b.csv'" in sensor.reason()
+    assert "its content does not match SHA256SUMS): 'b.csv'" in sensor.reason()
     (landing / "b.csv").write_text("whole too")
     assert names_of(sensor.tick()) == ["b.csv"]
 
 
-def test_a_file_behind_http_starts_a_run_per_content_not_per_version(instance, tmp_path):
+def test_http_file_starts_one_run_per_content(instance, tmp_path):
     server = Misbehaviour()
     with server.serve() as url:
         sensor = data_sensor(instance, tmp_path, location=f"{url}/day.csv")
@@ -244,24 +244,24 @@ def test_a_file_behind_http_starts_a_run_per_content_not_per_version(instance, t
         assert request.run_config["source"]["files"] == [{"url": f"{url}/day.csv", "sha256": digest}]
         assert "nothing new" in sensor.reason()
         server.headers = {"ETag": '"2"'}
-        assert "1 file with a content that already had a run" in sensor.reason()
+        assert "1 file whose content already had a run" in sensor.reason()
         server.body, server.headers, server.status = b"two", {"ETag": '"3"'}, 503
         assert "503" in sensor.reason()
         server.status = 200
         assert names_of(sensor.tick()) == ["day.csv"]
 
 
-def test_a_file_that_changes_between_tick_and_run_stops_the_run_and_is_named(tmp_path):
-    place = Deployment(tmp_path / "place")
-    sensor = data_sensor(place.instance, tmp_path)
+def test_file_changed_after_tick_stops_run_and_is_named(tmp_path):
+    deployment = Deployment(tmp_path / "deployment")
+    sensor = data_sensor(deployment.instance, tmp_path)
     for name, table in sample.generate(days=3, chart=5).items():
         pd.DataFrame(table).to_parquet(tmp_path / "landing" / f"{name}.parquet")
     (request,) = sensor.tick().run_requests or []
     ops = {"jukebox__dataset": {"config": request.run_config}}
-    assert place.run(project=Jukebox(), only=["dataset"], ops=ops).success
+    assert deployment.run(project=Jukebox(), only=["dataset"], ops=ops).success
     (tmp_path / "landing" / "rankings.parquet").write_bytes(b"other")
-    changed = place.run(project=Jukebox(), only=["dataset"], ops=ops)
+    changed = deployment.run(project=Jukebox(), only=["dataset"], ops=ops)
     (failure,) = changed.get_step_failure_events()
-    said = str(failure.step_failure_data.error)
-    assert f"{tmp_path}/landing/rankings.parquet: " in said
-    assert ", expected " in said
+    message = str(failure.step_failure_data.error)
+    assert f"{tmp_path}/landing/rankings.parquet: " in message
+    assert ", expected " in message

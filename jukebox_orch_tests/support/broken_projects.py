@@ -1,4 +1,4 @@
-"""Projects that break the contract in one way each: which test of the suite tells, and with what words."""
+"""Projects that each break the contract once, with the test of the suite that fails and its message."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ BROKEN: dict[type[ModelProject], tuple[str, str]] = {}
 
 
 def caught_by(test: str, message: str) -> Any:
-    """Note which test fails on a broken project, and the text of its failure (a regular expression)."""
+    """Record which test fails on a broken project, and its message (a regular expression)."""
 
-    def note(project: type[ModelProject]) -> type[ModelProject]:
+    def record(project: type[ModelProject]) -> type[ModelProject]:
         BROKEN[project] = (test, message)
         return project
 
-    return note
+    return record
 
 
-@caught_by("test_settings_make_a_form", r"lacks build_model\(\)")
+@caught_by("test_settings_are_valid_run_config", r"lacks build_model\(\)")
 class LacksAMethod(Blobs):
     build_model = ModelProject.build_model  # abstract again
 
 
-@caught_by("test_settings_make_a_form", r"has load\(self\).* in place of load\(self, source\)")
+@caught_by("test_settings_are_valid_run_config", r"has load\(self\).*, expected load\(self, source\)")
 class WrongSignature(Blobs):
     def load(self) -> Dataset:  # pyright: ignore[reportIncompatibleMethodOverride]
         return {}
 
 
-@caught_by("test_settings_make_a_form", "illegal name 'My Blobs!'")
+@caught_by("test_settings_are_valid_run_config", "illegal name 'My Blobs!'")
 class IllegalName(Blobs):
     name = "My Blobs!"
 
@@ -60,7 +60,7 @@ class _Required(Settings):
     share: float = Field(description="Share of the test rows")
 
 
-@caught_by("test_settings_make_a_form", r"has no default for split\.share")
+@caught_by("test_settings_are_valid_run_config", r"has no default for split\.share")
 class SettingWithoutDefault(Blobs):
     split = _Required  # pyright: ignore[reportAssignmentType]
 
@@ -69,25 +69,25 @@ class _Undescribed(Blobs.split):
     shuffle: bool = True
 
 
-@caught_by("test_settings_make_a_form", r"shuffle: Field\(description")
+@caught_by("test_settings_are_valid_run_config", r"shuffle: Field\(description")
 class SettingWithoutDescription(Blobs):
     split = _Undescribed
 
 
-class _Shapeless(Blobs.split):
+class _MappingSetting(Blobs.split):
     weights: dict[str, float] = Field(default_factory=dict, description="Weight per class")
 
 
-@caught_by("test_settings_make_a_form", "no form field")
+@caught_by("test_settings_are_valid_run_config", "no form field")
 class SettingWithoutFormField(Blobs):
-    split = _Shapeless
+    split = _MappingSetting
 
 
 class _NoError(Gates):
     metric_floor: float | None = Field(default=0.0, description="Highest error on the test rows")
 
 
-@caught_by("test_the_metric_floor_can_be_reached", "knowing the answers gives rmse 0 .*lower is better")
+@caught_by("test_metric_floor_is_reachable", "perfect predictions give rmse 0 .*lower is better")
 class FloorThatIsACeiling(Rents):
     gates = _NoError  # pyright: ignore[reportAssignmentType]
 
@@ -96,12 +96,12 @@ class _Percent(Gates):
     metric_floor: float | None = Field(default=80, description="Lowest accuracy on the test rows, in percent")
 
 
-@caught_by("test_the_metric_floor_can_be_reached", "knowing the answers gives accuracy 1 .*higher is better")
+@caught_by("test_metric_floor_is_reachable", "perfect predictions give accuracy 1 .*higher is better")
 class FloorInPercent(Blobs):
     gates = _Percent  # pyright: ignore[reportAssignmentType]
 
 
-@caught_by("test_the_default_source_needs_no_network", "opens a network connection")
+@caught_by("test_default_source_needs_no_network", "opens a network connection")
 class Downloads(Blobs):
     def generate(self) -> pd.DataFrame:
         with socket.socket() as connection, contextlib.suppress(ConnectionError):
@@ -109,42 +109,42 @@ class Downloads(Blobs):
         return super().generate()
 
 
-@caught_by("test_the_dataset_is_what_tables_promises", "tables declares")
+@caught_by("test_dataset_matches_declared_tables", "tables declares")
 class UndeclaredTable(Blobs):
     tables = {}
 
 
-@caught_by("test_the_dataset_is_what_tables_promises", r"lacks the declared columns \['weight'\]")
+@caught_by("test_dataset_matches_declared_tables", r"lacks the declared columns \['weight'\]")
 class MissingColumn(Blobs):
     tables = {"rows": ("height", "weight")}
 
 
-@caught_by("test_loading_twice_gives_the_same_data", "gives other data each time")
+@caught_by("test_loading_twice_gives_same_data", "returns different data each time")
 class RandomData(Blobs):
     def generate(self) -> pd.DataFrame:
         return super().generate().sample(frac=1, random_state=secrets.randbits(32))
 
 
-@caught_by("test_the_dataset_survives_storage", "Parquet|Error")
+@caught_by("test_dataset_survives_storage", "Parquet|Error")
 class UnstorableColumn(Blobs):
     def generate(self) -> pd.DataFrame:
         return super().generate().assign(extra=pd.Series([{1, 2}] * 300, dtype=object))
 
 
-@caught_by("test_a_missing_source_is_refused", "DID NOT RAISE")
+@caught_by("test_missing_source_is_refused", "DID NOT RAISE")
 class FallsBackToTheSample(Blobs):
     def load(self, source: Source) -> Dataset:
         return super().load(Source())
 
 
-@caught_by("test_a_file_with_another_digest_is_refused", "DID NOT RAISE")
+@caught_by("test_changed_file_is_refused", "DID NOT RAISE")
 class IgnoresDigests(Blobs):
     def load(self, source: Source) -> Dataset:
         files = [file.model_copy(update={"sha256": ""}) for file in source.files]
         return super().load(source.model_copy(update={"files": files}))
 
 
-@caught_by("test_garbage_is_refused", "UnicodeDecodeError|ParserError")
+@caught_by("test_garbage_file_is_refused", "UnicodeDecodeError|ParserError")
 class TracebackForGarbage(Blobs):
     def load(self, source: Source) -> Dataset:
         if source.location.endswith(("garbage.csv", "garbage.parquet")):
@@ -152,26 +152,26 @@ class TracebackForGarbage(Blobs):
         return super().load(source)
 
 
-@caught_by("test_the_default_data_is_valid", "the default data is refused")
+@caught_by("test_default_data_is_valid", "the default data is refused")
 class RefusesItsOwnSample(Blobs):
     def validate(self, dataset: Dataset) -> Validation:
         return Validation(300, 300, [Finding("numbers", "never good enough", 300, fatal=True)])
 
 
-@caught_by("test_the_default_data_is_valid", r"`rules` does not declare: \['shine'\]")
+@caught_by("test_default_data_is_valid", r"`rules` does not declare: \['shine'\]")
 class UndeclaredRule(Blobs):
     def validate(self, dataset: Dataset) -> Validation:
         return Validation(300, 0, [Finding("shine", "dull", 0)])
 
 
-@caught_by("test_validation_alters_nothing_and_repeats", "alters the dataset")
+@caught_by("test_validation_is_deterministic_and_alters_nothing", "alters the dataset")
 class ValidationThatCleans(Blobs):
     def validate(self, dataset: Dataset) -> Validation:
         dataset["rows"] = pd.DataFrame(dataset["rows"]).iloc[1:]
         return super().validate(dataset)
 
 
-@caught_by("test_bad_data_is_refused_in_words", r"empty tables: validate\(\) raises")
+@caught_by("test_bad_data_gives_finding_or_input_error", r"empty tables: validate\(\) raises")
 class ValidationThatCrashes(Blobs):
     def validate(self, dataset: Dataset) -> Validation:
         pd.DataFrame(dataset["rows"])["height"].iloc[0]
@@ -183,13 +183,15 @@ class _Lenient(Blobs):
         return Validation(len(dataset["rows"]), 0)
 
 
-@caught_by("test_bad_data_is_refused_in_words", r"accepted, and features\.train has NaN")
+@caught_by("test_bad_data_gives_finding_or_input_error", r"accepted, and features\.train has NaN")
 class LetsNanThrough(_Lenient):
     def numeric(self, rows: pd.DataFrame) -> pd.Series:
         return rows["color"].notna()
 
 
-@caught_by("test_bad_data_is_refused_in_words", r"color unknown: build_features\(\) raises ValueError")
+@caught_by(
+    "test_bad_data_gives_finding_or_input_error", r"color unknown: build_features\(\) raises ValueError"
+)
 class TracebackForUnknownLabels(_Lenient):
     def known(self, rows: pd.DataFrame) -> pd.Series:
         return rows["color"].notna()
@@ -203,31 +205,31 @@ class _ChangesFeatures(Blobs):
         raise NotImplementedError
 
 
-@caught_by("test_features_have_the_right_form", "train.x is float64")
+@caught_by("test_features_have_valid_shapes_and_types", "train.x is float64")
 class DoublePrecision(_ChangesFeatures):
     def change(self, features: Features) -> Features:
         return replace(features, train=replace(features.train, x=features.train.x.astype(np.float64)))
 
 
-@caught_by("test_features_have_the_right_form", "beyond the 2 labels")
+@caught_by("test_features_have_valid_shapes_and_types", "beyond the 2 labels")
 class MissingLabel(_ChangesFeatures):
     def change(self, features: Features) -> Features:
         return replace(features, labels=features.labels[:2])
 
 
-@caught_by("test_features_have_the_right_form", "there are 2 inputs")
+@caught_by("test_features_have_valid_shapes_and_types", "there are 2 inputs")
 class UnnamedColumn(_ChangesFeatures):
     def change(self, features: Features) -> Features:
         return replace(features, inputs=features.inputs[:2])
 
 
-@caught_by("test_features_have_the_right_form", r"weight has shape \(1,\)")
+@caught_by("test_features_have_valid_shapes_and_types", r"weight has shape \(1,\)")
 class OneWeightForAll(_ChangesFeatures):
     def change(self, features: Features) -> Features:
         return replace(features, test=replace(features.test, weight=np.ones(1, np.float32)))
 
 
-@caught_by("test_features_have_the_right_form", "scale has zeros")
+@caught_by("test_features_have_valid_shapes_and_types", "scale has zeros")
 class ZeroScale(_ChangesFeatures):
     def change(self, features: Features) -> Features:
         zero = Normalization("standard", features.normalization.offset, np.zeros(3))
@@ -237,27 +239,27 @@ class ZeroScale(_ChangesFeatures):
 @caught_by("test_splits_do_not_overlap", "train and test share 60 keys")
 class TestsOnTrainingRows(_ChangesFeatures):
     def change(self, features: Features) -> Features:
-        whole = [
+        both = [
             np.concatenate([getattr(p, f) for p in (features.train, features.test)])
             for f in ("x", "y", "keys")
         ]
-        return replace(features, train=Split.of_rows(*whole))
+        return replace(features, train=Split.of_rows(*both))
 
 
-@caught_by("test_constants_are_those_of_the_training_split", "not the mean of the training split")
+@caught_by("test_normalization_is_fitted_on_training_split", "not the mean of the training split")
 class ConstantsFromAllRows(_ChangesFeatures):
     def change(self, features: Features) -> Features:
-        every = np.concatenate([part.x for part in features.splits.values()])
-        return replace(features, normalization=Normalization.standard(every))
+        x = np.concatenate([split.x for split in features.splits.values()])
+        return replace(features, normalization=Normalization.standard(x))
 
 
-@caught_by("test_features_repeat_with_their_seed", "other features for the same seed")
+@caught_by("test_same_seed_gives_same_features", "different features for the same seed")
 class UnseededSplit(Blobs):
     def build_features(self, dataset: Dataset, split: Any, seed: int) -> Features:
         return super().build_features(dataset, split, secrets.randbits(31))
 
 
-@caught_by("test_features_repeat_with_their_seed", "alters the dataset")
+@caught_by("test_same_seed_gives_same_features", "alters the dataset")
 class FeaturesThatAlterTheData(Blobs):
     def build_features(self, dataset: Dataset, split: Any, seed: int) -> Features:
         features = super().build_features(dataset, split, seed)
@@ -265,19 +267,19 @@ class FeaturesThatAlterTheData(Blobs):
         return features
 
 
-@caught_by("test_baselines_answer_the_test_split", r"has shape \(3,\), not \(60, 3\)")
+@caught_by("test_baselines_predict_test_split", r"has shape \(3,\), not \(60, 3\)")
 class BaselineForOneRow(Blobs):
     def baselines(self, features: Features) -> Mapping[str, np.ndarray]:
         return {"guess": np.full(3, 1 / 3)}
 
 
-@caught_by("test_monitored_columns_are_numbers", r"no numbers: \['color'\]")
+@caught_by("test_drift_columns_are_numeric", r"not numeric: \['color'\]")
 class MonitorsText(Blobs):
     def drift_table(self, dataset: Dataset) -> pd.DataFrame:
         return pd.DataFrame(dataset["rows"])
 
 
-@caught_by("test_training_repeats_with_its_seed", "the same seed gives another model")
+@caught_by("test_same_seed_gives_same_weights", "the same seed gives different weights")
 class UnseededWeights(Blobs):
     def build_model(self, features: Features, hyperparameters: Any) -> Any:
         model = super().build_model(features, hyperparameters)
@@ -286,7 +288,9 @@ class UnseededWeights(Blobs):
         return model
 
 
-@caught_by("test_predictions_have_the_right_form", "no probabilities.*build_model.. in a softmax")
+@caught_by(
+    "test_predictions_have_valid_shape_and_values", "not probabilities.*build_model.. with a softmax layer"
+)
 class Logits(Blobs):
     def build_model(self, features: Features, hyperparameters: Any) -> Any:
         import keras
@@ -294,7 +298,7 @@ class Logits(Blobs):
         return keras.Sequential([keras.Input(features.shape), keras.layers.Dense(3)])
 
 
-@caught_by("test_predictions_have_the_right_form", "the features need")
+@caught_by("test_predictions_have_valid_shape_and_values", "the features need")
 class WrongOutputShape(Blobs):
     def build_model(self, features: Features, hyperparameters: Any) -> Any:
         import keras
@@ -302,7 +306,7 @@ class WrongOutputShape(Blobs):
         return keras.Sequential([keras.Input(features.shape), keras.layers.Dense(4, activation="softmax")])
 
 
-@caught_by("test_the_model_survives_storage", "is a Lambda layer")
+@caught_by("test_model_survives_storage", "is a Lambda layer")
 class LambdaLayer(Blobs):
     def build_model(self, features: Features, hyperparameters: Any) -> Any:
         import keras
@@ -312,7 +316,7 @@ class LambdaLayer(Blobs):
         return keras.Sequential([keras.Input(features.shape), double, last])
 
 
-@caught_by("test_onnx_says_what_keras_says", "Error|cannot")
+@caught_by("test_onnx_output_equals_keras", "Error|cannot")
 class NotConvertible(Blobs):
     def build_model(self, features: Features, hyperparameters: Any) -> Any:
         import keras
@@ -322,7 +326,7 @@ class NotConvertible(Blobs):
         return keras.Sequential([keras.Input(features.shape), hidden, last])
 
 
-@caught_by("test_augmentation_keeps_form_and_repeats", "ignores its seed")
+@caught_by("test_augmentation_keeps_shape_and_follows_seed", "ignores its seed")
 class UnseededAugmentation(Blobs):
     def augment(self, x: Any, hyperparameters: Any, seed: Any) -> Any:
         import tensorflow as tf
@@ -330,7 +334,7 @@ class UnseededAugmentation(Blobs):
         return x + tf.cast(np.random.default_rng(secrets.randbits(32)).normal(), x.dtype)
 
 
-@caught_by("test_augmentation_keeps_form_and_repeats", r"augment\(\) makes .*float16")
+@caught_by("test_augmentation_keeps_shape_and_follows_seed", r"augment\(\) returns .*float16")
 class AugmentationOfAnotherType(Blobs):
     def augment(self, x: Any, hyperparameters: Any, seed: Any) -> Any:
         import tensorflow as tf
@@ -338,7 +342,7 @@ class AugmentationOfAnotherType(Blobs):
         return tf.cast(x, tf.float16)
 
 
-@caught_by("test_figures_are_figures", r"figures\(\) gives bytes for 'scatter'")
+@caught_by("test_figures_are_matplotlib_figures", r"figures\(\) returns bytes for 'scatter'")
 class PicturesAsBytes(Blobs):
     def figures(self, features: Features, prediction: np.ndarray) -> Any:
         return {"scatter": b"PNG"}

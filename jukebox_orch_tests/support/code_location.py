@@ -1,7 +1,7 @@
-"""A code location with the graphs of the test projects, bound as a deployment is: by the environment.
+"""A code location with the graphs of the test projects, configured by the environment like a deployment.
 
-A test can let the process die: DIE_IN is a function, "package.module:function", whose first call kills the
-process by SIGKILL; DIE_ONCE is a file that is written then, so that the next process lives.
+A test can kill the process: DIE_IN is a function, "package.module:function", whose first call kills the process with
+SIGKILL. DIE_ONCE is a file that is written then, so that the next process is not killed.
 """
 
 import importlib
@@ -17,8 +17,8 @@ from jukebox_orch.assets import build_training_graph
 from jukebox_orch_tests.support.projects import Blobs, Rents
 
 
-def _die_in(place: str, once: Path) -> None:
-    module, name = place.split(":")
+def _die_in(function: str, once: Path) -> None:
+    module, name = function.split(":")
 
     def die(*arguments: Any, **named: Any) -> Any:
         if once.exists():

@@ -1,8 +1,8 @@
-"""Starts the real `dagster-daemon run`, which can be told to die at a point of a sensor's tick.
+"""Starts the real `dagster-daemon run`, and can kill it at a point of a sensor's tick.
 
-Run as a program it is `dagster-daemon` that kills itself, by SIGKILL, at the point named in the file ARMED, once: the
-public methods of `DagsterInstance` and `DefaultRunLauncher` that the daemon calls then are wrapped, in its own process
-only.
+As a program, this module is a `dagster-daemon` that kills itself with SIGKILL once, at the point named in the file
+ARMED. For this it wraps, only in its own process, the public methods of `DagsterInstance` and `DefaultRunLauncher` that
+the daemon calls at these points.
 """
 
 import os
@@ -54,7 +54,7 @@ class DaemonDeployment:
             "SENSOR_TEST_FOLDER": str(folder),
             **environment,
         }
-        # Creates the databases before daemon and test do so at once.
+        # Create the databases now: daemon and test would otherwise create them at the same time.
         self.instance = dg.DagsterInstance.from_config(str(folder / "home"))
         self.instance.get_runs_count()
         self.instance.all_instigator_state()
@@ -64,12 +64,12 @@ class DaemonDeployment:
         (self.folder / "triggers.yaml").write_text(yaml.safe_dump({"toy": triggers}))
 
     def die_at(self, point: str) -> None:
-        """Let the running daemon, a mortal one, kill itself when it comes to that point."""
+        """Make the running daemon, started with `mortal`, kill itself at that point."""
         (self.folder / "armed").write_text(point)
 
     @contextmanager
     def code_server(self) -> Iterator[None]:
-        """Serve the code location from one process to every daemon that starts, and outlive those that die."""
+        """Serve the code location to every daemon from one process, which survives killed daemons."""
         port = free_port()
         command = [sys.executable, "-m", "dagster", "api", "grpc", "-m", self._module, "-p", str(port)]
         with running(command, self.folder / "code_server.log", self.environment):
@@ -81,7 +81,7 @@ class DaemonDeployment:
 
     @contextmanager
     def daemon(self, mortal: bool = False) -> Iterator[subprocess.Popen]:
-        """Run the daemon; at the end it and everything it started is gone."""
+        """Run the daemon. At the end, stop it and everything that it started."""
         program = (
             [sys.executable, "-m", __name__] if mortal else [Path(sys.executable).parent / "dagster-daemon"]
         )
@@ -109,7 +109,7 @@ class DaemonDeployment:
         return [record.dagster_run for record in self.instance.get_run_records(ascending=True)]
 
     def finished(self, count: int) -> bool:
-        """Tell whether that many runs are there and all are over."""
+        """Return whether at least that many runs exist and all are finished."""
         runs = self.runs()
         return len(runs) >= count and all(run.is_finished for run in runs)
 
@@ -130,11 +130,11 @@ class DaemonDeployment:
         return (self.folder / "daemon.log").read_text(errors="replace")[-8_000:]
 
     def wait(self, condition: Callable[[], bool], seconds: float = 90) -> None:
-        wait_until(condition, seconds, lambda: f"the daemon, which said:\n{self.log()}", every=0.3)
+        wait_until(condition, seconds, lambda: f"the daemon; its log:\n{self.log()}", every=0.3)
 
 
 def _kill_group(group: int) -> None:
-    """End the code server and the runs, which outlive a killed daemon."""
+    """Kill the code server and the runs, which survive a killed daemon."""
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
@@ -152,7 +152,7 @@ def _make_mortal(armed: Path) -> None:
         return die
 
     def nothing(*arguments: Any) -> None:
-        """Pass this side of the call."""
+        """Do nothing before or after the call."""
 
     def wrap(
         owner: type, name: str, before: Callable[..., None] = nothing, after: Callable[..., None] = nothing

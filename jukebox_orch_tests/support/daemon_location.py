@@ -1,7 +1,7 @@
-"""A small code location with the real sensors over a small job that takes the training jobs' form of run config.
+"""A small code location with the real sensors and a small job that has the run config of training jobs.
 
-What a deployment would configure comes from the folder in SENSOR_TEST_FOLDER: `triggers.yaml`, `commit`.
-The job reads every file it was told to, and fails when one does not have its digest.
+The files `triggers.yaml` and `commit` in the folder SENSOR_TEST_FOLDER replace a deployment's configuration. The job
+reads every file of its run config, and fails if one has another digest.
 """
 
 import hashlib
@@ -39,11 +39,11 @@ def train(context: dg.OpExecutionContext, config: TrainConfig) -> None:
         with fsspec.open(file.url, "rb") as stream:
             digest = hashlib.sha256(stream.read()).hexdigest()  # pyright: ignore[reportAttributeAccessIssue]
         if digest != file.sha256:
-            raise dg.Failure(f"{file.url} changed since the sensor saw it", allow_retries=False)
+            raise dg.Failure(f"{file.url} changed after the sensor read it", allow_retries=False)
 
 
-def _grouped_form(form: dict[str, Any]) -> dict[str, Any]:
-    return {"ops": {"train": {"config": form}}}
+def _nested_config(config: dict[str, Any]) -> dict[str, Any]:
+    return {"ops": {"train": {"config": config}}}
 
 
 _FILES = dg.Field([{"url": str, "sha256": str}], is_required=False)
@@ -52,7 +52,7 @@ _FILES = dg.Field([{"url": str, "sha256": str}], is_required=False)
 @dg.job(
     executor_def=dg.in_process_executor,
     config=dg.ConfigMapping(
-        config_fn=_grouped_form,
+        config_fn=_nested_config,
         config_schema={
             "source": dg.Field({"files": _FILES}, is_required=False),
             "version": dg.Field(str, is_required=False),

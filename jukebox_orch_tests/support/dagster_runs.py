@@ -1,4 +1,4 @@
-"""What the runs of `dagster job execute` left in their DAGSTER_HOME."""
+"""Reads the results of `dagster job execute` from its DAGSTER_HOME."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import dagster as dg
 
 
 def stored(home: Path) -> dg.DagsterInstance:
-    """The instance in this folder, to be looked at."""
+    """Return the instance in this folder, for reading."""
     return dg.DagsterInstance.from_ref(dg.DagsterInstance.local_temp(str(home)).get_ref())
 
 
 def materializations(home: Path) -> dict[str, dg.AssetMaterialization]:
-    """The last one of each asset, by key."""
+    """Return the latest materialization of each asset, by key."""
     with stored(home) as instance:
         events = [instance.get_latest_materialization_event(key) for key in instance.all_asset_keys()]
     made = [event.asset_materialization for event in events if event and event.asset_materialization]
@@ -19,12 +19,12 @@ def materializations(home: Path) -> dict[str, dg.AssetMaterialization]:
 
 
 def failed_gate(home: Path) -> str:
-    """The one blocking check that failed in the only run: `asset:check failed: message`."""
+    """Return the one failed blocking check of the only run, as `asset:check failed: message`."""
     with stored(home) as instance:
         (run,) = instance.get_runs()
         events = instance.all_logs(run.run_id, dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     evaluations = [event.dagster_event.asset_check_evaluation_data for event in events if event.dagster_event]
     blocking = [found for found in evaluations if found.blocking and not found.passed]
     (failed,) = [found for found in blocking if found.severity is dg.AssetCheckSeverity.ERROR]
-    said = " ".join((failed.description or "").split())
-    return f"{failed.asset_key.to_user_string()}:{failed.check_name} failed: {said}"
+    message = " ".join((failed.description or "").split())
+    return f"{failed.asset_key.to_user_string()}:{failed.check_name} failed: {message}"

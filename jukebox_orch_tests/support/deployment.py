@@ -1,4 +1,4 @@
-"""An instance, an artifact store, a model store and MLflow in one folder, in which test projects are run."""
+"""An instance, an artifact store, a model store and MLflow in one folder, to run test projects in."""
 
 import functools
 import json
@@ -35,13 +35,13 @@ def _code_version(project: type[ModelProject]) -> str:
 
 
 class SteadyGraph(TrainingGraph):
-    """Its code version is taken once: a checkout that is edited while tests run would change it."""
+    """A graph whose code version is computed once, because edits of the checkout during the tests would change it."""
 
     code_version = property(lambda graph: _code_version(type(graph.project)))  # pyright: ignore
 
 
 class Deployment:
-    """What a deployment is, with its runs executed in this process, or as `dagster job execute` in another."""
+    """A deployment whose runs are executed in this process, or by `dagster job execute` in another."""
 
     def __init__(self, folder: Path, *, mlflow: str = "", artifacts: str = "", models: str = ""):
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,14 +53,14 @@ class Deployment:
         self.mlflow_uri = mlflow or f"sqlite:///{folder / 'mlflow.db'}"
 
     def copy(self, folder: Path) -> "Deployment":
-        """Copy everything to another folder; the recorded paths lead there."""
+        """Copy everything to another folder, and change the recorded paths to it."""
         shutil.copytree(self.folder, folder, ignore=shutil.ignore_patterns("*.lock", "empty"))
         for database in [*folder.rglob("*.db")]:
             _replace(database, str(self.folder), str(folder))
         return Deployment(folder)
 
     def mlflow(self) -> MlflowResource:
-        """Make the resource anew: MLflow's global address is the one of the newest."""
+        """Create the resource again, because MLflow's global address is that of the newest resource."""
         root = str(self.folder / "mlflow") if self.mlflow_uri.startswith("sqlite") else ""
         return MlflowResource(tracking_uri=self.mlflow_uri, artifact_root=root)
 
@@ -99,7 +99,7 @@ class Deployment:
         tags: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> dg.ExecuteInProcessResult:
-        """Run a job of the project, or materialize `only` some assets as the UI does."""
+        """Run a job of the project, or materialize the assets in `only` as the UI does."""
         project = project or Blobs()
         definitions = self.definitions(project)
         if only:
@@ -114,7 +114,7 @@ class Deployment:
         )
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Return the environment of a process that works here."""
+        """Return the environment of a process that uses this deployment."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("JUKEBOX_ORCH_", "MLFLOW_"))}
         return {
             **inherited,
@@ -133,7 +133,7 @@ class Deployment:
         module: str = "jukebox_orch_tests.support.code_location",
         **environment: str,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `dagster job execute` in a process of its own, in an empty working folder."""
+        """Run `dagster job execute` in a new process with an empty working folder."""
         empty = self.folder / "empty"
         empty.mkdir(exist_ok=True)
         arguments = ["-m", module, "-j", job]
@@ -202,12 +202,12 @@ def _replace(database: Path, old: str, new: str) -> None:
 
 
 def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
-    """Return what the run's checks said, by "asset:check"."""
+    """Return the results of the run's checks by "asset:check"."""
     return {f"{e.asset_key.path[-1]}:{e.check_name}": e for e in result.get_asset_check_evaluations()}
 
 
 def made(result: dg.ExecuteInProcessResult) -> list[str]:
-    """Return the assets of the assets that the run materialized, in order."""
+    """Return the names of the assets that the run materialized, in order."""
     return [e.asset_key.path[-1] for e in result.get_asset_materialization_events() if e.asset_key]
 
 
@@ -221,7 +221,7 @@ def failures(result: dg.ExecuteInProcessResult) -> str:
 
 
 def tamper(folder: Path, how: str) -> None:
-    """Change the first file of a folder, or what the folder holds."""
+    """Change the first file of a folder, or the contents of the folder."""
     file = sorted(folder.iterdir())[0]
     if how == "changed":
         content = bytearray(file.read_bytes())

@@ -1,4 +1,4 @@
-"""What several files of tests share: deployments, a finished run to look at, a real MLflow server, a real S3 server.
+"""Fixtures of several test modules: deployments, a finished run to read, a real MLflow server, a real S3 server.
 
 A pytest plugin that is loaded in every session, so it imports MLflow and Dagster in the fixtures that need them.
 """
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from jukebox_orch_tests.support.deployment import Deployment
 
-_STARTED_WITH = {name: os.environ.get(name) for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI")}
+_INITIAL_ENVIRONMENT = {name: os.environ.get(name) for name in ("DAGSTER_HOME", "MLFLOW_TRACKING_URI")}
 
 
 @pytest.fixture(autouse=True)
 def own_environment() -> Iterator[None]:
-    """Where runs and models go is each test's own: a step and MLflow's client, run in this process, export theirs."""
+    """Reset the folders of runs and models, which steps and MLflow's client set in this process."""
     _restore_environment()
     yield
     _restore_environment()
@@ -36,42 +36,44 @@ def own_environment() -> Iterator[None]:
 
 @pytest.fixture
 def deployment(tmp_path: Path, migrated: Path) -> Iterator[Deployment]:
-    """A fresh deployment with an empty MLflow."""
+    """Yield a new deployment with an empty MLflow."""
     from jukebox_orch_tests.support.deployment import Deployment
 
     shutil.copy(migrated, tmp_path / "mlflow.db")
-    place = Deployment(tmp_path)
-    yield place
-    place.instance.dispose()
+    deployment = Deployment(tmp_path)
+    yield deployment
+    deployment.instance.dispose()
 
 
 @pytest.fixture(scope="session")
 def finished(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path
 ) -> Iterator[tuple[Deployment, dg.ExecuteInProcessResult]]:
-    """One whole run of the project blobs, to be looked at only."""
+    """Yield a deployment with one complete run of the project blobs. Read only."""
     from jukebox_orch_tests.support.deployment import SMALL, Deployment
 
     folder = tmp_path_factory.mktemp("finished")
     shutil.copy(migrated, folder / "mlflow.db")
-    place = Deployment(folder)
-    result = place.run(**SMALL, version="1.0.0", tags={"git/tag": "v1.0.0", "git/code_matches_tag": "no"})
+    deployment = Deployment(folder)
+    result = deployment.run(
+        **SMALL, version="1.0.0", tags={"git/tag": "v1.0.0", "git/code_matches_tag": "no"}
+    )
     assert result.success
-    yield place, result
-    place.instance.dispose()
+    yield deployment, result
+    deployment.instance.dispose()
 
 
 @pytest.fixture
 def again(finished: tuple[Deployment, dg.ExecuteInProcessResult], tmp_path: Path) -> Iterator[Deployment]:
-    """A copy of the finished deployment, to go on from."""
-    place = finished[0].copy(tmp_path / "again")
-    yield place
-    place.instance.dispose()
+    """Yield a copy of the finished deployment, which a test may change."""
+    deployment = finished[0].copy(tmp_path / "again")
+    yield deployment
+    deployment.instance.dispose()
 
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database: its migrations take seconds."""
+    """Return an empty MLflow database, created once because its migrations take seconds."""
     from jukebox_orch.registry.mlflow_resource import MlflowResource
 
     database = tmp_path_factory.mktemp("migrated") / "mlflow.db"
@@ -81,7 +83,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def serve_mlflow(folder: Path, database: Path) -> Iterator[str]:
-    """Run `mlflow server` over a copy of an empty database."""
+    """Run `mlflow server` with a copy of an empty database."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(database, folder / "server.db")
     port = free_port()
@@ -107,7 +109,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> I
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket `s3://bucket` on a real server, reached by the environment."""
+    """Yield a bucket `s3://bucket` on a real server, configured by environment variables."""
     folder = tmp_path_factory.mktemp("s3") / "data"
     (folder / "bucket").mkdir(parents=True)
     with s3_server(folder) as variables, pytest.MonkeyPatch.context() as patch:
@@ -117,7 +119,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def _restore_environment() -> None:
-    for name, value in _STARTED_WITH.items():
+    for name, value in _INITIAL_ENVIRONMENT.items():
         if value is None:
             os.environ.pop(name, None)
         else:

@@ -1,4 +1,4 @@
-"""Git repositories as developers use them, and real servers for them: `git http-backend`, and sshd."""
+"""Git repositories as developers use them, and real servers for them: `git http-backend` and sshd."""
 
 import base64
 import getpass
@@ -32,7 +32,7 @@ def git(*arguments: str | Path, cwd: Path) -> str:
 
 
 class Repository:
-    """A bare repository that is pushed to from a clone, as a developer does."""
+    """A bare repository and a clone that pushes to it, as a developer does."""
 
     def __init__(self, folder: Path, name: str = "models.git"):
         self.bare, self._clone = folder / name, folder / f"clone-of-{name}"
@@ -61,7 +61,7 @@ class Repository:
         git("push", "-q", "origin", f":refs/tags/{name}", cwd=self._clone)
 
     def add_refs(self, names: list[str]) -> str:
-        """Write many tags at once, names unchecked by porcelain, and return their commit."""
+        """Write many tags at once, without git's check of their names, and return their commit."""
         commit = self.commit()
         lines = "".join(f"create refs/tags/{name} {commit}\n" for name in names)
         subprocess.run(["git", "update-ref", "--stdin"], cwd=self.bare, input=lines, text=True, check=True)
@@ -73,7 +73,7 @@ class Repository:
 def git_http_server(
     root: Path, password: str | None = None, certificate: Path | None = None
 ) -> Iterator[str]:
-    """Serve the bare repositories below a folder by `git http-backend`, for `reader:password` when given.
+    """Serve the bare repositories below a folder with `git http-backend`, for `reader:password` if given.
 
     With a certificate, over https.
     """
@@ -124,7 +124,7 @@ def git_http_server(
 
 @dataclass(frozen=True)
 class GitOverSsh:
-    """An sshd of our own, and what a deployment mounts to reach it. `url` is of its folder of repositories."""
+    """A running sshd: the `url` of its repository folder, and the files that a deployment mounts to use it."""
 
     url: str
     key: Path
@@ -133,7 +133,7 @@ class GitOverSsh:
 
 @contextmanager
 def git_ssh_server(root: Path, folder: Path) -> Iterator[GitOverSsh]:
-    """Serve the bare repositories below `root` by sshd, for one key; keep its keys and its log in `folder`."""
+    """Serve the bare repositories below `root` with sshd, for one key; write its keys and its log to `folder`."""
     sshd = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if sshd is None or shutil.which("ssh-keygen") is None:
         parts.absent("sshd", "install openssh-server and openssh-client")
@@ -165,7 +165,7 @@ def git_ssh_server(root: Path, folder: Path) -> Iterator[GitOverSsh]:
 
 
 def make_ssh_key(path: Path, passphrase: str = "") -> Path:
-    """Write a private key, and its public one beside it."""
+    """Write a private key and its public key."""
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-C", "test", "-f", path]
     subprocess.run(list(map(str, command)), check=True, capture_output=True)
     return path

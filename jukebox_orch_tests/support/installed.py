@@ -1,4 +1,4 @@
-"""Installing: packages that only look installed, the wheel, and new environments with it."""
+"""Simulates installed packages, builds the wheel and creates environments with it."""
 
 import subprocess
 import sys
@@ -33,14 +33,14 @@ def build_wheel(folder: Path, checkout: Path = CHECKOUT) -> Path:
 
 
 def new_environment(folder: Path, wheel: Path, extras: Sequence[str] = ()) -> Path:
-    """A virtual environment with the wheel and what it declares, in the locked versions; returns its `bin` folder."""
+    """Create a virtual environment with the wheel and its locked dependencies; return its `bin` folder."""
     subprocess.run([*_UV, "venv", "-q", "--python", sys.executable, str(folder)], check=True)
-    named = f"[{','.join(extras)}]" if extras else ""
+    suffix = f"[{','.join(extras)}]" if extras else ""
     subprocess.run(
         [
             *(*_UV, "pip", "install", "-q", "--python", str(folder)),
             *("--constraint", str(CHECKOUT / "requirements.lock")),
-            f"jukebox-orchestrator{named} @ {wheel.as_uri()}",
+            f"jukebox-orchestrator{suffix} @ {wheel.as_uri()}",
         ],
         check=True,
     )

@@ -58,7 +58,7 @@ def refusal(location: object = "", *files: SourceFile) -> str:
 
 
 def write_charts(path: Path, *, seed: int = 2023, days: int = 5, chart: int = 50, bad: bool = False) -> Path:
-    """The embedded sample of this seed and size; with `bad` each fifth row has a rank that no chart has."""
+    """Write the embedded sample with this seed and size; with `bad` every fifth row has an invalid rank."""
     songs, rankings = (
         pd.DataFrame(table) for table in sample.generate(seed=seed, days=days, chart=chart).values()
     )

@@ -1,4 +1,4 @@
-"""Real parts that tests talk to, and what happens without one: a skip, or a failure with `--require-parts`.
+"""Real parts that tests use. Without one a test is skipped, or fails with `--require-parts`.
 
 A pytest plugin; a conftest names it in `pytest_plugins`.
 """
@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def absent(part: str, how: str) -> NoReturn:
-    """Skip the test, or fail it with `--require-parts`, saying which part is absent and how to get it."""
+    """Skip the test, or fail it with `--require-parts`. The message names the absent part and how to get it."""
     message = f"{part} is absent: {how}"
     if _state["required"]:
         pytest.fail(message, pytrace=False)
@@ -37,13 +37,13 @@ def absent(part: str, how: str) -> NoReturn:
 
 
 def program(name: str, how: str) -> str:
-    """Path of a program on PATH."""
+    """Return the path of a program on PATH."""
     found = shutil.which(name)
     return found or absent(name, how)
 
 
 def real_data() -> Path:
-    """Folder with the published songs and rankings of the jukebox."""
+    """Return the folder with the published songs and rankings of the jukebox."""
     if not (_DATA / "song_rankings.parquet").is_file():
         absent(
             "the real data", f"no song_rankings.parquet in {_DATA}; set JUKEBOX_ORCH_TEST_DATA to its folder"

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 
 class ShareSplit(Settings):
-    """Rows at random: every row of the generated tables is an observation of its own."""
+    """Random split: every row of the generated tables is independent."""
 
     validation_share: float = Field(default=0.2, gt=0, lt=0.5, description="Rows that stop training")
-    test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Rows that judge the model")
+    test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Rows that test the model")
 
 
 class ShortTraining(Hyperparameters):
-    """Enough for a few hundred rows."""
+    """Settings for a few hundred rows."""
 
     epochs: int = Field(default=30, ge=1, description="Passes over the training split at most")
     batch_size: int = Field(default=32, ge=1, description="Rows per gradient step")
@@ -97,12 +97,12 @@ class TableProject(ModelProject):
         rows = rows[self.numeric(rows) & self.known(rows)]
         x, y = rows[list(self.columns)].to_numpy(np.float32), self.numbers(rows[self.target])
         keys = np.arange(len(rows))
-        parts = split_by_share(keys, split.validation_share, split.test_share, seed)
+        splits = split_by_share(keys, split.validation_share, split.test_share, seed)
         return Features(
-            **{name: Split.of_rows(x[index], y[index], keys[index]) for name, index in parts.items()},
+            **{name: Split.of_rows(x[index], y[index], keys[index]) for name, index in splits.items()},
             inputs=self.columns,
             labels=self.labels(),
-            normalization=Normalization.standard(x[parts["train"]]),
+            normalization=Normalization.standard(x[splits["train"]]),
         )
 
     def numbers(self, target: pd.Series) -> np.ndarray:
@@ -119,7 +119,7 @@ class TableProject(ModelProject):
             if features.labels
             else [
                 keras.layers.Dense(1),
-                # Layers give numbers around 1: bring them to the size of the target.
+                # Layers give numbers around 1, so scale them to the target.
                 keras.layers.Rescaling(float(features.train.y.std()), float(features.train.y.mean())),
             ]
         )
@@ -128,16 +128,16 @@ class TableProject(ModelProject):
 
 
 class BlobGates(Gates):
-    """Chance is a third."""
+    """Random predictions have an accuracy of a third."""
 
     metric_floor: float | None = Field(default=0.8, description="Lowest accuracy on the test rows")
 
 
 class Blobs(TableProject):
-    """Which of three clouds of points a point belongs to."""
+    """Classify points into three clusters."""
 
     name = "blobs"
-    description = "Tells three clouds of points apart."
+    description = "Classifies points into three clusters."
     task = Classification()
     columns = ("height", "width", "depth")
     target = "color"
@@ -163,7 +163,7 @@ class Blobs(TableProject):
 
 
 class RentGates(Gates):
-    """The mean is wrong by about 300."""
+    """The error of the mean is about 300."""
 
     metric_floor: float | None = Field(
         default=150.0, description="Highest root mean squared error on the test rows"
@@ -171,7 +171,7 @@ class RentGates(Gates):
 
 
 class Rents(TableProject):
-    """Rent of a flat from its size, age and floor: a regression."""
+    """Estimate the rent of a flat from its size, age and floor: a regression."""
 
     name = "rents"
     description = "Estimates the monthly rent of a flat."

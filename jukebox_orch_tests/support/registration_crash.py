@@ -1,6 +1,6 @@
 """Registers a model in one child process per point, and kills the child at that point.
 
-As a program: `python -m jukebox_orch_tests.support.registration_crash <folder of a Deployment>`. One model per point.
+Usage: `python -m jukebox_orch_tests.support.registration_crash <folder of a Deployment>`. One model per point.
 """
 
 import functools
@@ -27,7 +27,7 @@ from jukebox_orch.storage import model_store, publishing
 from jukebox_orch.storage.model_store import ModelStore
 from jukebox_orch_tests.support.deployment import Deployment
 
-# Name -> owner and method, and whether the process dies before or after the call.
+# Name -> owner, method, and whether the process is killed before or after the call.
 POINTS = {
     "before the model is created": (MlflowClient, "create_registered_model", "before"),
     "after the model is created": (MlflowClient, "create_registered_model", "after"),
@@ -51,7 +51,7 @@ def model_of(point: str) -> str:
 def register(
     mlflow: MlflowResource, store: ModelStore, onnx: OnnxModel, run_id: str, name: str
 ) -> RegistrationResult:
-    """Do what the asset `registered_model` does for a first version."""
+    """Register and promote a first version, as the asset `registered_model` does."""
     added = add_version(mlflow, store, registration(mlflow, onnx, run_id, name))
     promote(mlflow, name, added.number, alias="staging", by="test", why="first version")
     return added
@@ -84,7 +84,7 @@ def registration(
 
 
 def another(model: OnnxModel, mark: str) -> OnnxModel:
-    """Return a model that predicts the same and is another file."""
+    """Return a model with the same predictions in a different file."""
     proto = onnx.load_model_from_string(model.content)
     onnx.helper.set_model_props(proto, {**model.report.metadata, "mark": mark})
     content = proto.SerializeToString()
@@ -92,13 +92,19 @@ def another(model: OnnxModel, mark: str) -> OnnxModel:
 
 
 def add(
-    place: Deployment, mark: str, model: str = "blobs", champion: bool = True, base: OnnxModel | None = None
+    deployment: Deployment,
+    mark: str,
+    model: str = "blobs",
+    champion: bool = True,
+    base: OnnxModel | None = None,
 ) -> str:
-    """Register another version of the newest model, or of `base`, as a run does; return its number."""
-    mlflow = place.mlflow()
-    run_id = place.value("blobs/registered_model").mlflow_run_id
-    made = another(base or place.value("blobs/onnx_model"), mark)
-    added = add_version(mlflow, place.store(), registration(mlflow, made, run_id, model, project="blobs"))
+    """Register a new version of the newest model, or of `base`, as a run does; return its number."""
+    mlflow = deployment.mlflow()
+    run_id = deployment.value("blobs/registered_model").mlflow_run_id
+    made = another(base or deployment.value("blobs/onnx_model"), mark)
+    added = add_version(
+        mlflow, deployment.store(), registration(mlflow, made, run_id, model, project="blobs")
+    )
     if champion:
         promote(mlflow, model, added.number, alias="production", by=f"run {mark}", why="better")
     return added.number
@@ -122,15 +128,18 @@ def _die(owner: object, name: str, when: str) -> None:
 
 
 def main(folder: Path) -> None:
-    place = Deployment(folder)
-    onnx, run_id = place.value("blobs/onnx_model"), place.value("blobs/registered_model").mlflow_run_id
-    place.instance.dispose()
+    deployment = Deployment(folder)
+    onnx, run_id = (
+        deployment.value("blobs/onnx_model"),
+        deployment.value("blobs/registered_model").mlflow_run_id,
+    )
+    deployment.instance.dispose()
     ended = {}
     for point, (owner, name, when) in POINTS.items():
         child = os.fork()
         if child == 0:
             _die(owner, name, when)
-            register(place.mlflow(), place.store(), onnx, run_id, model_of(point))
+            register(deployment.mlflow(), deployment.store(), onnx, run_id, model_of(point))
             os._exit(0)
         ended[point] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     print(json.dumps(ended))

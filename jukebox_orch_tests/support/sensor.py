@@ -1,4 +1,4 @@
-"""One sensor of a project, ticked by hand."""
+"""A sensor that tests evaluate directly."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from jukebox_orch.sensors import Triggers, build_sensors
 
 @dg.op
 def nothing() -> None:
-    """Never runs here."""
+    """Do nothing: the tests start no run."""
 
 
 @dg.job
@@ -20,7 +20,7 @@ def training():
 
 
 class Sensor:
-    """One sensor of a project, ticked by hand; its cursor goes from tick to tick as the daemon keeps it."""
+    """One sensor of a project, evaluated directly. Each tick gets the cursor of the previous one, as in the daemon."""
 
     def __init__(self, instance: dg.DagsterInstance, folder: Path, kind: str, **settings: Any):
         sensors = build_sensors(
@@ -28,7 +28,7 @@ class Sensor:
             training,
             Triggers.model_validate({kind: settings} if settings else {}),
             deployed=lambda: DeployedCode(None, None),
-            state_root=str(folder / "memory"),
+            state_root=str(folder / "state"),
         )
         (self.definition,) = [sensor for sensor in sensors if sensor.name == f"p_{kind}"]
         self.cursor: str | None = None
@@ -46,7 +46,7 @@ class Sensor:
         return result
 
     def reason(self) -> str:
-        """Tick without requests; return the skip reason."""
+        """Evaluate a tick that requests no run, and return its skip reason."""
         result = self.tick()
         assert not result.run_requests
         assert result.skip_reason

@@ -1,6 +1,6 @@
-"""Real servers for tests and benchmarks: Alertmanager, S3, and one that misbehaves.
+"""Servers for tests and benchmarks: a real Alertmanager, a real S3 server, and a misbehaving HTTP server.
 
-Each is a context manager on a free loopback port that stops what it started.
+Each is a context manager on a free loopback port that stops the server it started.
 """
 
 import os
@@ -42,7 +42,7 @@ def serve(handler: type[BaseHTTPRequestHandler], certificate: Path | None = None
 
 
 class Misbehaviour:
-    """What a server answers next: status, body, headers, a delay (s), or silence for ever."""
+    """A server's next response: status, body, headers and a delay (s)."""
 
     def __init__(self) -> None:
         self.status, self.body, self.delay = 200, b"", 0.0
@@ -79,7 +79,7 @@ class Misbehaviour:
 
 
 def self_signed_certificate(folder: Path) -> Path:
-    """Return a PEM file with a key and a certificate that nobody trusts."""
+    """Return a PEM file with a key and an untrusted certificate."""
     key, certificate = folder / "key.pem", folder / "certificate.pem"
     command = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     subprocess.run(
@@ -119,7 +119,7 @@ class Alertmanager:
 
 @contextmanager
 def alertmanager(folder: Path) -> Iterator[Alertmanager]:
-    """Run Debian's prometheus-alertmanager with an inhibition rule: `muted_by` mutes alerts of one `model`."""
+    """Run Debian's prometheus-alertmanager. Alerts with role `mute` inhibit those with role `mutable` per `model`."""
     program = shutil.which("alertmanager") or parts.program(
         "prometheus-alertmanager", "install Debian's prometheus-alertmanager, or put alertmanager on PATH"
     )
@@ -140,7 +140,7 @@ def alertmanager(folder: Path) -> Iterator[Alertmanager]:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[dict[str, str]]:
-    """Run versitygw over `folder` (its subfolders are the buckets) and yield a client's environment variables."""
+    """Run versitygw on `folder` (its subfolders are the buckets) and yield a client's environment variables."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     keys = {"ROOT_ACCESS_KEY": "user", "ROOT_SECRET_KEY": "password"}
@@ -158,7 +158,7 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def versitygw() -> Path:
-    """Return the S3 server's program, built once into the user's cache folder when Go is there."""
+    """Return the path of the S3 server; without one on PATH, build it once with Go in the user's cache folder."""
     found = shutil.which("versitygw")
     if found:
         return Path(found)

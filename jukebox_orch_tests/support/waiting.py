@@ -1,4 +1,4 @@
-"""Free ports and waiting with a limit, for everything in the tests that starts something."""
+"""Free ports, and waiting with a time limit for servers that tests start."""
 
 import socket
 import time
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
+    """Return a free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -20,13 +20,13 @@ def free_port() -> int:
 def wait_until(
     condition: Callable[[], T | None], seconds: float, what: str | Callable[[], str], every: float = 0.1
 ) -> T:
-    """The first true value of `condition`.
+    """Wait for a true value of `condition` and return it.
 
     Args:
-        what: what is waited for, as "the server to be ready", or a function that tells more when time is over.
+        what: what is waited for, as "the server to be ready", or a function that returns it when the time is over.
 
     Raises:
-        AssertionError: it was not true within `seconds`.
+        AssertionError: `condition` was not true within `seconds`.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -38,13 +38,13 @@ def wait_until(
 
 
 def listens(port: int) -> bool:
-    """Whether a process takes connections on a port of the loopback address."""
+    """Return whether a process accepts connections on a port of the loopback address."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers(url: str) -> bool:
-    """Whether a server answers the URL, with anything but an error of its own."""
+    """Return whether a server answers the URL without a server error."""
     try:
         return httpx.get(url, timeout=2).status_code < 500
     except httpx.TransportError:

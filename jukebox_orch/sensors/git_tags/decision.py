@@ -1,6 +1,6 @@
 """Decides which git tags start a training run. Pure: no Dagster, no clock, no git.
 
-A tag is an event once per (name, commit). The version it carries is the text after the pattern's prefix.
+A tag is one event per (name, commit). Its version is the text after the pattern's prefix.
 """
 
 import re
@@ -29,7 +29,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class GitTagsState:
-    """`tags`: name -> commit of every tag that needs nothing more: it had its run, or it was there before."""
+    """`tags`: name -> commit of every tag that needs no run: it had one, or it existed before."""
 
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -52,15 +52,15 @@ def decide(
     require_matching_code: bool,
     max_runs: int,
 ) -> Decision[GitTagsState]:
-    """Ask for one run per new or moved tag, lowest version first.
+    """Request one run per new or moved tag, lowest version first.
 
     Args:
         listing: tag name -> commit (annotated tags peeled) of the whole repository.
-        state: What the sensor remembers.
+        state: The sensor's state.
         pattern: A prefix and one `*`, such as `v*` or `jukebox/v*`.
-        deployed: The code that runs now.
-        require_matching_code: Hold a tag back until the code that runs is the tag's.
-        max_runs: The most requests of one tick; the next tick goes on.
+        deployed: The deployed code.
+        require_matching_code: Hold a tag back until the deployed code is the tag's.
+        max_runs: Maximum number of requests of one tick; the next tick continues.
     """
     versions, refused = _versions(listing, pattern)
     events = sorted(
@@ -101,9 +101,9 @@ def rebuilt(
     deployed: DeployedCode,
     require_matching_code: bool,
 ) -> tuple[GitTagsState, str]:
-    """Tell tags that are new from tags that were there before the first look or before a lost cursor.
+    """Separate new tags from tags that existed before the first tick or before the cursor was lost.
 
-    New are versions above the highest one that has a run. Without any run: with `require_matching_code` the
+    Versions above the highest one that has a run are new. If there are no runs: with `require_matching_code` the
     deployed version and those above it, else none.
 
     Returns:
@@ -121,7 +121,7 @@ def rebuilt(
 
     before = {name: listing[name] for name, version in versions.items() if not is_new(version)}
     note = (
-        f"first look or lost cursor: {count(len(had_run), 'tag')} already had a run, "
+        f"first tick or lost cursor: {count(len(had_run), 'tag')} already had a run, "
         f"{count(len(before.keys() - had_run.keys()), 'tag')} recorded without one"
     )
     return GitTagsState({**before, **had_run}), note
@@ -152,7 +152,7 @@ def _waiting(held: Sequence[_TagEvent], deployed: DeployedCode) -> str:
 
 
 def _matches(event: _TagEvent, deployed: DeployedCode) -> bool:
-    """Compare by commit where the deployment knows its own (full or at least 7 digits), else by version."""
+    """Compare by commit if the deployment's is known (full or at least 7 digits), else by version."""
     if deployed.commit:
         return len(deployed.commit) >= 7 and event.commit.startswith(deployed.commit.lower())
     return _parse((deployed.version or "").removeprefix("v")) == event.version

@@ -1,4 +1,4 @@
-"""Asks a git repository for its tags, through `git ls-remote`, which speaks every transport git speaks."""
+"""Lists the tags of a git repository with `git ls-remote`, which supports every transport of git."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.settings import checked_repository
 
 SECONDS = 15.0
-"""Below the 20 s that keep a tick well inside Dagster's limit."""
+"""Below 20 s, so that a tick stays well below Dagster's limit."""
 MAX_BYTES = 64 * 1024**2
 _LINE = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\trefs/tags/(.+?)(\^\{\})?")
 
@@ -29,11 +29,11 @@ def list_tags(
 ) -> dict[str, str]:
     """Return tag name -> commit; annotated tags give the commit they point to.
 
-    Nothing is ever asked on a terminal, no shell sees a name, and only the URL's own transport is allowed.
+    git never prompts on a terminal, no name is passed to a shell, and only the URL's own transport is allowed.
 
     Raises:
-        SourceUnavailableError: Not a URL `checked_repository` accepts, no answer within `seconds`, refused, or an
-            answer that is not a list of tags.
+        SourceUnavailableError: `checked_repository` does not accept the URL, or the server does not answer within
+            `seconds`, refuses, or returns something other than a list of tags.
     """
     try:
         checked_repository(repository)
@@ -45,13 +45,15 @@ def list_tags(
     peeled: dict[str, str] = {}
     for line in output.decode(errors="surrogateescape").splitlines():
         if not (found := _LINE.fullmatch(line)):
-            raise SourceUnavailableError(f"{repository}: git gave a line that is not a tag: {line[:100]!r}")
+            raise SourceUnavailableError(
+                f"{repository}: git returned a line that is not a tag: {line[:100]!r}"
+            )
         (peeled if found[3] else tags)[found[2]] = found[1]
     return tags | peeled
 
 
 def _run(command: list[str], environment: dict[str, str], repository: str, seconds: float) -> bytes:
-    """Run git in its own process group, so that its transport helper ends with it."""
+    """Run git in its own process group, so that its transport helper is stopped with it."""
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(  # noqa: S603 - an argument list, `--` before the checked URL
@@ -64,11 +66,11 @@ def _run(command: list[str], environment: dict[str, str], repository: str, secon
                 start_new_session=True,
             )
         except FileNotFoundError:
-            raise SourceUnavailableError("the program `git` is not installed here: install it") from None
-        late = threading.Event()
+            raise SourceUnavailableError("the program `git` is not installed: install it") from None
+        timed_out = threading.Event()
 
         def stop() -> None:
-            late.set()
+            timed_out.set()
             _kill_group(process)
 
         timer = threading.Timer(seconds, stop)
@@ -84,21 +86,23 @@ def _run(command: list[str], environment: dict[str, str], repository: str, secon
             timer.cancel()
         if len(output) > MAX_BYTES:
             raise SourceUnavailableError(f"{repository} sent more than {MAX_BYTES:,} bytes of tags")
-        if late.is_set():
+        if timed_out.is_set():
             raise SourceUnavailableError(f"{repository} did not answer within {seconds:.0f} s")
         if process.returncode:
             errors.seek(0)
-            raise SourceUnavailableError(f"{repository}: git said: {_last_words(errors.read(8_192))}")
+            raise SourceUnavailableError(
+                f"{repository}: `git ls-remote` failed: {_error_text(errors.read(8_192))}"
+            )
         return output
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):  # it ended by itself a moment ago
+    with contextlib.suppress(ProcessLookupError):  # it ended a moment ago
         os.killpg(process.pid, signal.SIGKILL)
 
 
 def _options(credentials_file: Path | None) -> list[str]:
-    """Reset any configured helper; the mounted file, read-only for git, is the only source of credentials."""
+    """Return the options that make the mounted file, read-only for git, the only source of credentials."""
     options = ["-c", "credential.helper=", "-c", "core.askPass=", "-c", "protocol.version=2"]
     if credentials_file:
         # git passes this line to a shell, hence the quoting.
@@ -107,8 +111,9 @@ def _options(credentials_file: Path | None) -> list[str]:
 
 
 def _environment(repository: str, ssh_key_file: Path | None, known_hosts_file: Path | None) -> dict[str, str]:
-    """Inherit what git and ssh need (PATH, HOME, proxies, an ssh agent, CA files, settings such as an
-    authorization header in GIT_CONFIG_*), and nothing else that steers git.
+    """Return the environment of git: what git and ssh need, without other variables that control git.
+
+    They need PATH, HOME, proxies, an ssh agent, CA files, and settings such as an authorization header in GIT_CONFIG_*.
     """
     scheme = urlsplit(repository).scheme if "://" in repository else "ssh"
     inherited = {
@@ -133,7 +138,7 @@ def _environment(repository: str, ssh_key_file: Path | None, known_hosts_file: P
     }
 
 
-def _last_words(errors: bytes) -> str:
-    """Keep the end of git's complaint, in one line, without a password a server may have echoed."""
+def _error_text(errors: bytes) -> str:
+    """Return the end of git's error output in one line, without a password that a server may have echoed."""
     text = " ".join(errors.decode(errors="replace").split())
-    return re.sub(r"//[^/@\s]*@", "//***@", text)[-300:] or "nothing"
+    return re.sub(r"//[^/@\s]*@", "//***@", text)[-300:] or "no error output"

@@ -17,12 +17,12 @@ from jukebox_orch.sensors.settings import GitTagsTrigger
 def git_tags_tick(
     trigger: GitTagsTrigger,
     job_name: str,
-    memory_root: str,
+    state_root: str,
     deployed: Callable[[], DeployedCode],
     require_matching_code: bool,
 ) -> Evaluate:
-    """Return the tick that looks for new tags; `require_matching_code` holds where the trigger does not say."""
-    codec = CursorCodec(EVENT, f"{trigger.repository} {trigger.pattern}", memory_root)
+    """Return the tick that finds new tags; `require_matching_code` is the default if the trigger does not set it."""
+    codec = CursorCodec(EVENT, f"{trigger.repository} {trigger.pattern}", state_root)
     if trigger.require_matching_code is not None:
         require_matching_code = trigger.require_matching_code
 

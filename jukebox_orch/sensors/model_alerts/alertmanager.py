@@ -17,12 +17,12 @@ MAX_BYTES = 32 * 1024**2
 
 class _Status(BaseModel):
     state: str
-    silencedBy: list[str]  # noqa: N815 - the API's names
+    silencedBy: list[str]  # noqa: N815 - names of the API
     inhibitedBy: list[str]  # noqa: N815
 
 
 class _Alert(BaseModel):
-    """The fields used of a `gettableAlert` (api/v2/openapi.yaml of Alertmanager)."""
+    """The fields of a `gettableAlert` that are used (api/v2/openapi.yaml of Alertmanager)."""
 
     fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
     startsAt: AwareDatetime  # noqa: N815
@@ -37,8 +37,8 @@ def active_alerts(url: str, matchers: Sequence[str], seconds: float = SECONDS) -
     """Return the alerts that match all matchers and are neither silenced nor inhibited.
 
     Raises:
-        SourceUnavailableError: No connection, a bad certificate, no complete answer within `seconds`, an HTTP error,
-            or an answer that is not a list of alerts.
+        SourceUnavailableError: No connection, an invalid certificate, no complete response within `seconds`, an HTTP
+            error, or a response that is not a list of alerts.
     """
     query: list[tuple[str, str | int | float | bool | None]] = [
         ("active", "true"),
@@ -50,7 +50,9 @@ def active_alerts(url: str, matchers: Sequence[str], seconds: float = SECONDS) -
     try:
         found = _ALERTS.validate_python(json.loads(body))
     except (ValueError, RecursionError) as error:
-        raise SourceUnavailableError(f"Alertmanager {url} gave no list of alerts: {_what(error)}") from error
+        raise SourceUnavailableError(
+            f"Alertmanager {url} did not return a list of alerts: {_error_text(error)}"
+        ) from error
     return [
         Alert(
             fingerprint=alert.fingerprint,
@@ -75,10 +77,12 @@ def _get(url: str, query: httpx.QueryParams, seconds: float) -> bytes:
                     if len(body) > MAX_BYTES:
                         raise SourceUnavailableError(f"Alertmanager {url} sent more than {MAX_BYTES:,} bytes")
                     if datetime.now().timestamp() > deadline:
-                        raise SourceUnavailableError(f"Alertmanager {url} was not done after {seconds:.0f} s")
+                        raise SourceUnavailableError(
+                            f"Alertmanager {url} did not finish within {seconds:.0f} s"
+                        )
             if response.status_code != httpx.codes.OK:
-                said = body[:200].decode(errors="replace").strip()
-                raise SourceUnavailableError(f"Alertmanager {url} answered {response.status_code}: {said}")
+                text = body[:200].decode(errors="replace").strip()
+                raise SourceUnavailableError(f"Alertmanager {url} answered {response.status_code}: {text}")
     except httpx.TimeoutException as error:
         raise SourceUnavailableError(f"Alertmanager {url} did not answer within {seconds:.0f} s") from error
     except httpx.HTTPError as error:
@@ -90,7 +94,7 @@ def _seconds(moment: datetime) -> float:
     return round(moment.timestamp(), 3)
 
 
-def _what(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

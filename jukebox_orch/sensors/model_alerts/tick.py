@@ -1,4 +1,4 @@
-"""One tick of the model-alerts trigger: read the cursor, ask for the active alerts, decide, write the cursor."""
+"""One tick of the model-alerts trigger: read the cursor, list the active alerts, decide, write the cursor."""
 
 import time
 from typing import Any
@@ -12,9 +12,9 @@ from jukebox_orch.sensors.run_history import started_events
 from jukebox_orch.sensors.settings import ModelAlertsTrigger
 
 
-def model_alerts_tick(trigger: ModelAlertsTrigger, job_name: str, memory_root: str) -> Evaluate:
-    """Return the tick that looks for firing alerts."""
-    codec = CursorCodec(EVENT, f"{trigger.url} {{{', '.join(trigger.matchers)}}}", memory_root)
+def model_alerts_tick(trigger: ModelAlertsTrigger, job_name: str, state_root: str) -> Evaluate:
+    """Return the tick that finds firing alerts."""
+    codec = CursorCodec(EVENT, f"{trigger.url} {{{', '.join(trigger.matchers)}}}", state_root)
 
     def evaluate(context: dg.SensorEvaluationContext) -> tuple[Decision[ModelAlertsState], str]:
         from jukebox_orch.sensors.model_alerts.alertmanager import active_alerts

@@ -1,6 +1,6 @@
 """Decides which files of a landing location start a training run. Pure: no Dagster, no clock, no I/O.
 
-A tick has two halves with the reading of file contents between them: `select` says which files are complete
+A tick has two steps, with the reading of file contents between them: `select` returns the files that are complete
 and unknown, `decide` turns their digests into at most one run. A file counts once per content (sha256).
 """
 
@@ -50,12 +50,12 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """What one look saw.
+    """Result of listing the location once.
 
-    `unchanged` are paths that the state knows in the form they have; a location may leave them out of `entries`.
-    `covered` are the ranges of paths (after, up to) that were looked at completely, None meaning the end; a
-    big bucket is listed in pieces and `sweep` is where the next look goes on. `manifests` maps a folder to
-    the digests its `SHA256SUMS` promises.
+    `unchanged` are paths whose size and token the state already has; a location may leave them out of `entries`.
+    `covered` are the ranges of paths (after, up to) that were listed completely, None meaning the end; a large
+    bucket is listed in ranges, and `sweep` is the path after which the next tick continues. `manifests` maps a
+    folder to the digests in its `SHA256SUMS`.
     """
 
     entries: Sequence[Entry]
@@ -67,10 +67,10 @@ class Listing:
 
 @dataclass(frozen=True)
 class NewDataState:
-    """What the sensor remembers.
+    """State of the sensor.
 
     `files`: path -> [size, token, sha256] of files that have been decided. `waiting`: path -> [size, token,
-    first seen] of files not yet complete. `gone`: digests of decided contents no longer listed. `markers`:
+    first seen] of files not yet complete. `gone`: digests of decided contents that are no longer listed. `markers`:
     folder -> time of its `_SUCCESS`.
     """
 
@@ -81,18 +81,18 @@ class NewDataState:
     sweep: str = ""
 
     def knows(self, path: str, size: int, token: str) -> bool:
-        """Tell whether the file has been decided in this form."""
+        """Return whether the file has been decided with this size and token."""
         known = self.files.get(path)
         return known is not None and known[1] == token and known[0] == size
 
     def decided(self) -> set[str]:
-        """Return the digests of every content that has had its run."""
+        """Return the digests of all contents that already had a run."""
         return {known[2] for known in self.files.values()} | self.gone
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How a file counts as complete and how much one run takes; the fields of `NewDataTrigger`."""
+    """Conditions for a complete file, and limits of one run; the fields of `NewDataTrigger`."""
 
     patterns: Sequence[str] = ("*",)
     complete_when: Literal["quiet", "success_marker", "manifest"] = "quiet"
@@ -104,7 +104,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Selection:
-    """Files whose content must be read now (`ready`, oldest first), and why the others are not."""
+    """Files whose content must be read now (`ready`, oldest first), and the files that wait or are refused."""
 
     ready: Sequence[Entry]
     waiting: Mapping[str, Sequence]
@@ -114,14 +114,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class Contents:
-    """What reading files gave: path -> sha256, and path -> why a file could not be read."""
+    """Result of reading files: path -> sha256, and path -> reason why a file could not be read."""
 
     digests: Mapping[str, str] = field(default_factory=dict)
     failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def select(listing: Listing, state: NewDataState, now: float, limits: Limits) -> Selection:
-    """Pick the files that are complete, safe and not yet known in their present form."""
+    """Select the files that are complete, safe and not yet known with their current size and token."""
     markers = {
         **({} if _is_complete(listing) else state.markers),
         **{
@@ -143,19 +143,19 @@ def select(listing: Listing, state: NewDataState, now: float, limits: Limits) ->
             continue
         seen = state.waiting.get(entry.path)
         first_seen = seen[2] if seen and seen[0] == entry.size and seen[1] == entry.token else now
-        promised = _name(entry.path) in listing.manifests.get(_folder(entry.path), {})
+        in_manifest = _name(entry.path) in listing.manifests.get(_folder(entry.path), {})
         ready_by = {
             "quiet": _is_quiet(entry, first_seen, now, limits.quiet_seconds),
             "success_marker": _is_marked(entry, markers),
-            "manifest": promised,
+            "manifest": in_manifest,
         }
         if ready_by[limits.complete_when]:
             ready.append(entry)
         else:
             waiting[entry.path] = [entry.size, entry.token, first_seen]
     if not _is_complete(listing):
-        looked_at = listing.unchanged | {entry.path for entry in listing.entries}
-        waiting |= {path: seen for path, seen in state.waiting.items() if path not in looked_at}
+        listed = listing.unchanged | {entry.path for entry in listing.entries}
+        waiting |= {path: seen for path, seen in state.waiting.items() if path not in listed}
     ready.sort(key=lambda entry: (entry.changed_at or 0, entry.path))
     return Selection(ready, waiting, markers, refused)
 
@@ -170,17 +170,17 @@ def decide(
     limits: Limits,
     started: Collection[str] = (),
 ) -> Decision[NewDataState]:
-    """Ask for at most one run on the new contents.
+    """Request at most one run on the new contents.
 
     Args:
-        listing: What the look saw.
-        state: What the sensor remembers.
-        selection: The files `select` picked.
-        contents: Of the selected files read in this tick, at most `max_files_per_run`; the rest are read in
-            the next ticks.
-        location: What a path is appended to, to give the URL a run reads.
+        listing: The listing of this tick.
+        state: The sensor's state.
+        selection: The files that `select` returned.
+        contents: Contents of the selected files that this tick has read, at most `max_files_per_run`; the next ticks
+            read the rest.
+        location: Prefix of a path that gives the URL a run reads.
         limits: The trigger's settings.
-        started: Digests known from earlier runs, whatever the state says.
+        started: Digests of earlier runs, in addition to those in the state.
     """
     digests, failures = contents.digests, contents.failures
     files, gone = _without_vanished(listing, state)
@@ -192,9 +192,9 @@ def decide(
             digest = digests.get(entry.path)
             if digest is None:
                 continue
-            promised = listing.manifests.get(_folder(entry.path), {}).get(_name(entry.path))
-            if limits.complete_when == "manifest" and digest != promised:
-                failures = {**failures, entry.path: f"its content is not what {MANIFEST} promises"}
+            expected = listing.manifests.get(_folder(entry.path), {}).get(_name(entry.path))
+            if limits.complete_when == "manifest" and digest != expected:
+                failures = {**failures, entry.path: f"its content does not match {MANIFEST}"}
                 continue
             read += 1
             replaced = files.get(entry.path)
@@ -213,24 +213,24 @@ def decide(
     )
     earlier = _earlier(files, new, selection, digests) if limits.include_earlier else {}
     notes, warnings = _reasons(selection, failures, read, new)
-    looked_at = len(listing.entries) + len(listing.unchanged)
-    seen = f"{count(looked_at, 'entry', 'entries')} looked at in {location}"
+    listed = len(listing.entries) + len(listing.unchanged)
+    seen = f"{count(listed, 'entry', 'entries')} listed in {location}"
     if len(new) + len(earlier) > MAX_FILES_IN_RUN:
         raise SourceUnavailableError(
             f"{count(len(new), 'new file')} with {count(len(earlier), 'earlier file')} are more than one run "
-            f"can name ({MAX_FILES_IN_RUN:,}): compact the landing location or set include_earlier: false"
+            f"can have ({MAX_FILES_IN_RUN:,}): compact the landing location or set include_earlier: false"
         )
     requests = [_request(new, earlier, location)] if new else []
     return Decision(requests, after if after != state else state, seen, notes, warnings)
 
 
 def rebuilt(started: Sequence[StartedEvent]) -> NewDataState:
-    """Return the state that starts no run again for contents that already had one."""
+    """Return the state in which every content that already had a run is known, so that it starts no second run."""
     return NewDataState(gone=frozenset(started_digests(started)))
 
 
 def started_digests(started: Sequence[StartedEvent]) -> set[str]:
-    """Return the sha256 of every file that earlier runs were told to train on."""
+    """Return the sha256 of every file in the run config of earlier runs."""
     return {
         file["sha256"] for event in started for file in event.run_config.get("source", {}).get("files", [])
     }
@@ -240,8 +240,8 @@ def _request(new: Mapping[str, str], earlier: Mapping[str, str], location: str) 
     key = hashlib.sha256("\n".join(sorted(new)).encode()).hexdigest()
     files = [
         {"url": location + path, "sha256": digest}
-        for part in (earlier, new)
-        for digest, path in sorted(part.items(), key=lambda item: item[1])
+        for group in (earlier, new)
+        for digest, path in sorted(group.items(), key=lambda item: item[1])
     ]
     shown = [digest[:12] for digest in sorted(new)]
     more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
@@ -263,7 +263,7 @@ def _earlier(
     selection: Selection,
     digests: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return digest -> path of the other decided files that are still there in the form that was decided."""
+    """Return digest -> path of the other decided files that still exist unchanged."""
     changed = {*selection.waiting, *(entry.path for entry in selection.ready if entry.path not in digests)}
     changed.update(*selection.refused.values())
     earlier: dict[str, str] = {}
@@ -274,7 +274,7 @@ def _earlier(
 
 
 def _without_vanished(listing: Listing, state: NewDataState) -> tuple[Mapping[str, Sequence], frozenset[str]]:
-    """Forget paths that are no longer there, but never that their content had its run."""
+    """Drop paths that vanished, but keep the digests of contents that already had a run."""
     if len(listing.unchanged) == len(state.files):
         return state.files, state.gone
     missing = state.files.keys() - listing.unchanged - {entry.path for entry in listing.entries}
@@ -300,7 +300,7 @@ def _reasons(
     if selection.waiting:
         notes.append(f"{count(len(selection.waiting), 'file')} not complete yet: {names(selection.waiting)}")
     if known := read - len(new):
-        notes.append(f"{count(known, 'file')} with a content that already had a run")
+        notes.append(f"{count(known, 'file')} whose content already had a run")
     if left := len(selection.ready) - read - len(failures):
         notes.append(f"{count(left, 'file')} left for the next tick")
     if not new and not notes and not warnings:
@@ -322,11 +322,11 @@ def _refusal(entry: Entry, limits: Limits) -> str | None:
         "empty": entry.size == 0,
         f"larger than max_file_bytes, {limits.max_file_bytes:,}": entry.size > limits.max_file_bytes,
     }
-    return next((problem for problem, holds in problems.items() if holds), None)
+    return next((problem for problem, applies in problems.items() if applies), None)
 
 
 def _is_quiet(entry: Entry, first_seen: float, now: float, quiet_seconds: float) -> bool:
-    # A store's clock ahead of ours proves nothing; then only what we saw ourselves counts.
+    # If the store's clock is ahead of ours, its time is not usable; then only the time we saw the file counts.
     changed_at = entry.changed_at if entry.changed_at is not None and entry.changed_at <= now else now
     return now - min(first_seen, changed_at) >= quiet_seconds
 

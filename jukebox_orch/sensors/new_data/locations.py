@@ -1,4 +1,4 @@
-"""The kinds of place that files arrive at: local folders, buckets, other fsspec locations, one http(s) file."""
+"""Locations that receive new files: local folders, buckets, other fsspec locations, one http(s) file."""
 
 import os
 import stat
@@ -17,34 +17,34 @@ from fsspec.implementations.local import LocalFileSystem
 
 from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.new_data.decision import Entry, Listing, NewDataState
-from jukebox_orch.sensors.new_data.s3_listing import Range, joined, parse_quickly, pieces
+from jukebox_orch.sensors.new_data.s3_listing import Range, join_ranges, parse_quickly, split_ranges
 
 SWEEP_SECONDS = 0.5
-"""How long one look goes through a bucket (beside its newest keys); a large one is swept over several ticks."""
+"""Time in which one tick lists a bucket, besides its newest keys; a large bucket is listed over several ticks."""
 _LISTERS = 8
 _CHUNK = 1024 * 1024
 
 
 class Location(Protocol):
-    """A place that files arrive at. `prefix` plus an entry's path is the URL a run reads."""
+    """A location that receives new files. `prefix` plus an entry's path is the URL that a run reads."""
 
     prefix: str
 
     def scan(self, state: NewDataState) -> Listing:
-        """List the entries; may raise what the source raises."""
+        """List the entries. May raise any error of the source."""
         ...
 
     def entry(self, path: str) -> Entry | None:
-        """Look at one path; None when there is nothing."""
+        """Return the entry of one path; None if it does not exist."""
         ...
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
-        """Read exactly this version of a listed file; ValueError when it is another one by now."""
+        """Read exactly this version of a listed file. Raise ValueError if the file has changed."""
         ...
 
 
 def open_location(url: str) -> Location:
-    """Return the location of an absolute path, an fsspec URL or an http(s) URL; touches nothing yet."""
+    """Return the location of an absolute path, an fsspec URL or an http(s) URL, without accessing it."""
     if urlsplit(url).scheme in ("http", "https"):
         return HttpFile(url)
     options: dict[str, Any] = {}
@@ -62,7 +62,7 @@ def open_location(url: str) -> Location:
 
 
 class LocalFolder:
-    """A folder or mounted volume; symbolic links are seen but never followed."""
+    """A folder or mounted volume. Symbolic links are listed but never followed."""
 
     def __init__(self, root: Path):
         self._root = root
@@ -81,7 +81,7 @@ class LocalFolder:
                     try:
                         status = item.stat(follow_symlinks=False)
                     except FileNotFoundError:
-                        continue  # gone between the two calls
+                        continue  # deleted between the two calls
                     if stat.S_ISDIR(status.st_mode):
                         folders.append(path)
                     elif state.knows(path, status.st_size, _local_token(status)):
@@ -91,7 +91,7 @@ class LocalFolder:
         return Listing(entries, unchanged)
 
     def entry(self, path: str) -> Entry | None:
-        """Look at one path without following a link."""
+        """Return the entry of one path without following a link."""
         try:
             return _local_entry(path, os.lstat(self._root / path))
         except FileNotFoundError:
@@ -123,7 +123,7 @@ class RemoteFolder:
         return Listing(entries)
 
     def entry(self, path: str) -> Entry | None:
-        """Look at one path."""
+        """Return the entry of one path."""
         name = f"{self._root}/{path}"
         try:
             return self._entry(name, self._filesystem.info(name))
@@ -131,7 +131,7 @@ class RemoteFolder:
             return None
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
-        """Read front to back."""
+        """Read the file sequentially."""
         name = f"{self._root}/{entry.path}"
         with self._filesystem.open(name, "rb", block_size=8 * _CHUNK) as file:
             info = getattr(file, "details", None) or self._filesystem.info(name)
@@ -154,21 +154,21 @@ class RemoteFolder:
 
 
 class Bucket(RemoteFolder):
-    """An S3 prefix; listed in pieces that are asked for at once, a large one over several looks."""
+    """An S3 prefix. It is listed in ranges in parallel; a large one over several ticks."""
 
     def scan(self, state: NewDataState) -> Listing:
-        """List what is after the last known key, and on from where the last look ended until the time is over."""
+        """List the keys after the last known one, then continue where the last tick stopped until the time is over."""
         parse_quickly(self._filesystem.s3)
         deadline = time.monotonic() + SWEEP_SECONDS
-        newest, *sweep = pieces(state.files, state.sweep)
-        always = (newest, *sweep[:1])  # however slow the store is
+        newest, *sweep = split_ranges(state.files, state.sweep)
+        always = (newest, *sweep[:1])  # even if the store is slow
         entries: list[Entry] = []
         unchanged: set[str] = set()
 
-        def scan_range(piece: Range) -> Range:
-            after, upto = piece
+        def scan_range(key_range: Range) -> Range:
+            after, upto = key_range
             position = after
-            while (piece in always and position == after) or time.monotonic() < deadline:
+            while (key_range in always and position == after) or time.monotonic() < deadline:
                 items, reached = self._page(position)
                 for path, item in items:
                     if upto is not None and path > upto:
@@ -185,12 +185,12 @@ class Bucket(RemoteFolder):
             return after, position
 
         with ThreadPoolExecutor(_LISTERS) as listers:
-            covered = joined(listers.map(scan_range, (newest, *sweep)))
+            covered = join_ranges(listers.map(scan_range, (newest, *sweep)))
         swept = next(upto for after, upto in covered if after == state.sweep)
         return Listing(entries, unchanged, covered, swept or "")
 
     def _page(self, after: str) -> tuple[list[tuple[str, Mapping[str, Any]]], str | None]:
-        """Return up to 1,000 objects after a path, and the path they reach to, None when there are no more."""
+        """Return up to 1,000 objects after a path, and the last of their paths, or None if there are no more."""
         bucket, _, key = self._root.partition("/")
         base = f"{key}/" if key else ""
         start = {"StartAfter": base + after} if after else {}
@@ -199,12 +199,12 @@ class Bucket(RemoteFolder):
         if not page.get("IsTruncated"):
             return items, None
         if not items or items[-1][0] <= after:
-            raise ValueError("the store says that there are more objects and does not list them")
+            raise ValueError("the store reports more objects but does not list them")
         return items, items[-1][0]
 
 
 class HttpFile:
-    """One file behind http(s), whose version is its ETag or its Last-Modified."""
+    """One http(s) file, whose version is its ETag or its Last-Modified."""
 
     def __init__(self, url: str):
         self._url = url
@@ -212,14 +212,14 @@ class HttpFile:
         self.prefix += "/"
 
     def scan(self, state: NewDataState) -> Listing:
-        """Ask for the file's headers only."""
+        """Request only the file's headers."""
         with self._client() as client:
             response = client.head(self._url)
         response.raise_for_status()
         return Listing([self._entry(response)])
 
     def entry(self, path: str) -> Entry | None:
-        """There is nothing beside the one file."""
+        """Return None: an http(s) location has no other files."""
         return None
 
     def chunks(self, entry: Entry) -> Iterator[bytes]:
@@ -227,11 +227,11 @@ class HttpFile:
         with self._client() as client, client.stream("GET", self._url) as response:
             response.raise_for_status()
             if self._entry(response).token != entry.token:
-                raise ValueError("changed while the tick was looking")
+                raise ValueError("changed during the tick")
             yield from response.iter_bytes(_CHUNK)
 
     def _client(self) -> httpx.Client:
-        # The digest is of the file, not of a compressed transfer of it.
+        # The digest must be of the file, not of a compressed transfer.
         return httpx.Client(
             timeout=httpx.Timeout(10, connect=5),
             follow_redirects=True,
@@ -243,10 +243,10 @@ class HttpFile:
         version, modified = response.headers.get("etag"), response.headers.get("last-modified")
         if not version and not modified:
             raise SourceUnavailableError(
-                f"{self.prefix}{self._name} has neither ETag nor Last-Modified to tell versions"
+                f"{self.prefix}{self._name} has neither ETag nor Last-Modified to distinguish versions"
             )
         changed = _timestamp(parsedate_to_datetime(modified)) if modified else None
-        size = int(response.headers.get("content-length") or -1)  # -1: not told
+        size = int(response.headers.get("content-length") or -1)  # -1: unknown
         return Entry(self._name, size, version or modified, changed)
 
 
@@ -258,13 +258,13 @@ def _local_entry(path: str, status: os.stat_result) -> Entry:
 
 
 def _local_token(status: os.stat_result) -> str:
-    # The change time cannot be set by a program, unlike the modification time that `cp -p` and `tar` restore.
+    # Programs cannot set the change time, unlike the modification time, which `cp -p` and `tar` restore.
     return f"{status.st_mtime_ns}:{status.st_ctime_ns}"
 
 
 def _refuse_other_version(listed: Entry, found: Entry | None) -> None:
     if found != listed:
-        raise ValueError("changed while the tick was looking")
+        raise ValueError("changed during the tick")
 
 
 def _timestamp(moment: object) -> float | None:

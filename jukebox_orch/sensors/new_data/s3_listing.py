@@ -1,4 +1,4 @@
-"""Lists many S3 objects in little time: the key range in pieces that are asked for at once, answers parsed quickly."""
+"""Lists many S3 objects quickly: the keys are split into ranges listed in parallel, with a fast response parser."""
 
 import html
 import re
@@ -8,22 +8,22 @@ from itertools import pairwise
 from typing import Any
 
 Range = tuple[str, str | None]
-"""Paths after the first and up to the second; None: to the end."""
+"""Paths after the first and up to the second, or to the end if the second is None."""
 
-KNOWN_IN_PIECE = 900
-"""Known files in a piece: an answer holds 1,000 keys, so there is room for markers and other keys."""
+KNOWN_IN_RANGE = 900
+"""Known files in a range: a response has 1,000 keys, which leaves room for markers and other keys."""
 _PARSED_EVENT = "before-parse.s3.ListObjectsV2"
 
 
-def pieces(known: Collection[str], sweep: str) -> list[Range]:
-    """Cut the paths after `sweep` into ranges of about one answer each; the one after the last known path is first."""
+def split_ranges(known: Collection[str], sweep: str) -> list[Range]:
+    """Split the paths after `sweep` into ranges of about one response. The range after the last known path is first."""
     paths = sorted(known)
-    cuts = [path for path in (*paths[KNOWN_IN_PIECE - 1 :: KNOWN_IN_PIECE], *paths[-1:]) if path > sweep]
+    cuts = [path for path in (*paths[KNOWN_IN_RANGE - 1 :: KNOWN_IN_RANGE], *paths[-1:]) if path > sweep]
     bounds = [sweep, *dict.fromkeys(cuts)]
     return [(bounds[-1], None), *pairwise(bounds)]
 
 
-def joined(ranges: Iterable[Range]) -> list[Range]:
+def join_ranges(ranges: Iterable[Range]) -> list[Range]:
     """Return the same paths in as few ranges as possible, in order."""
     covered: list[Range] = []
     for after, upto in sorted(ranges, key=lambda bounds: bounds[0]):
@@ -35,16 +35,16 @@ def joined(ranges: Iterable[Range]) -> list[Range]:
 
 
 def parse_quickly(client: Any) -> None:
-    """Let a botocore client parse listings by `take_objects` first: its own parser needs ten times longer."""
+    """Make a botocore client parse listings with `take_objects` first: its own parser takes ten times as long."""
     client.meta.events.register(_PARSED_EVENT, take_objects, unique_id=_PARSED_EVENT)
 
 
 def take_objects(
     response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **more: object
 ) -> None:
-    """Move a listing's objects from the answer's body to the parsed answer, with the fields that we use.
+    """Move a listing's objects from the response's body to the parsed response, with the fields that we use.
 
-    An answer in another form than S3's usual one is left as it is, to botocore.
+    A response that does not have S3's usual form is left unchanged for botocore.
     """
     body: bytes = response_dict["body"]
     if response_dict["status_code"] != 200 or b"<CommonPrefixes" in body:

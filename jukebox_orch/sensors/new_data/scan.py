@@ -1,4 +1,4 @@
-"""Looks at a landing location and reads file contents, in bounded time."""
+"""Lists a landing location and reads file contents, in bounded time."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from jukebox_orch.sensors.new_data.locations import Location
 
 SCAN_SECONDS = 20.0
 READ_SECONDS = 25.0
-"""Together below the 60 s that Dagster gives one sensor evaluation."""
+"""Both together are below the 60 s that Dagster allows for one sensor evaluation."""
 _READERS = 8
 _CLIENTS = ("aiobotocore", "aiohttp", "botocore", "fsspec", "s3fs")
 _MANIFEST_BYTES = 16 * 1024**2
@@ -29,10 +29,10 @@ T = TypeVar("T")
 def scan(
     location: Location, state: NewDataState, with_manifests: bool = False, seconds: float = SCAN_SECONDS
 ) -> Listing:
-    """List a location, and read the manifests of folders with unknown files when asked to.
+    """List a location and, with `with_manifests`, read the manifests of folders with unknown files.
 
     Raises:
-        SourceUnavailableError: It is not there, refuses, or does not answer within `seconds`.
+        SourceUnavailableError: It does not exist, refuses, or does not answer within `seconds`.
     """
 
     def list_all() -> Listing:
@@ -48,7 +48,7 @@ def scan(
 def read_digests(
     location: Location, entries: Sequence[Entry], limit: int, seconds: float = READ_SECONDS
 ) -> Contents:
-    """Read files in order until `limit` were read or the time is over; a file that is in neither was not reached."""
+    """Read files in order until `limit` were read or the time is over. Files in neither result were not reached."""
     digests: dict[str, str] = {}
     failures: dict[str, str] = {}
     deadline = time.monotonic() + seconds
@@ -57,12 +57,12 @@ def read_digests(
         try:
             digests[entry.path] = _digest(location, entry, deadline)
         except TimeoutError:
-            if entry in entries[:_READERS]:  # it had the whole time; the later ones go on in the next tick
+            if entry in entries[:_READERS]:  # it had all of the time; later files are read in the next tick
                 failures[entry.path] = f"reading takes longer than the {seconds:.0f} s of a tick"
         except Exception as error:
-            if not _is_the_sources_fault(error):
+            if not _is_source_error(error):
                 raise
-            failures[entry.path] = _why(error)
+            failures[entry.path] = _error_text(error)
 
     position = 0
     with ThreadPoolExecutor(_READERS) as readers:
@@ -73,11 +73,11 @@ def read_digests(
     return Contents(digests, failures)
 
 
-def _within(seconds: float, what: str, function: Callable[[], T]) -> T:
-    """Call in a thread that is given up after `seconds`: a hanging network mount cannot be interrupted.
+def _within(seconds: float, label: str, function: Callable[[], T]) -> T:
+    """Call the function in a thread and stop waiting after `seconds`: a hanging mount cannot be interrupted.
 
     Raises:
-        SourceUnavailableError: Too late, or the source raised.
+        SourceUnavailableError: The time is over, or the source raised an error.
     """
     outcome: list[T] = []
     problems: list[Exception] = []
@@ -85,7 +85,7 @@ def _within(seconds: float, what: str, function: Callable[[], T]) -> T:
     def call() -> None:
         try:
             outcome.append(function())
-        except Exception as error:  # noqa: BLE001 - handed to the caller below
+        except Exception as error:  # noqa: BLE001 - raised again below
             problems.append(error)
 
     thread = threading.Thread(target=call, daemon=True)
@@ -94,12 +94,12 @@ def _within(seconds: float, what: str, function: Callable[[], T]) -> T:
     if outcome:
         return outcome[0]
     if not problems:
-        raise SourceUnavailableError(f"{what} did not answer within {seconds:.0f} s")
+        raise SourceUnavailableError(f"{label} did not answer within {seconds:.0f} s")
     error = problems[0]
     if isinstance(error, SourceUnavailableError):
         raise error
-    if _is_the_sources_fault(error):
-        raise SourceUnavailableError(f"{what} cannot be listed: {_why(error)}") from error
+    if _is_source_error(error):
+        raise SourceUnavailableError(f"{label} cannot be listed: {_error_text(error)}") from error
     raise error
 
 
@@ -124,14 +124,14 @@ def _manifests(location: Location, folders: Collection[str]) -> dict[str, dict[s
     return manifests
 
 
-def _is_the_sources_fault(error: Exception) -> bool:
-    """Tell a source that fails from a mistake of ours, without importing the optional client libraries."""
+def _is_source_error(error: Exception) -> bool:
+    """Return whether the source failed, not our code, without importing the optional client libraries."""
     library = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError | ValueError | httpx.HTTPError | ImportError) or library in _CLIENTS
 
 
-def _why(error: Exception) -> str:
-    """Say what went wrong in one line; for an OSError without the path, so that equal reasons group."""
+def _error_text(error: Exception) -> str:
+    """Return the error in one line; for an OSError without the path, so that equal reasons are grouped."""
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return "symbolic link"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -21,12 +21,12 @@ from jukebox_orch.sensors.run_history import started_events
 from jukebox_orch.sensors.settings import NewDataTrigger
 
 RECENT_RUNS = 200
-"""Runs looked up before new files start one: Dagster gives up an interrupted tick after a day, its run may exist."""
+"""Runs to check before new files start one: Dagster drops an interrupted tick after a day, but its run may exist."""
 
 
-def new_data_tick(trigger: NewDataTrigger, job_name: str, memory_root: str) -> Evaluate:
-    """Return the tick that looks for new files."""
-    codec = CursorCodec(EVENT, trigger.location, memory_root)
+def new_data_tick(trigger: NewDataTrigger, job_name: str, state_root: str) -> Evaluate:
+    """Return the tick that finds new files."""
+    codec = CursorCodec(EVENT, trigger.location, state_root)
     limits = Limits(**trigger.model_dump(include=set(Limits.__dataclass_fields__)))
 
     def evaluate(context: dg.SensorEvaluationContext) -> tuple[Decision[NewDataState], str]:
