@@ -67,70 +67,38 @@ def registered_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         code: dg.ResourceParam[DeployedCode],
     ):
         from jukebox_orch.registry.model_files import ModelFiles
-        from jukebox_orch.registry.promotion import Candidate, decide_promotion, promote
         from jukebox_orch.registry.registration import add_version
-        from jukebox_orch.registry.versions import CHALLENGER, CHAMPION
 
         settings = graph.settings(NODE, context)
         _refuse_unchecked(project, onnx_model, evaluation, features)
         name = settings.model_name
         run_id = mlflow.run_id(context.run, graph.name, {"project": graph.name})
-        lineage = {
-            "dagster_run_id": context.run.run_id,
+        lineage = _lineage(graph, context.run, evaluation) | {
             "mlflow_run_id": run_id,
             "git_commit": code.commit or "unknown",
-            "code_version": graph.code_version,
-            "dataset_digest": evaluation.dataset_digest,
-            "features_digest": evaluation.features_digest,
-            "model_digest": evaluation.model_digest,
             "version_label": settings.version,
-            "project": graph.name,
-            **event_tags(context.run),
         }
         files = ModelFiles(project, name, settings.version, onnx_model, evaluation, features, lineage)
-        request = _request(mlflow, model_store, run_id, files)
-        stage = "production" if settings.prod_flag else settings.stage
-        aliases = [CHALLENGER]
         with mlflow.lock(name):
-            result = add_version(mlflow, model_store, request)
-            tolerance = settings.gates.champion_tolerance
-            candidate = Candidate(name, result.number, evaluation, features.features, tolerance)
-            decision = decide_promotion(project, mlflow, model_store, candidate)
-            if decision.promote:
-                by = f"dagster run {context.run.run_id}"
-                promote(mlflow, name, result.number, alias=stage, by=by, why=decision.reason)
-                aliases += [CHAMPION, stage]
-            else:
-                context.log.warning(f"the champion stays: {decision.reason}")
-        entry = model_store.entry(name, result.number)
+            result = add_version(mlflow, model_store, _request(mlflow, model_store, run_id, files))
+            aliases = _promote(context, mlflow, model_store, files, result.number, settings)
         registered = RegisteredModel(
             model_name=name,
             version=result.number,
             label=settings.version,
             uri=f"models:/{name}/{result.number}",
-            store_path=str(entry),
+            store_path=str(model_store.entry(name, result.number)),
             sha256=onnx_model.report.sha256,
             aliases=aliases,
             metrics=evaluation.test.metrics,
             adopted=result.adopted,
             mlflow_run_id=run_id,
         )
-        metric = evaluation.primary_metric
         return dg.MaterializeResult(
             value=registered,
             data_version=dg.DataVersion(f"{name}-{result.number}-{registered.sha256[:16]}"),
-            metadata={
-                "model": f"{name} version {result.number}",
-                "aliases": ", ".join(aliases),
-                "model store": dg.MetadataValue.path(str(entry / "model.onnx")),
-                "onnx_sha256": registered.sha256,
-                "was registered before": result.adopted,
-                "storage uri": model_store.storage_uri(name, result.number),
-                "model server": model_store.server_url(name),
-                "mlflow run": dg.MetadataValue.url(mlflow.url(graph.name, run_id)),
-                "model card": dg.MetadataValue.md((entry / "README.md").read_text()),
-                f"test_{metric}": evaluation.test.metrics[metric],
-            },
+            metadata=_metadata(registered, evaluation.primary_metric, model_store)
+            | {"mlflow run": dg.MetadataValue.url(mlflow.url(graph.name, run_id))},
             check_results=check_results(project, CHECKS, result),
         )
 
@@ -148,6 +116,19 @@ def _refuse_unchecked(
     remedy = "the model is not registered"
     refuse_unless_passed("evaluation", project, evaluation_module.CHECKS, evaluation, remedy)
     refuse_unless_passed("onnx_model", project, onnx_module.CHECKS, onnx_model.report, remedy)
+
+
+def _lineage(graph: TrainingGraph, run: dg.DagsterRun, evaluation: EvaluationReport) -> dict[str, str]:
+    """Return the run, code and digests that the model comes from."""
+    return {
+        "dagster_run_id": run.run_id,
+        "code_version": graph.code_version,
+        "dataset_digest": evaluation.dataset_digest,
+        "features_digest": evaluation.features_digest,
+        "model_digest": evaluation.model_digest,
+        "project": graph.name,
+        **event_tags(run),
+    }
 
 
 def _request(
@@ -172,3 +153,42 @@ def _request(
         tags=tags,
         description=f"{files.project.description} Test {metric}: {evaluation.test.metrics[metric]:.4f}.",
     )
+
+
+def _promote(
+    context: dg.AssetExecutionContext,
+    mlflow: MlflowResource,
+    store: ModelStore,
+    files: "ModelFiles",
+    number: str,
+    settings: Any,
+) -> list[str]:
+    """Make the version champion if it is not worse than the present one; return the aliases of the version."""
+    from jukebox_orch.registry.promotion import Candidate, decide_promotion, promote
+    from jukebox_orch.registry.versions import CHALLENGER, CHAMPION
+
+    name, tolerance = files.model_name, settings.gates.champion_tolerance
+    candidate = Candidate(name, number, files.evaluation, files.features.features, tolerance)
+    decision = decide_promotion(files.project, mlflow, store, candidate)
+    if not decision.promote:
+        context.log.warning(f"the champion stays: {decision.reason}")
+        return [CHALLENGER]
+    stage = "production" if settings.prod_flag else settings.stage
+    promote(mlflow, name, number, alias=stage, by=f"dagster run {context.run.run_id}", why=decision.reason)
+    return [CHALLENGER, CHAMPION, stage]
+
+
+def _metadata(registered: RegisteredModel, metric: str, store: ModelStore) -> dict[str, Any]:
+    name, number = registered.model_name, registered.version
+    entry = store.entry(name, number)
+    return {
+        "model": f"{name} version {number}",
+        "aliases": ", ".join(registered.aliases),
+        "model store": dg.MetadataValue.path(str(entry / "model.onnx")),
+        "onnx_sha256": registered.sha256,
+        "was registered before": registered.adopted,
+        "storage uri": store.storage_uri(name, number),
+        "model server": store.server_url(name),
+        "model card": dg.MetadataValue.md((entry / "README.md").read_text()),
+        f"test_{metric}": registered.metrics[metric],
+    }
