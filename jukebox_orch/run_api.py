@@ -25,6 +25,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jukebox_orch.assets.run_config import BaseModelName, ModelName, Seed, Stage, VersionLabel
+from jukebox_orch.contract import Epochs
 
 KEY_TAG = "jukebox/idempotency_key"
 _MAX_BODY = 16 * 1024
@@ -49,7 +50,7 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    epochs: int | None = Field(default=None, ge=1, le=1_000, description="Passes over the training data")
+    epochs: Epochs | None = Field(default=None, description="Maximum number of passes over the training data")
     seed: Seed | None = Field(default=None, description="Fixes every source of randomness")
     model_name: ModelName | None = Field(default=None, description="Name in the registry")
     base_model_name: BaseModelName | None = Field(
@@ -99,7 +100,7 @@ class ErrorResponse(BaseModel):
 
     error: str = Field(
         description="One line of text; it names the field",
-        examples=["parameters.epochs = 100000: Input should be less than or equal to 1000"],
+        examples=["parameters.epochs = 100000: Input should be less than or equal to 10000"],
     )
 
 

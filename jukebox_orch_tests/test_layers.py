@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ MISTAKES = {
         "Layers of jukebox_orch",
     ),
     "type-only upward import": (
-        "jukebox_orch/contract/tasks.py",
+        "jukebox_orch/contract/task.py",
         "if TYPE_CHECKING:\n    from jukebox_orch.ml.artifacts import Report",
         "Layers of jukebox_orch",
     ),
@@ -78,6 +79,16 @@ def test_layer_rule_rejects_misplaced_line(mistake: str, sources: Path) -> None:
     assert done.returncode == 1
     broken = [row for row in done.stdout.splitlines() if row.endswith("BROKEN")]
     assert [row for row in broken if contract in row], done.stdout
+
+
+def test_triggers_and_projects_are_independent_by_contract() -> None:
+    """`exhaustive` covers layers only: a new trigger or project must be added to these lists."""
+    tool = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    listed = {c["name"]: set(c.get("modules", [])) for c in tool["contracts"]}
+    for folder, contract in (("sensors", "Triggers do not"), ("projects", "Built-in projects do not")):
+        (modules,) = [found for name, found in listed.items() if name.startswith(contract)]
+        packages = (CHECKOUT / "jukebox_orch" / folder).glob("*/__init__.py")
+        assert modules == {f"jukebox_orch.{folder}.{path.parent.name}" for path in packages}
 
 
 def test_collecting_pure_tests_loads_no_framework() -> None:

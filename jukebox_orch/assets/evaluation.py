@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from jukebox_orch.assets import trained_model as training_module
-from jukebox_orch.assets.checks import Check, Outcome, check_results, failed_blocking, refuse_unless_passed
+from jukebox_orch.assets.check_results import (
+    Check,
+    Outcome,
+    check_results,
+    failed_blocking,
+    refuse_unless_passed,
+)
 from jukebox_orch.assets.metadata import image, table
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
 from jukebox_orch.contract import InputError, ModelProject

@@ -7,7 +7,7 @@ import dagster as dg
 
 from jukebox_orch.assets import evaluation as evaluation_module
 from jukebox_orch.assets import onnx_model as onnx_module
-from jukebox_orch.assets.checks import Check, Outcome, check_results, refuse_unless_passed
+from jukebox_orch.assets.check_results import Check, Outcome, check_results, refuse_unless_passed
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
 from jukebox_orch.contract import InputError, ModelProject
 from jukebox_orch.deployed_code import DeployedCode
@@ -134,7 +134,7 @@ def _lineage(graph: TrainingGraph, run: dg.DagsterRun, evaluation: EvaluationRep
 def _request(
     mlflow: MlflowResource, store: ModelStore, run_id: str, files: "ModelFiles"
 ) -> "RegistrationRequest":
-    from jukebox_orch.registry import tracking
+    from jukebox_orch.registry import kserve, tracking
     from jukebox_orch.registry.registration import RegistrationRequest
 
     evaluation, name = files.evaluation, files.model_name
@@ -142,7 +142,7 @@ def _request(
     tags: Mapping[str, Any] = {
         **{k: v for k, v in files.lineage.items() if v},
         **{f"test_{k}": f"{v:.6g}" for k, v in evaluation.test.metrics.items()},
-        "server_url": store.server_url(name),
+        "server_url": kserve.server_url(store, name),
     }
     return RegistrationRequest(
         model_name=name,
@@ -179,6 +179,8 @@ def _promote(
 
 
 def _metadata(registered: RegisteredModel, metric: str, store: ModelStore) -> dict[str, Any]:
+    from jukebox_orch.registry import kserve
+
     name, number = registered.model_name, registered.version
     entry = store.entry(name, number)
     return {
@@ -187,8 +189,8 @@ def _metadata(registered: RegisteredModel, metric: str, store: ModelStore) -> di
         "model store": dg.MetadataValue.path(str(entry / "model.onnx")),
         "onnx_sha256": registered.sha256,
         "was registered before": registered.adopted,
-        "storage uri": store.storage_uri(name, number),
-        "model server": store.server_url(name),
+        "storage uri": kserve.storage_uri(store, name, number),
+        "model server": kserve.server_url(store, name),
         "model card": dg.MetadataValue.md((entry / "README.md").read_text()),
         f"test_{metric}": registered.metrics[metric],
     }

@@ -6,7 +6,13 @@ import dagster as dg
 
 from jukebox_orch.assets import features as features_module
 from jukebox_orch.assets import validated_data as validation_module
-from jukebox_orch.assets.checks import Check, Outcome, check_results, failed_blocking, refuse_unless_passed
+from jukebox_orch.assets.check_results import (
+    Check,
+    Outcome,
+    check_results,
+    failed_blocking,
+    refuse_unless_passed,
+)
 from jukebox_orch.assets.metadata import image, json_safe
 from jukebox_orch.assets.training_graph import AssetNode, StepResources, TrainingGraph
 from jukebox_orch.contract import InputError, ModelProject

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import BaseModel
 
-from jukebox_orch.assets.checks import Check
+from jukebox_orch.assets.check_results import Check
 from jukebox_orch.assets.code_version import code_version, fingerprint
 from jukebox_orch.assets.run_config import config_schema, parse, run_settings
 from jukebox_orch.contract import InputError, ModelProject
@@ -42,7 +42,8 @@ class AssetNode:
         settings: fields of the run config that it takes; together with the inputs they determine its value.
         kinds: technologies, shown in the UI.
         artifact_type: type of the value on Kubeflow Pipelines.
-        reuse: whether its value depends only on code, inputs and settings, so that a stored value can be reused.
+        reuse: whether its value depends only on code, inputs and settings, so that Kubeflow Pipelines may cache it;
+            an asset that is expensive to compute also asks the artifact store.
         serialized: whether only one run at a time may compute it, across all machines.
     """
 

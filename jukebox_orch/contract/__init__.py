@@ -3,17 +3,28 @@
 Importing it loads pydantic but not numpy or pandas, because processes that only show the graph import it too.
 """
 
+from jukebox_orch.contract.classification import Classification
 from jukebox_orch.contract.dataset import Dataset, Finding, Validation
 from jukebox_orch.contract.features import Features, Normalization, Split
 from jukebox_orch.contract.files import display_url, open_verified, read_bytes, read_error
 from jukebox_orch.contract.project import ModelProject
-from jukebox_orch.contract.settings import Gates, Hyperparameters, InputError, Settings, Source, SourceFile
+from jukebox_orch.contract.regression import Regression
+from jukebox_orch.contract.settings import (
+    Epochs,
+    Gates,
+    Hyperparameters,
+    InputError,
+    Settings,
+    Source,
+    SourceFile,
+)
 from jukebox_orch.contract.splitting import split_by_share
-from jukebox_orch.contract.tasks import Classification, Regression, Task
+from jukebox_orch.contract.task import Task
 
 __all__ = [
     "Classification",
     "Dataset",
+    "Epochs",
     "Features",
     "Finding",
     "Gates",

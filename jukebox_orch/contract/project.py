@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from jukebox_orch.contract.dataset import Dataset, Validation
     from jukebox_orch.contract.features import Features
-    from jukebox_orch.contract.tasks import Task
+    from jukebox_orch.contract.task import Task
 
 
 class ModelProject(ABC):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -36,12 +38,14 @@ class Source(Settings):
     )
 
 
+Epochs = Annotated[int, Field(ge=1, le=10_000)]
+"""Number of epochs within the bounds that every project has."""
+
+
 class Hyperparameters(Settings):
     """Hyperparameters of every Keras training. A project subclasses it with its own defaults, bounds and fields."""
 
-    epochs: int = Field(
-        default=50, ge=1, le=10_000, description="Maximum number of passes over the training split"
-    )
+    epochs: Epochs = Field(default=50, description="Maximum number of passes over the training split")
     batch_size: int = Field(default=128, ge=1, le=65_536, description="Training rows per gradient step")
     learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Initial step size of the optimizer")
     early_stopping_patience: int = Field(

@@ -15,6 +15,7 @@ from jukebox_orch.contract import ModelProject
 from jukebox_orch.ml.artifacts import EvaluationReport, OnnxModel, StoredFeatures
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.registry import tracking
+from jukebox_orch.registry.kserve import inference_service
 from jukebox_orch.registry.model_card import model_card
 from jukebox_orch.storage.model_store import ModelStore
 
@@ -75,7 +76,7 @@ class ModelFiles:
             "profile.json": self.features.profile,
             "lineage.json": lineage,
         }
-        manifest = store.inference_service(self.model_name, number)
+        manifest = inference_service(store, self.model_name, number)
         return {
             **{name: json.dumps(content, indent=1).encode() for name, content in documents.items()},
             "requirements.txt": "".join(f"{line}\n" for line in tracking.requirements()).encode(),

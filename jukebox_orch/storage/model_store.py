@@ -92,45 +92,6 @@ class ModelStore(dg.ConfigurableResource):
             return None
         return max((path.name for path in folder.iterdir() if path.name.isdigit()), key=int, default=None)
 
-    def storage_uri(self, model_name: str, version: str) -> str:
-        """Return KServe's storage URI of the version: `pvc://claim/model/version`, or the URL of the entry."""
-        if self.model_storage_pvc:
-            return f"pvc://{self.model_storage_pvc}/{model_name}/{version}"
-        return str(self.entry(model_name, version))
-
-    def server_url(self, model_name: str) -> str:
-        """Return the address of the model's KServe predictor inside the cluster, Open Inference Protocol v2."""
-        service = dns_name(model_name)
-        return (
-            f"http://{service}-predictor.{self.namespace}.svc.{self.cluster_domain}/v2/models/{service}/infer"
-        )
-
-    def inference_service(self, model_name: str, version: str) -> dict[str, Any]:
-        """Return a KServe InferenceService (serving.kserve.io/v1beta1) for the version."""
-        return {
-            "apiVersion": "serving.kserve.io/v1beta1",
-            "kind": "InferenceService",
-            "metadata": {
-                "name": dns_name(model_name),
-                "namespace": self.namespace,
-                "annotations": {"jukebox/model-version": version},
-            },
-            "spec": {
-                "predictor": {
-                    "model": {
-                        "modelFormat": {"name": "onnx"},
-                        "protocolVersion": "v2",
-                        "storageUri": self.storage_uri(model_name, version),
-                    }
-                }
-            },
-        }
-
-
-def dns_name(name: str) -> str:
-    """Convert a model name to a Kubernetes object name (RFC 1123 label, at most 63 characters)."""
-    return "".join(c if c.isalnum() else "-" for c in name.lower())[:63].strip("-")
-
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from jukebox_orch.contract import Classification, Features, Normalization, Regression, Split
-from jukebox_orch.contract.tasks import confusion, row_counts
+from jukebox_orch.contract.classification import confusion, row_counts
 
 CLASSES = 7
 

@@ -12,6 +12,7 @@ from typing_extensions import override
 from jukebox_orch.contract import (
     Classification,
     Dataset,
+    Epochs,
     Features,
     Gates,
     Hyperparameters,
@@ -57,9 +58,7 @@ class ImageSplit(Settings):
 class ImageHyperparameters(Hyperparameters):
     """Settings of the convolutional network."""
 
-    epochs: int = Field(
-        default=25, ge=1, le=10_000, description="Maximum number of passes over the training split"
-    )
+    epochs: Epochs = Field(default=25, description="Maximum number of passes over the training split")
     batch_size: int = Field(default=64, ge=1, le=65_536, description="Images per gradient step")
     early_stopping_patience: int = Field(
         default=6,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from jukebox_orch.contract import Gates, Hyperparameters, Settings
+from jukebox_orch.contract import Epochs, Gates, Hyperparameters, Settings
 
 
 class JukeboxSplit(Settings):
@@ -43,9 +43,7 @@ class JukeboxSplit(Settings):
 class JukeboxHyperparameters(Hyperparameters):
     """Settings of the dense network and its training."""
 
-    epochs: int = Field(
-        default=80, ge=1, le=10_000, description="Maximum number of passes over the training songs"
-    )
+    epochs: Epochs = Field(default=80, description="Maximum number of passes over the training songs")
     batch_size: int = Field(default=128, ge=1, le=65_536, description="Songs per gradient step")
     learning_rate: float = Field(
         default=5e-3, gt=0, le=1, description="Initial step size of Adam; falls to 0 along a cosine"

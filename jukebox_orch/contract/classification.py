@@ -1,17 +1,15 @@
-"""Tasks: classification and regression, with their loss, metrics and baseline.
+"""The task classification: its loss, metrics, baseline and tables.
 
-An entry may represent many rows (`Split.weight`) and, in classification, have a distribution over the labels
-instead of one label. Every metric equals the metric computed on the single rows.
+An entry may represent many rows (`Split.weight`) and have a distribution over the labels instead of one label.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
+
+from jukebox_orch.contract.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,70 +19,6 @@ if TYPE_CHECKING:
 
 # A probability of 0 would make the log loss infinite. scikit-learn uses this bound for float32.
 _SMALLEST_PROBABILITY = 2.0**-23
-
-
-class Task(ABC):
-    """How a kind of prediction is trained, scored and compared.
-
-    Class attributes:
-        kind: name of the task in messages and tags.
-        output: name of the model's output in the ONNX file.
-        metrics: metric -> whether higher is better.
-    """
-
-    kind: ClassVar[str]
-    output: ClassVar[str]
-    metrics: ClassVar[Mapping[str, bool]]
-
-    def __init__(self, primary: str) -> None:
-        """Choose the metric that gates and champion comparisons use.
-
-        Raises:
-            ValueError: the task has no such metric.
-        """
-        if primary not in self.metrics:
-            raise ValueError(
-                f"{self.kind} has no metric {primary!r}; choose one of {', '.join(self.metrics)}"
-            )
-        self.primary = primary
-
-    @property
-    def higher_is_better(self) -> bool:
-        """Whether a higher value of the primary metric is better."""
-        return self.metrics[self.primary]
-
-    def not_worse(self, value: float, reference: float, tolerance: float = 0.0) -> bool:
-        """Return whether `value` of the primary metric is as good as `reference`, within `tolerance`; NaN never is."""
-        gain = value - reference if self.higher_is_better else reference - value
-        return bool(gain >= -tolerance)
-
-    @abstractmethod
-    def loss(self, y: np.ndarray) -> str:
-        """Return the name of the Keras loss for targets of this shape."""
-
-    @abstractmethod
-    def score(self, split: Split, prediction: np.ndarray) -> dict[str, float]:
-        """Return all `metrics` of `prediction` (n, outputs) on `split`, weighted by rows."""
-
-    @abstractmethod
-    def baseline(self, train: Split, test: Split) -> tuple[str, np.ndarray]:
-        """Return the rule that any model must beat: its name and its predictions on `test`."""
-
-    @abstractmethod
-    def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
-        """Return the share of rows on which two predictions give the same decision."""
-
-    @abstractmethod
-    def balance(self, features: Features) -> pd.DataFrame:
-        """Return the distribution of the target: one row per class or bin, one column per split, in shares."""
-
-    @abstractmethod
-    def details(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
-        """Return tables for the report, for example `per_class`, `confusion_matrix` and `calibration`."""
-
-    @abstractmethod
-    def collapsed(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
-        """Return classes of the split that the model never predicts, or "constant prediction"."""
 
 
 class Classification(Task):
@@ -171,78 +105,6 @@ class Classification(Task):
         matrix = confusion(split, prediction)
         missed = (matrix.sum(axis=1) > 0) & (matrix.sum(axis=0) == 0)
         return [label for label, is_missed in zip(labels, missed, strict=True) if is_missed]
-
-
-class Regression(Task):
-    """Predicts a number. Metrics: rmse, mae (units of the target) and r2 (coefficient of determination)."""
-
-    kind = "regression"
-    output = "prediction"
-    metrics = {"rmse": False, "mae": False, "r2": True}  # noqa: RUF012
-
-    def __init__(self, primary: str = "rmse") -> None:
-        """Use `primary` for gates and champion comparisons."""
-        super().__init__(primary)
-
-    @override
-    def loss(self, y: np.ndarray) -> str:
-        return "mean_squared_error"
-
-    @override
-    def score(self, split: Split, prediction: np.ndarray) -> dict[str, float]:
-        from sklearn import metrics
-
-        values, weight = prediction.reshape(-1), split.weight
-        return {
-            "rmse": float(metrics.root_mean_squared_error(split.y, values, sample_weight=weight)),
-            "mae": float(metrics.mean_absolute_error(split.y, values, sample_weight=weight)),
-            "r2": float(metrics.r2_score(split.y, values, sample_weight=weight)),
-        }
-
-    @override
-    def baseline(self, train: Split, test: Split) -> tuple[str, np.ndarray]:
-        """Predict the mean of the training split."""
-        import numpy as np
-
-        mean = np.average(train.y, weights=train.weight)
-        return "mean", np.full((len(test), 1), mean)
-
-    @override
-    def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
-        """Count rows as equal if they differ by at most 1e-4 of the largest value, to allow for rounding."""
-        return float((abs(ours - theirs) <= 1e-4 * max(1.0, float(abs(theirs).max()))).mean())
-
-    @override
-    def balance(self, features: Features) -> pd.DataFrame:
-        import numpy as np
-        import pandas as pd
-
-        edges = np.histogram_bin_edges(features.train.y, bins=10)
-        inner = np.concatenate([[-np.inf], edges[1:-1], [np.inf]])
-        shares = {
-            name: np.histogram(split.y, bins=inner, weights=split.weight)[0] / split.weight.sum()
-            for name, split in features.splits.items()
-        }
-        return pd.DataFrame(shares, index=[f"{a:.4g} to {b:.4g}" for a, b in pairwise(edges)])
-
-    @override
-    def details(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> dict[str, Any]:
-        import numpy as np
-
-        residuals = split.y - prediction.reshape(-1)
-        quantiles = [0.05, 0.25, 0.5, 0.75, 0.95]
-        return {
-            "residuals": [
-                {"quantile": q, "residual": float(r)}
-                for q, r in zip(quantiles, np.quantile(residuals, quantiles), strict=True)
-            ]
-        }
-
-    @override
-    def collapsed(self, split: Split, prediction: np.ndarray, labels: tuple[str, ...]) -> list[str]:
-        import numpy as np
-
-        return ["constant prediction"] if np.ptp(prediction) == 0 and np.ptp(split.y) > 0 else []
 
 
 def row_counts(split: Split, classes: int) -> np.ndarray:
