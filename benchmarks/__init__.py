@@ -1,1 +1,1 @@
-"""What `make bench` runs: medians of three with their spread, both sides of a comparison in the same run."""
+"""The benchmarks of `make bench`: medians of three with their spread, both sides of a comparison in one run."""

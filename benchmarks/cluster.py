@@ -1,6 +1,6 @@
-"""The sample job in pods beside the same job in one process; where the time of a step in a pod goes.
+"""Compares the sample job in pods with the same job in one process, and splits the time of a step in a pod.
 
-Needs the system in the cluster of `KUBECONFIG` (`make k8s-up`). Pod times are whole seconds: Kubernetes has no finer.
+Needs the system in the cluster of `KUBECONFIG` (`make k8s-up`). Pod times are whole seconds, as Kubernetes has them.
 """
 
 import statistics
@@ -13,16 +13,16 @@ from typing import Any
 import yaml
 
 from benchmarks.measure import PYTHON, repeat, run
-from k8s.tests.system import Cluster, Dagster, said, wait_until
+from k8s.tests.system import Cluster, Dagster, events_text, wait_until
 
 # dataset; validated_data and features; trained_model; evaluation and onnx_model; registered_model.
 LEVELS = 5
-# No two runs alike: nothing is reused.
+# Every run has another seed, so that nothing is reused.
 _SEEDS = iter(range(int(time.time()) % 2**30, 2**31))
 
 
 def main() -> None:
-    """Print every figure."""
+    """Print all figures."""
     cluster = Cluster()
     dagster = Dagster(cluster)
     try:
@@ -31,9 +31,9 @@ def main() -> None:
         pods = repeat("sample job, a pod per step", lambda: _in_pods(cluster, dagster))
     finally:
         cluster.close()
-    more = pods["wall"] - one["wall"]
+    overhead = pods["wall"] - one["wall"]
     print(
-        f"pods - one process: {more:.1f} s, {more / LEVELS:.1f} s for each of {LEVELS} steps one after the other"
+        f"pods - one process: {overhead:.1f} s, {overhead / LEVELS:.1f} s for each of {LEVELS} sequential steps"
     )
 
 
@@ -47,39 +47,39 @@ def _in_process() -> dict[str, float]:
 
 
 def _in_pods(cluster: Cluster, dagster: Dagster) -> dict[str, float]:
-    asked = time.time()
+    requested = time.time()
     run_id = dagster.start({"seed": next(_SEEDS)})
-    found = dagster.finished(run_id)
-    if found["status"] != "SUCCESS":
-        raise RuntimeError(said(found))
-    steps = _steps(found["eventConnection"]["events"])
+    finished = dagster.finished(run_id)
+    if finished["status"] != "SUCCESS":
+        raise RuntimeError(events_text(finished))
+    steps = _steps(finished["eventConnection"]["events"])
     for name, (pod, *_) in cluster.steps(run_id).items():
         (container,) = pod["status"]["containerStatuses"]
-        began = datetime.fromisoformat(container["state"]["terminated"]["startedAt"]).timestamp()
-        steps[name]["container"] = began
+        started = datetime.fromisoformat(container["state"]["terminated"]["startedAt"]).timestamp()
+        steps[name]["container"] = started
     registration = steps["registered_model"]
     return {
-        "wall": found["endTime"] - asked,
-        "run_worker": min(s["asked"] for s in steps.values()) - asked,
-        "pod_start": statistics.median(s["container"] - s["asked"] for s in steps.values()),
+        "wall": finished["endTime"] - requested,
+        "run_worker": min(s["requested"] for s in steps.values()) - requested,
+        "pod_start": statistics.median(s["container"] - s["requested"] for s in steps.values()),
         "python_and_dagster": statistics.median(s["worker"] - s["container"] for s in steps.values()),
-        "definitions_and_libraries": statistics.median(s["began"] - s["worker"] for s in steps.values()),
-        "compute": sum(s["ended"] - s["began"] for n, s in steps.items() if n != "registered_model"),
-        "registration": registration["ended"] - registration["began"],
+        "definitions_and_libraries": statistics.median(s["started"] - s["worker"] for s in steps.values()),
+        "compute": sum(s["ended"] - s["started"] for n, s in steps.items() if n != "registered_model"),
+        "registration": registration["ended"] - registration["started"],
     }
 
 
 def _steps(events: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """When each step was asked for, had its worker, began and ended (s since 1970), by asset name."""
-    moments = {
-        "StepWorkerStartingEvent": "asked",
+    """Return when each step was requested, had its worker, started and ended (s since 1970), by asset name."""
+    names = {
+        "StepWorkerStartingEvent": "requested",
         "StepWorkerStartedEvent": "worker",
-        "ExecutionStepStartEvent": "began",
+        "ExecutionStepStartEvent": "started",
         "ExecutionStepSuccessEvent": "ended",
     }
     steps: dict[str, dict[str, float]] = {}
     for event in events:
-        if event["__typename"] in moments:
+        if event["__typename"] in names:
             name = event["stepKey"].rpartition("__")[2]
-            steps.setdefault(name, {})[moments[event["__typename"]]] = float(event["timestamp"]) / 1000
+            steps.setdefault(name, {})[names[event["__typename"]]] = float(event["timestamp"]) / 1000
     return steps

@@ -1,4 +1,4 @@
-"""The functions of the graph called one after the other in one process, without Dagster: what orchestration adds to.
+"""Calls the functions of the graph in sequence in one process, without Dagster, to measure the cost of orchestration.
 
     python -m benchmarks.direct --data FOLDER --home FOLDER [--settings JSON]
 
@@ -27,7 +27,7 @@ from jukebox_orch.storage.model_store import ModelStore
 
 
 def main() -> None:
-    """Run and print the figures."""
+    """Run the functions and print the figures."""
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True)

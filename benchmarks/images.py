@@ -1,6 +1,6 @@
-"""The whole image_processor job over a folder of 200,000 generated images: time and memory.
+"""Measures time and memory of the complete image_processor job on a folder of 200,000 generated images.
 
-Goal: 1,500 MiB at most, of which the images alone are 586 MiB as pixels.
+Goal: 1,500 MiB at most; the pixels of the images alone are 586 MiB.
 """
 
 import json
@@ -18,7 +18,7 @@ _CLASSES = 10
 
 
 def main(images: int = IMAGES) -> None:
-    """Write the images, run the job for one epoch, print what it took."""
+    """Write the images, run the job for one epoch, print time and memory."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_images(folder / "images", images)
@@ -29,7 +29,7 @@ def main(images: int = IMAGES) -> None:
             json.dumps({"source": {"location": str(folder / "images")}, "hyperparameters": {"epochs": 1}})
         )
         job = ["-m", "jukebox_orch.definitions", "-j", "image_processor_training", "-c", str(config)]
-        used = run(
+        usage = run(
             [PYTHON, "-m", "dagster", "job", "execute", *job],
             {
                 "DAGSTER_HOME": str(home),
@@ -38,15 +38,15 @@ def main(images: int = IMAGES) -> None:
                 "JUKEBOX_ORCH_EXECUTOR": "",
             },
         )
-    verdict = "within" if used.peak <= GOAL_MIB else "ABOVE"
+    result = "within" if usage.peak <= GOAL_MIB else "ABOVE"
     print(
-        f"{images:,} images, one epoch: {used.wall:.0f} s, {used.cpu:.0f} s of CPU, peak {used.peak:.0f} MiB "
-        f"({verdict} the goal of {GOAL_MIB:,} MiB)"
+        f"{images:,} images, one epoch: {usage.wall:.0f} s, {usage.cpu:.0f} s of CPU, peak {usage.peak:.0f} MiB "
+        f"({result} the goal of {GOAL_MIB:,} MiB)"
     )
 
 
 def write_images(folder: Path, images: int) -> None:
-    """`images` different 32 x 32 BMP files in ten class folders; the class tints the image."""
+    """Write `images` different 32 x 32 BMP files to ten class folders; the class sets the tint."""
     random = np.random.default_rng(0)
     tints = random.integers(0, 156, (_CLASSES, 3))
     for label in range(_CLASSES):

@@ -1,4 +1,4 @@
-"""Times whole processes by the operating system's own accounting."""
+"""Measures processes by the accounting of the operating system."""
 
 import json
 import os
@@ -19,8 +19,8 @@ class Usage:
 
     Attributes:
         wall, cpu: seconds; cpu is user and system time of the process and its children.
-        peak: MiB resident at most, of the largest single process.
-        output: what it printed.
+        peak: maximum resident MiB of the largest single process.
+        output: stdout and stderr.
     """
 
     wall: float
@@ -32,10 +32,10 @@ class Usage:
 def run(
     command: Sequence[str], environment: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Usage:
-    """Run to the end.
+    """Run a process to its end and return its usage.
 
     Raises:
-        RuntimeError: it failed; its output is in the message.
+        RuntimeError: the process failed; the message has its output.
     """
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
@@ -55,7 +55,7 @@ def run(
 
 
 def repeat(name: str, once: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """Run three times, print median and spread of every figure, return the medians."""
+    """Run three times, print median and spread of every figure, and return the medians."""
     runs = [once() for _ in range(RUNS)]
     medians = {key: statistics.median(r[key] for r in runs) for key in runs[0]}
     shown = [
@@ -67,12 +67,12 @@ def repeat(name: str, once: Callable[[], dict[str, float]]) -> dict[str, float]:
 
 
 def folder_bytes(folder: Path) -> int:
-    """Size of all files below the folder."""
+    """Return the size of all files below the folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def last_json(text: str) -> dict[str, float]:
-    """The JSON object on the last line of a process's output."""
+    """Return the JSON object on the last line of a process's output."""
     return json.loads(text.strip().splitlines()[-1])
 
 

@@ -1,4 +1,4 @@
-"""The jukebox job from start to exit beside the plain way, on the real rows and on 1.13 million simulated ones."""
+"""Compares the jukebox job, start to exit, with a plain script, on the real rows and on 1.13 million simulated rows."""
 
 import json
 import statistics
@@ -10,13 +10,13 @@ import yaml
 
 from benchmarks.measure import PYTHON, folder_bytes, last_json, repeat, run
 
-# Enough to reach the plain way's accuracy on the simulated rows.
+# Enough to reach the plain script's accuracy on the simulated rows.
 FAST: dict[str, float | bool] = {"epochs": 25, "refit": False}
 _IMPORTS = 15
 
 
 def main(data: Path) -> None:
-    """Print every figure.
+    """Print all figures.
 
     Args:
         data: folder of the real songs and rankings.
@@ -26,8 +26,8 @@ def main(data: Path) -> None:
         simulated = Path(folder) / "simulated"
         run([PYTHON, "benchmarks/simulate.py", str(data), str(simulated)])
         for name, source in (("16 k real rows", data), ("1.13 M simulated rows", simulated)):
-            reference = repeat(f"{name}, plain way", lambda source=source: _reference(source))
-            ours = repeat(f"{name}, job by default", lambda source=source: _job(source, {}))
+            reference = repeat(f"{name}, plain script", lambda source=source: _reference(source))
+            default = repeat(f"{name}, job by default", lambda source=source: _job(source, {}))
             fast = repeat(f"{name}, job configured as {FAST}", lambda source=source: _job(source, FAST))
             parallel = repeat(
                 f"{name}, job by default, multiprocess executor",
@@ -35,22 +35,24 @@ def main(data: Path) -> None:
             )
             direct = repeat(f"{name}, same functions in one process", lambda source=source: _direct(source))
             print(
-                f"{name}: plain way / default job {reference['wall'] / ours['wall']:.2f} x, "
-                f"plain way / configured job {reference['wall'] / fast['wall']:.2f} x, "
-                f"multiprocess / in process {parallel['wall'] / ours['wall']:.2f} x, "
-                f"orchestration {ours['wall'] - direct['wall']:.2f} s"
+                f"{name}: plain script / default job {reference['wall'] / default['wall']:.2f} x, "
+                f"plain script / configured job {reference['wall'] / fast['wall']:.2f} x, "
+                f"multiprocess / in process {parallel['wall'] / default['wall']:.2f} x, "
+                f"orchestration {default['wall'] - direct['wall']:.2f} s"
             )
 
 
 def imports() -> None:
-    """Time of the definitions beside Dagster's own import, run in turns: the machine changes between them."""
+    """Print the import time of the definitions and of Dagster, measured alternately because the machine varies."""
     modules = ("dagster", "jukebox_orch.definitions")
     turns = [[run([PYTHON, "-c", f"import {module}"]) for module in modules] for _ in range(_IMPORTS)]
     for figure in ("wall", "cpu"):
-        bare, ours = (
+        dagster, definitions = (
             statistics.median(getattr(usage, figure) for usage in turn) for turn in zip(*turns, strict=True)
         )
-        print(f"import {figure}: dagster {bare:.3f} s, definitions {ours:.3f} s, {ours / bare:.2f} x")
+        print(
+            f"import {figure}: dagster {dagster:.3f} s, definitions {definitions:.3f} s, {definitions / dagster:.2f} x"
+        )
 
 
 def _reference(source: Path) -> dict[str, float]:

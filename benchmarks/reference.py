@@ -1,11 +1,11 @@
-"""The plain way from songs and rankings to a checked ONNX file, to compare with: row by row, without aggregation.
+"""Plain script from songs and rankings to a checked ONNX file, for comparison: row by row, without aggregation.
 
     python benchmarks/reference.py --data FOLDER
 
-Merges every ranking with its song's features, makes one matrix and one fit of two epochs, predicts and checks
-every test row. Split, network and packages are those of the product's defaults: the last day is the test, the
-day before validates; 2 x 256 units. The rest is Keras' own defaults. Prints one JSON object: seconds, bytes,
-accuracy over the test rows, difference between Keras and ONNX.
+Merges every ranking with its song's features into one matrix, fits two epochs, predicts and checks every test row.
+Split, network and packages are the product's defaults: the last day is the test split, the day before the validation
+split; 2 x 256 units. Everything else is a default of Keras. Prints one JSON object: seconds, bytes, accuracy over the
+test rows, difference between Keras and ONNX.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ FEATURES = [
 
 
 def main() -> None:
-    """Run and print the figures."""
+    """Run the script and print the figures."""
     started = time.perf_counter()
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with songs and rankings in Parquet")
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def run(data: Path, folder: Path, epochs: int, batch_size: int, seed: int) -> dict[str, Any]:
-    """Train on `data`, write model.keras and model.onnx to `folder`, return the figures of quality."""
+    """Train on `data`, write model.keras and model.onnx to `folder`, return accuracy and parity."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
 
@@ -75,11 +75,11 @@ def run(data: Path, folder: Path, epochs: int, batch_size: int, seed: int) -> di
     raw = train[FEATURES].to_numpy(dtype=np.float64)
     mean, deviation = raw.mean(axis=0), raw.std(axis=0)
     x_train, x_validation, x_test = (
-        ((part[FEATURES].to_numpy(dtype=np.float64) - mean) / deviation).astype(np.float32)
-        for part in (train, validation, test)
+        ((split[FEATURES].to_numpy(dtype=np.float64) - mean) / deviation).astype(np.float32)
+        for split in (train, validation, test)
     )
     y_train, y_validation, y_test = (
-        pd.Index(labels).get_indexer(pd.Index(part["country"])) for part in (train, validation, test)
+        pd.Index(labels).get_indexer(pd.Index(split["country"])) for split in (train, validation, test)
     )
 
     inputs = keras.Input((len(FEATURES),), name="features")
@@ -93,7 +93,7 @@ def run(data: Path, folder: Path, epochs: int, batch_size: int, seed: int) -> di
         validation_data=(x_validation, y_validation),
         epochs=epochs,
         batch_size=batch_size,
-        verbose=0,  # pyright: ignore[reportArgumentType] # Keras annotates its own default only
+        verbose=0,  # pyright: ignore[reportArgumentType] # Keras annotates its default only
     )
     predicted = model.predict(x_test, verbose=0)  # pyright: ignore[reportArgumentType]
     model.save(folder / "model.keras")
@@ -108,7 +108,7 @@ def run(data: Path, folder: Path, epochs: int, batch_size: int, seed: int) -> di
 
 
 def read(data: Path) -> pd.DataFrame:
-    """Every ranking of a country with the features of its song."""
+    """Return every ranking of a country with the features of its song."""
     songs = pd.read_parquet(data / "song_properties.parquet")
     rankings = pd.read_parquet(data / "song_rankings.parquet")
     rankings = rankings.astype({"spotify_id": "str", "country": "str"})
@@ -116,7 +116,7 @@ def read(data: Path) -> pd.DataFrame:
 
 
 def onnx_predictions(model: Any, file: Path, x: np.ndarray) -> np.ndarray:
-    """Convert `model` to `file` and predict `x` (n, 13) from there."""
+    """Convert `model` to the ONNX file `file` and return its predictions for `x` (n, 13)."""
     import onnxruntime
     import tensorflow as tf
     import tf2onnx

@@ -1,12 +1,11 @@
-"""Plays real days into a landing folder, in order, with the real daemon running.
+"""Writes real days to a landing folder, in order, while the real daemon runs.
 
     python -m benchmarks.replay DATA [--out docs/images] [--first-days 3]
 
 DATA is a folder with song_properties.parquet and song_rankings.parquet. The songs and the first days arrive
 together; then one day at a time. The new-data sensor starts one run per arrival; its gates compare with the floor
-and with the champion on the new day. At the end: a table and a plot of the accuracy on each new day, of the model
-retrained on the days before it, of the champion that served until then, and of the first model that passed, never
-retrained.
+and with the champion on the new day. The result is a table and a plot of the accuracy on each new day: of the model
+retrained on the days before it, of the champion until then, and of the first model that passed, never retrained.
 """
 
 import argparse
@@ -40,7 +39,7 @@ RUN_SECONDS = 900
 
 @dataclass(frozen=True)
 class Day:
-    """What happened on one day; accuracies on that day's rankings."""
+    """Results of one day; accuracies are on that day's rankings."""
 
     day: str
     run_id: str
@@ -55,7 +54,9 @@ def main() -> None:
     """Replay, print the table, save table and plot."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="folder of the real data")
-    parser.add_argument("--out", type=Path, default=Path("docs/images"), help="where replay.csv and .png go")
+    parser.add_argument(
+        "--out", type=Path, default=Path("docs/images"), help="folder for replay.csv and replay.png"
+    )
     parser.add_argument(
         "--first-days", type=int, default=3, help="days that arrive together at the start (>= 3)"
     )
@@ -70,7 +71,7 @@ def main() -> None:
 
 
 def replay(data: Path, home: Path, first_days: int) -> list[Day]:
-    """Play the days; the daemon runs until the last run is over."""
+    """Write the days one after the other; the daemon runs until the last run is finished."""
     landing = home / "landing"
     landing.mkdir()
     settings = {
@@ -119,7 +120,7 @@ def replay(data: Path, home: Path, first_days: int) -> list[Day]:
                 )
             )
             print(played[-1], flush=True)
-        # Nothing arrived since: a few looks later there is still one run per arrival.
+        # Nothing has arrived since: after a few more ticks there must still be one run per arrival.
         time.sleep(15)
         runs = instance.get_runs_count()
         if runs != len(played):
@@ -140,7 +141,7 @@ def show(days: list[Day]) -> None:
 
 
 def plot(days: list[Day], path: Path) -> None:
-    """Draw accuracy per day: retrained daily beside trained once."""
+    """Plot the accuracy per day: retrained daily and trained once."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -172,14 +173,14 @@ def _daemon(home: Path) -> Iterator[None]:
 
 
 def _wait_for_run(instance: dg.DagsterInstance, number: int) -> dg.DagsterRun:
-    """Return the run with this number, counted from 1, once it is over."""
+    """Wait until the run with this number, counted from 1, is finished, and return it."""
     deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
         runs = [record.dagster_run for record in instance.get_run_records(ascending=True)]
         if len(runs) >= number and runs[number - 1].is_finished:
             return runs[number - 1]
         time.sleep(1)
-    raise TimeoutError(f"run {number} was not over after {RUN_SECONDS} s")
+    raise TimeoutError(f"run {number} was not finished after {RUN_SECONDS} s")
 
 
 def _test_accuracy(instance: dg.DagsterInstance, run_id: str) -> float:
@@ -188,11 +189,11 @@ def _test_accuracy(instance: dg.DagsterInstance, run_id: str) -> float:
     for record in instance.fetch_materializations(key, limit=10).records:
         if record.run_id == run_id and record.asset_materialization:
             return float(record.asset_materialization.metadata["test accuracy"].value)  # pyright: ignore[reportArgumentType]
-    raise RuntimeError(f"run {run_id} evaluated no model: look at it in the UI of this DAGSTER_HOME")
+    raise RuntimeError(f"run {run_id} evaluated no model: see its events in the UI of this DAGSTER_HOME")
 
 
 def _accuracy(version: LoadedVersion, landing: Path) -> float:
-    """Score a registered model on the last day that has landed."""
+    """Return the accuracy of a registered model on the last day in the landing folder."""
     project = Jukebox()
     files = [{"url": str(path)} for path in sorted(landing.rglob("*.parquet"))]
     dataset = project.load(Source.model_validate({"files": files}))

@@ -1,13 +1,13 @@
-"""Sensor ticks over 100,000 files (local and S3), 10,000 tags of a real repository, 1,000 real alerts.
+"""Measures sensor ticks over 100,000 files (local and S3), 10,000 tags of a real repository, 1,000 real alerts.
 
     python -m benchmarks.sensors [--objects 100000] [--tags 10000] [--alerts 1000]
 
-Prints, per source: the first tick (which reads what its time allows), the median and the worst of seven steady
-ticks with the processor time of the median one, the listing alone done the plain way (walk and stat, botocore's
-paginator, `git ls-remote`, one GET) and how many times longer that is than the tick, in how many ticks everything is
-looked at, a tick with a new event, and the size of the cursor. The goal for a steady tick is one second, for a cursor
-64 KiB. Between the first and the steady ticks everything is seen: by ticks, or for S3, where reading 100,000 objects
-takes many ticks, by writing the memory that those ticks would leave.
+Prints, per source: the first tick (which reads what its time limit allows), the median and the maximum of seven steady
+ticks with the median CPU time, the listing without a sensor (walk and stat, botocore's paginator, `git ls-remote`, one
+GET) and its ratio to the tick, the number of ticks that list everything once, a tick with a new event, and the
+size of the cursor. The goal for a steady tick is one second, for a cursor 64 KiB. Between the first and the steady
+ticks everything is read: by ticks, or for S3, where reading 100,000 objects takes many ticks, by writing the state
+that those ticks would store.
 """
 
 import argparse
@@ -47,9 +47,9 @@ GOAL_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Measured:
-    """Ticks of one source; times in seconds (`steady_cpu` of the processor), the cursor in bytes.
+    """Ticks of one source; times in seconds (`steady_cpu` is CPU time), the cursor in bytes.
 
-    `plain`: the listing alone, without a sensor; `looks`: ticks until everything was looked at once.
+    `plain` is the listing without a sensor, `sweep_ticks` the number of ticks that list everything once.
     """
 
     source: str
@@ -57,7 +57,7 @@ class Measured:
     steady: list[float]
     steady_cpu: float
     plain: float
-    looks: int
+    sweep_ticks: int
     new_event: float
     cursor: int
 
@@ -72,7 +72,7 @@ def main(objects: int = 100_000, tags: int = 10_000, alerts: int = 1_000) -> Non
 
 
 def measure(objects: int, tags: int, alerts: int) -> Iterator[Measured]:
-    """Measure one source after the other."""
+    """Yield the measurements of one source after the other."""
     for source in (
         lambda folder: _local(folder, objects),
         lambda folder: _s3(folder, objects),
@@ -90,7 +90,7 @@ def show(results: list[Measured]) -> None:
         "first tick",
         "steady tick",
         "plain listing",
-        "all looked at in",
+        "all listed in",
         "tick with a new event",
         "cursor",
         "goal",
@@ -99,9 +99,9 @@ def show(results: list[Measured]) -> None:
         table.add_row(
             result.source,
             f"{result.first:.2f} s",
-            f"{statistics.median(result.steady):.2f} s (worst {max(result.steady):.2f}, CPU {result.steady_cpu:.2f})",
+            f"{statistics.median(result.steady):.2f} s (max {max(result.steady):.2f}, CPU {result.steady_cpu:.2f})",
             f"{result.plain:.2f} s ({result.plain / statistics.median(result.steady):.1f} times the tick)",
-            f"{result.looks} tick{'s' if result.looks > 1 else ''}",
+            f"{result.sweep_ticks} tick{'s' if result.sweep_ticks > 1 else ''}",
             f"{result.new_event:.2f} s",
             f"{result.cursor:,} B",
             "met" if result.within_goal else "MISSED",
@@ -160,7 +160,7 @@ def _s3(folder: Path, objects: int) -> Measured:
                     files[entry.path] = [entry.size, entry.token, hashlib.sha256(content).hexdigest()]
                 state = replace(state, sweep=listing.sweep)
             body = {"files": files, "waiting": {}, "gone": [], "markers": {}}
-            return CursorCodec("new_data", "s3://landing", _memory(folder)).encode({"sweep": ""}, body)
+            return CursorCodec("new_data", "s3://landing", _state_path(folder)).encode({"sweep": ""}, body)
 
         client = botocore.session.get_session().create_client("s3")
 
@@ -258,26 +258,26 @@ def _ticks(
             sweeps.append(json.loads(cursor or "{}")["head"]["sweep"])
         new_event()
         tick()
-        assert requests[-1], f"{source}: the new event asked for no run"
+        assert requests[-1], f"{source}: the new event requested no run"
         return Measured(
             source,
             first=times[0],
             steady=steady,
             steady_cpu=steady_cpu,
             plain=statistics.median(_seconds(plain) for _ in range(RUNS)),
-            looks=sweeps.index("") + 1,
+            sweep_ticks=sweeps.index("") + 1,
             new_event=times[-1],
             cursor=len((cursor or "").encode()),
         )
 
 
 def _seconds(function: Callable[[], object]) -> float:
-    began = time.perf_counter()
+    started = time.perf_counter()
     function()
-    return time.perf_counter() - began
+    return time.perf_counter() - started
 
 
-def _memory(folder: Path) -> str:
+def _state_path(folder: Path) -> str:
     return str(folder / "sensors" / "bench" / "new_data")
 
 
@@ -303,7 +303,7 @@ def _environment(values: dict[str, str]) -> Iterator[None]:
 
 @dg.op
 def _nothing() -> None:
-    """Never runs: the benchmark asks for runs and starts none."""
+    """Never runs: the benchmark evaluates run requests and starts no run."""
 
 
 @dg.job

@@ -1,13 +1,13 @@
-"""Charts of a year on the real songs: 1.13 million ranking rows, the same ones for the same seed.
+"""Simulates charts of a year with the real songs: 1.13 million ranking rows; the same seed gives the same rows.
 
     python benchmarks/simulate.py SONGS FOLDER
 
 SONGS is the folder of the real data (song_properties.parquet, song_rankings.parquet); FOLDER receives
 song_properties.parquet, copied, and song_rankings.parquet, simulated.
 
-A song sounds like the songs of some country, so it is most popular there: its home is that of one of the five
-songs most like it whose charts are known. It enters the charts on the day the real one was first seen, is loved
-at home and in a few more countries, and fades.
+A song is most popular in its home country: that of one of the five songs with the most similar features whose charts
+are known. It enters the charts on the day the real song was first seen, is popular at home and in a few more countries,
+and loses popularity with time.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import pandas as pd
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES
 
 CHART = 50
-DAYS = 314  # 72 countries x 50 ranks x 314 days = 1,130,400 rows, and the worldwide chart
+DAYS = 314  # 72 countries x 50 ranks x 314 days = 1,130,400 rows, plus the worldwide chart
 
 
 def main() -> None:
-    """Read the real data, write the simulated."""
+    """Read the real data and write the simulated data."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("songs", type=Path, help="folder of the real data")
     parser.add_argument("folder", type=Path, help="folder to write to")
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def rankings(songs: pd.DataFrame, known: pd.DataFrame, days: int, seed: int) -> pd.DataFrame:
-    """Daily top 50 of 72 countries and the world over the last `days` of the songs' dates.
+    """Return the daily top 50 of 72 countries and the world over the last `days` of the songs' dates.
 
     Args:
         songs: spotify_id, event_timestamp (first seen) and the 13 features, one row per song.
@@ -53,26 +53,30 @@ def rankings(songs: pd.DataFrame, known: pd.DataFrame, days: int, seed: int) -> 
     songs = songs[songs["duration_ms"] > 0].reset_index(drop=True)
     last = songs["event_timestamp"].max().normalize()
     calendar = pd.date_range(end=last, periods=days, unit="us")
-    # The songs of the first day had been in the charts for some time already.
+    # The songs of the first day were released up to 120 days before.
     release = (songs["event_timestamp"] - calendar[0]).dt.days.to_numpy().clip(min=0)
     release = np.where(release == 0, -random.integers(0, 120, len(songs)), release)
-    appeal = _appeal(random, _homes(random, songs, known))
-    stay = random.gamma(2.0, 25.0, len(songs))  # days until a song has lost half its appeal
+    popularity = _popularity(random, _homes(random, songs, known))
+    half_life = random.gamma(2.0, 25.0, len(songs))  # days until a song has lost half its popularity
 
     charts = []
     for number in range(days):
         age = number - release
-        fading = np.where(age >= 0, 4 * np.exp2(-np.maximum(age, 0) / stay), -50.0)
-        mood = appeal + fading.astype(np.float32) + random.normal(0, 0.3, appeal.shape).astype(np.float32)
-        mood = np.vstack([mood, mood.mean(axis=0)])
-        top = np.argpartition(-mood, CHART, axis=1)[:, :CHART]
-        order = np.argsort(-np.take_along_axis(mood, top, axis=1), axis=1)
+        fading = np.where(age >= 0, 4 * np.exp2(-np.maximum(age, 0) / half_life), -50.0)
+        score = (
+            popularity
+            + fading.astype(np.float32)
+            + random.normal(0, 0.3, popularity.shape).astype(np.float32)
+        )
+        score = np.vstack([score, score.mean(axis=0)])
+        top = np.argpartition(-score, CHART, axis=1)[:, :CHART]
+        order = np.argsort(-np.take_along_axis(score, top, axis=1), axis=1)
         charts.append(np.take_along_axis(top, order, axis=1))
     return _table(songs, np.stack(charts), calendar)
 
 
 def _homes(random: np.random.Generator, songs: pd.DataFrame, known: pd.DataFrame) -> np.ndarray:
-    """(songs,) index of each song's home country."""
+    """Return (songs,): index of each song's home country."""
     from sklearn.neighbors import NearestNeighbors
 
     x = songs[list(FEATURES)].to_numpy(dtype=np.float64)
@@ -86,17 +90,17 @@ def _homes(random: np.random.Generator, songs: pd.DataFrame, known: pd.DataFrame
     return np.where(index.notna(), index, index.to_numpy()[has_home[like]]).astype(np.int64)
 
 
-def _appeal(random: np.random.Generator, home: np.ndarray) -> np.ndarray:
-    """(countries, songs) float32: loved at home and in a few more countries, hardly known elsewhere."""
+def _popularity(random: np.random.Generator, home: np.ndarray) -> np.ndarray:
+    """Return (countries, songs) float32: high at home and in a few more countries, low elsewhere."""
     shape = (len(COUNTRIES), len(home))
-    liking = random.random(shape, dtype=np.float32)
-    liking[home, np.arange(len(home))] = 2
-    loved = (-liking).argsort(axis=0).argsort(axis=0) < random.geometric(0.4, len(home))
-    return np.where(loved, 2.0, -2.0).astype(np.float32) + random.normal(0, 1, shape).astype(np.float32)
+    rank_key = random.random(shape, dtype=np.float32)
+    rank_key[home, np.arange(len(home))] = 2
+    popular = (-rank_key).argsort(axis=0).argsort(axis=0) < random.geometric(0.4, len(home))
+    return np.where(popular, 2.0, -2.0).astype(np.float32) + random.normal(0, 1, shape).astype(np.float32)
 
 
 def _table(songs: pd.DataFrame, charts: np.ndarray, calendar: pd.DatetimeIndex) -> pd.DataFrame:
-    """(days, countries + world, ranks) positions of songs to rows as published."""
+    """Convert (days, countries + world, ranks) indices of songs to rows in the published format."""
     days, areas, ranks = charts.shape
     country = np.tile(np.repeat(np.append(np.arange(len(COUNTRIES)), -1), ranks), days)
     return pd.DataFrame(

@@ -1,6 +1,6 @@
-"""Export any Dagster asset graph as a Kubeflow pipeline that is proven to be the same graph.
+"""Export any Dagster asset graph as a Kubeflow pipeline and verify that both are the same graph.
 
-Nothing here is imported from a project: the graph is read from `dagster.Definitions`, and the only things
-a project declares are, in the metadata of its assets, the artifact type (`kfp/artifact_type`) and, where wanted,
-whether KFP may reuse its value (`kfp/cache`) and which run config fields concern it (`kfp/config`).
+This package imports no project: it reads the graph from `dagster.Definitions`. A project only declares metadata
+of its assets: the artifact type (`kfp/artifact_type`) and, optionally, whether KFP may reuse the value (`kfp/cache`)
+and on which run config fields the asset depends (`kfp/config`).
 """

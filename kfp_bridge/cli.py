@@ -1,6 +1,6 @@
 """`kfp-bridge`: the command line.
 
-Exit code 0; 1 for a difference, something unmapped or a failed run; 2 for input that is not usable.
+Exit codes: 0 done; 1 a difference, something that does not map, or a failed run; 2 unusable input.
 """
 
 import inspect
@@ -30,31 +30,31 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    help="""Export a Dagster asset graph as a Kubeflow pipeline, prove that it is the same graph, and run it.
+    help="""Export a Dagster asset graph as a Kubeflow pipeline, verify that it is the same graph, and run it.
 
     Start: `kfp-bridge export -m my_project.definitions --job training --image registry/project:1.0 -o pipeline.yaml`,
     then `kfp-bridge verify pipeline.yaml -m my_project.definitions --job training --image registry/project:1.0`,
     `kfp-bridge run-local pipeline.yaml` and `kfp-bridge submit pipeline.yaml --host http://…`.
 
-    Exit codes: 0 done, 1 a difference, something that does not map or a failed run, 2 input that is not usable.""",
+    Exit codes: 0 done, 1 a difference, something that does not map or a failed run, 2 unusable input.""",
 )
 
 Pipeline = Annotated[Path, typer.Argument(help="Exported YAML.")]
 Parameters = Annotated[
     list[str] | None,
-    typer.Option("-p", "--parameter", help="NAME=VALUE, as often as wanted; lists and structs in JSON."),
+    typer.Option("-p", "--parameter", help="NAME=VALUE, repeatable; lists and structs as JSON."),
 ]
-Experiment = Annotated[str, typer.Option(help="KFP experiment; created if it is not there.")]
+Experiment = Annotated[str, typer.Option(help="KFP experiment; created if missing.")]
 
 
 @dataclass(frozen=True)
 class GraphOptions:
-    """Which graph is exported, and as what."""
+    """Options that select the graph to export, its image and its name."""
 
     image: Annotated[
         str,
         typer.Option(
-            help="Image of every task: the project with kfp_bridge, tagged with anything but latest."
+            help="Image of every task, with the project and kfp_bridge; use a tag other than latest."
         ),
     ]
     module: Annotated[
@@ -62,27 +62,27 @@ class GraphOptions:
     ] = None
     file: Annotated[
         str | None,
-        typer.Option("-f", "--python-file", help="Python file that holds them, as the image has it."),
+        typer.Option("-f", "--python-file", help="Python file that holds them, at its path in the image."),
     ] = None
     attribute: Annotated[
         str | None, typer.Option("-a", "--attribute", help="Name of the Definitions, if there are several.")
     ] = None
     job: Annotated[
-        str | None, typer.Option("--job", "-j", help="Asset job to export; without it all assets.")
+        str | None, typer.Option("--job", "-j", help="Asset job to export; default: all assets.")
     ] = None
     select: Annotated[
         str | None, typer.Option(help="Dagster asset selection, e.g. 'key:\"jukebox/onnx_model\"+'.")
     ] = None
-    name: Annotated[str | None, typer.Option(help="Pipeline name; by default the job's.")] = None
+    name: Annotated[str | None, typer.Option(help="Pipeline name; default: the job's.")] = None
     pod_config: Annotated[
         Path | None,
         typer.Option(
-            help="YAML in the form of the dagster-k8s/config tag for every task's pod; an asset's own tag wins."
+            help="YAML in the format of the dagster-k8s/config tag, for every task's pod; an asset's tag overrides it."
         ),
     ] = None
 
     def read(self) -> "PipelineGraph":
-        """Load the code location and read the graph; with DAGSTER_HOME, imports are looked up there."""
+        """Load the code location and return its graph; with DAGSTER_HOME set, imports come from that instance."""
         import dagster as dg
 
         from kfp_bridge.reading.definitions import load_definitions
@@ -91,24 +91,25 @@ class GraphOptions:
         if (self.module is None) == (self.file is None):
             raise BridgeError("name the code location with either -m MODULE or -f FILE")
         location = CodeLocation(self.module, self.file, self.attribute)
-        chosen: dict[str, Any] = {"job": self.job, "select": self.select, "name": self.name}
+        selection: dict[str, Any] = {"job": self.job, "select": self.select, "name": self.name}
         pods = _pod_config(self.pod_config)
         defs = load_definitions(location)
         if "DAGSTER_HOME" not in os.environ:
-            return read_graph(defs, location, **chosen, pod_config=pods)
+            return read_graph(defs, location, **selection, pod_config=pods)
         with dg.DagsterInstance.get() as instance:
-            return read_graph(defs, location, **chosen, instance=instance, pod_config=pods)
+            return read_graph(defs, location, **selection, instance=instance, pod_config=pods)
 
 
 @dataclass(frozen=True)
 class HostOptions:
-    """Which KFP API server is asked, and as whom."""
+    """Options that select the KFP API server and the credentials."""
 
     host: Annotated[str, typer.Option(envvar="KFP_HOST", help="URL of the KFP API server.")]
     token_file: Annotated[
         Path | None,
         typer.Option(
-            envvar="KFP_TOKEN_FILE", help="File with the bearer token; or KFP_TOKEN holds the token."
+            envvar="KFP_TOKEN_FILE",
+            help="File with the bearer token; alternatively, set KFP_TOKEN to the token.",
         ),
     ] = None
     namespace: Annotated[
@@ -116,7 +117,7 @@ class HostOptions:
     ] = None
 
     def connect(self) -> "KfpHost":
-        """The client of the server."""
+        """Return a client of the server."""
         from kfp_bridge.service.client import KfpHost
 
         token = os.environ.get("KFP_TOKEN")
@@ -126,8 +127,8 @@ class HostOptions:
 def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command.
 
-    A parameter whose type is a dataclass becomes one option per field; a BridgeError becomes its message and exit
-    code.
+    A parameter whose type is a dataclass becomes one option per field. A BridgeError prints its message and exits with
+    its code.
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -152,7 +153,7 @@ def _command(name: str | None = None) -> Callable[[Callable[..., None]], Callabl
 
 
 def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
-    """The parameter itself, or one for each field of its dataclass."""
+    """Return the parameter itself, or one parameter per field of its dataclass."""
     keyword = inspect.Parameter.KEYWORD_ONLY
     if not is_dataclass(parameter.annotation):
         return [parameter.replace(kind=keyword)]
@@ -171,14 +172,18 @@ def _options(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 def export(
     options: GraphOptions,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .yaml.")],
-    strict: Annotated[bool, typer.Option(help="Stop at anything that KFP cannot express.")] = True,
+    strict: Annotated[
+        bool, typer.Option(help="Fail if the graph has anything that KFP cannot express.")
+    ] = True,
     manifest: Annotated[
         bool, typer.Option("--manifest", help="Write Kubernetes manifests instead of IR YAML.")
     ] = False,
-    report: Annotated[bool, typer.Option("--report", help="Show what became what.")] = False,
-    report_json: Annotated[Path | None, typer.Option(help="Write what became what as JSON.")] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Show how each part of the graph was mapped.")
+    ] = False,
+    report_json: Annotated[Path | None, typer.Option(help="Write the mapping as JSON.")] = None,
 ) -> None:
-    """Write a job or a selection of assets as a KFP pipeline; byte-identical while nothing changes."""
+    """Write a job or a selection of assets as a KFP pipeline; the same graph gives the same bytes."""
     from kfp_bridge.compiling import compiler
 
     graph = options.read()
@@ -193,7 +198,7 @@ def export(
 
 @_command()
 def verify(pipeline: Pipeline, options: GraphOptions) -> None:
-    """Read an exported YAML back and compare every promise in it with Dagster's graph; exit 1 on any difference."""
+    """Read an exported YAML back and compare every field with Dagster's graph; exit 1 on any difference."""
     from kfp_bridge.pipeline_spec import read_pipeline_spec
     from kfp_bridge.verifying import verify as verifier
 
@@ -225,10 +230,12 @@ def run_local(
     ] = None,
     processes: Annotated[
         bool,
-        typer.Option("--processes", help="Run the container commands as processes even where an engine is."),
+        typer.Option(
+            "--processes", help="Run the container commands as processes even if there is a container engine."
+        ),
     ] = False,
 ) -> None:
-    """Run an exported YAML on this machine: in containers, or as isolated processes where no engine is."""
+    """Run an exported YAML on this machine: in containers or, without a container engine, as isolated processes."""
     from kfp_bridge.pipeline_spec import read_pipeline_spec
     from kfp_bridge.running import local
 
@@ -248,7 +255,7 @@ def run_local(
 
 @_command()
 def upload(pipeline: Pipeline, host: HostOptions) -> None:
-    """Upload an exported YAML; the same file twice is one version, named by its content."""
+    """Upload an exported YAML as a version named after its content; the same file twice makes one version."""
     version = host.connect().upload(pipeline)
     print(f"{version.name}: {'uploaded' if version.created else 'already there'} ({version.version_id})")
 
@@ -260,14 +267,17 @@ def submit(
     parameter: Parameters = None,
     run_name: Annotated[
         str | None,
-        typer.Option(help="Name of the run; a run of this name in the experiment is not started again."),
+        typer.Option(
+            help="Name of the run; an existing run of this name in the experiment is not started again."
+        ),
     ] = None,
     experiment: Experiment = "Default",
     pipeline_root: Annotated[
-        str | None, typer.Option(help="Where KFP puts the artifacts of this run.")
+        str | None, typer.Option(help="Where KFP stores the artifacts of this run.")
     ] = None,
     wait: Annotated[
-        float | None, typer.Option(help="Wait this many seconds for the end; exit 1 unless it succeeds.")
+        float | None,
+        typer.Option(help="Wait up to this many seconds for the run to end; exit 1 unless it succeeds."),
     ] = None,
 ) -> None:
     """Upload if needed and start a run."""
@@ -305,7 +315,7 @@ def schedule(
         str, typer.Option(help="CRON_SCHEDULE_TIMEZONE of the KFP controller.")
     ] = "UTC",
 ) -> None:
-    """Make KFP recurring runs of the job's Dagster schedules; the same again changes nothing."""
+    """Create KFP recurring runs from the job's Dagster schedules; repeating it changes nothing."""
     from kfp_bridge.pipeline_spec import read_pipeline_spec
 
     spec = read_pipeline_spec(pipeline)
@@ -322,10 +332,10 @@ def sync(
     host: HostOptions,
     artifact_root: Annotated[
         str | None,
-        typer.Option(help="Pipeline root of runs that name none; default minio://mlpipeline/v2/artifacts."),
+        typer.Option(help="Pipeline root of runs without one; default: minio://mlpipeline/v2/artifacts."),
     ] = None,
 ) -> None:
-    """Bring the ended KFP runs of a pipeline into the instance at DAGSTER_HOME, each event once."""
+    """Report the events of a pipeline's ended KFP runs to the instance at DAGSTER_HOME, each event once."""
     import dagster as dg
 
     from kfp_bridge.pipeline_spec import read_pipeline_spec
@@ -335,11 +345,13 @@ def sync(
     name = read_pipeline_spec(pipeline).name
     api = host.connect()
     if "DAGSTER_HOME" not in os.environ:
-        raise BridgeError("DAGSTER_HOME is not set: it says which Dagster instance gets the events")
+        raise BridgeError(
+            "DAGSTER_HOME is not set: set it to the home of the instance that receives the events"
+        )
     with dg.DagsterInstance.get() as instance:
         for run in synchronize(api, name, instance, artifact_root or DEFAULT_ROOT):
             print(
-                f"{run.run_id}: {run.state}: {run.materializations} materializations and {run.checks} checks are new"
+                f"{run.run_id}: {run.state}: {run.materializations} new materializations, {run.checks} new checks"
             )
 
 

@@ -1,4 +1,4 @@
-"""Everything that this package uses of Dagster beyond its public API: one function each, with the reason.
+"""The parts of Dagster beyond its public API that this package uses: one function each, with the reason.
 
 `jukebox_orch_tests/bridge/test_dagster_internals.py` fails when Dagster changes one of them.
 """
@@ -11,10 +11,10 @@ import dagster as dg
 
 
 def job_assets(job: dg.JobDefinition) -> Any:
-    """The job's asset graph and which of its assets the job runs.
+    """Return the job's asset graph, with the keys of the assets that the job runs.
 
-    `JobDefinition.asset_layer` carries no @public mark, but what is marked gives the specs of assets only: not
-    which checks block, what an op computes together, nor the IO managers and retry policies.
+    `JobDefinition.asset_layer` has no @public mark, but the public API gives asset specs only: not which checks
+    block, which assets one op computes, nor the IO managers and retry policies.
     """
     return job.asset_layer
 
@@ -22,26 +22,26 @@ def job_assets(job: dg.JobDefinition) -> Any:
 def job_subset(
     job: dg.JobDefinition, assets: AbstractSet[dg.AssetKey], checks: AbstractSet[dg.AssetCheckKey]
 ) -> dg.JobDefinition:
-    """The job reduced to exactly these assets and checks, with the run config form of the whole job.
+    """Return the job reduced to exactly these assets and checks, with the run config schema of the complete job.
 
-    `JobDefinition.get_subset` carries no @public mark, but `execute_in_process(asset_selection=)` and
+    `JobDefinition.get_subset` has no @public mark, but `execute_in_process(asset_selection=)` and
     `execute_job(asset_selection=)` cannot name checks: they would also run every standalone check.
     """
     return job.get_subset(asset_selection=assets, asset_check_selection=checks)
 
 
 def job_nodes(job: dg.JobDefinition) -> Sequence[Any]:
-    """The job's ops and graphs, by name.
+    """Return the job's ops and graphs, sorted by name.
 
-    `JobDefinition.nodes` carries no @public mark; retry policies and tags of a node have no other source.
+    `JobDefinition.nodes` has no @public mark; a node's retry policies and tags have no other source.
     """
     return sorted(job.nodes, key=lambda node: node.name)
 
 
 def upstream_nodes(job: dg.JobDefinition) -> dict[str, set[str]]:
-    """Node name -> names of the nodes that it waits for.
+    """Return, by node name, the names of the nodes that it waits for.
 
-    `JobDefinition.dependencies` carries no @public mark; a check that only gates a node is visible there alone.
+    `JobDefinition.dependencies` has no @public mark, but only it shows a check that just gates a node.
     """
     return {
         invocation.alias or invocation.name: {
@@ -52,9 +52,9 @@ def upstream_nodes(job: dg.JobDefinition) -> dict[str, set[str]]:
 
 
 def config_schema(job: dg.JobDefinition) -> tuple[Any, Any]:
-    """The job's config schema, as the launchpad shows it, and the type of its root.
+    """Return the job's config schema, as the launchpad shows it, and the type of its root.
 
-    `get_config_schema_snapshot` and `get_job_snapshot` carry no @public mark; no public API lists config fields.
+    `get_config_schema_snapshot` and `get_job_snapshot` have no @public mark; no public API lists config fields.
     """
     schema = job.get_config_schema_snapshot()
     return schema, schema.get_config_snap(str(job.get_job_snapshot().mode_def_snaps[0].root_config_key))
@@ -63,13 +63,13 @@ def config_schema(job: dg.JobDefinition) -> tuple[Any, Any]:
 def check_history(
     instance: dg.DagsterInstance, key: dg.AssetCheckKey, limit: int, cursor: int | None
 ) -> Sequence[Any]:
-    """The latest executions of a check before the cursor.
+    """Return the latest executions of a check before the cursor.
 
-    `DagsterInstance` has no public method that lists check evaluations; its event log storage has.
+    `DagsterInstance` has no public method that lists check evaluations; its event log storage has one.
     """
     return instance.event_log_storage.get_asset_check_execution_history(key, limit=limit, cursor=cursor)
 
 
 def is_lazy_definitions(value: object) -> bool:
-    """Whether the value is what `@dagster.definitions` returns, a type without a public name."""
+    """Return whether the value was made by `@dagster.definitions`; its type has no public name."""
     return type(value).__name__ == "LazyDefinitions"

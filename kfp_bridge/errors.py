@@ -1,14 +1,14 @@
-"""The errors of the bridge, each with the exit code of the command that meets it."""
+"""Errors of the bridge, each with the exit code that the command returns for it."""
 
 
 class BridgeError(Exception):
-    """A mistake in what the user gave: unknown asset, unreadable file, config KFP cannot express. Exit code 2."""
+    """Unusable input: unknown asset, unreadable file, config that KFP cannot express. Exit code 2."""
 
     exit_code = 2
 
 
 class ExportError(BridgeError):
-    """Something in the graph has no counterpart in KFP; the message lists every such thing. Exit code 1."""
+    """Parts of the graph have no counterpart in KFP; the message lists all of them. Exit code 1."""
 
     exit_code = 1
 
@@ -20,7 +20,7 @@ class StepError(BridgeError):
 
 
 class GateError(StepError):
-    """A blocking check failed: trying the step again would not help. Exit code 3."""
+    """A blocking check failed; a retry would fail again. Exit code 3."""
 
     exit_code = 3
 

@@ -1,4 +1,4 @@
-"""The exported graph as frozen values: what graph.py reads, compile.py writes and verify.py compares."""
+"""The exported graph as frozen values: `reading` builds it, `compiling` writes it, `verifying` compares it."""
 
 import hashlib
 import json
@@ -12,15 +12,15 @@ CACHE_KEY = "kfp/cache"
 CONFIG_KEY = "kfp/config"
 
 COMMAND = ("python", "-m", "kfp_bridge.step")
-"""What the container of every task runs."""
+"""Container command of every task."""
 
 STEP_VERSION = 1
-"""Version of the JSON argument of `kfp_bridge.step`: an exported YAML and the image it runs in must have the same."""
+"""Version of the JSON argument of `kfp_bridge.step`; an exported YAML and the image it runs in must have the same."""
 
 INFO_MARK = "kfp-bridge: "
-"""Starts the line of the pipeline description that holds what has no place of its own in a pipeline spec."""
+"""Starts the line of the pipeline description that holds the fields for which a pipeline spec has no place."""
 
-# Output artifacts of every task beside the values of its assets.
+# Output artifacts of every task, in addition to the values of its assets.
 RECORD = "dagster_record"
 METRICS = "dagster_metrics"
 REPORT = "dagster_report"
@@ -46,7 +46,7 @@ class CodeLocation:
 
 @dataclass(frozen=True)
 class Parameter:
-    """One leaf of the run config. `path` is where its value belongs there; `default` is None without one."""
+    """One leaf of the run config. `path` is its position there; `default` is None if it has none."""
 
     name: str
     path: tuple[str, ...]
@@ -72,7 +72,7 @@ class Asset:
 
 @dataclass(frozen=True)
 class Check:
-    """One asset check: whether its failure (severity ERROR) stops what comes after it."""
+    """One asset check. `blocking`: its failure (severity ERROR) stops everything downstream."""
 
     asset: str
     name: str
@@ -94,7 +94,7 @@ class Retry:
 
 @dataclass(frozen=True)
 class Pod:
-    """Settings of a task's pod, by reference where they are secret. Sequences are sorted, so equal means equal."""
+    """Settings of a task's pod; secrets by reference only. Sequences are sorted, so equal settings compare equal."""
 
     cpu_request: str | None = None
     cpu_limit: str | None = None
@@ -127,19 +127,19 @@ class Pod:
 
     @property
     def environment(self) -> str | None:
-        """Digest of the variables and of what is mounted by reference, None without any.
+        """Digest of the variables and of the references to mounted secrets and config maps; None without any.
 
-        KFP's cache key does not hold them, yet they may decide a result. What a secret or config map holds is
-        not in it.
+        KFP's cache key does not include them, although they may change a result. The content of a secret or
+        config map is not part of the digest.
         """
-        what = (
+        settings = (
             self.env,
             self.secret_env,
             self.config_map_env,
             self.secret_mounts,
             self.config_map_mounts,
         )
-        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12] if any(what) else None
+        return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:12] if any(settings) else None
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class MappingRow:
-    """One line of the mapping report: what something in Dagster became in KFP, or why it did not."""
+    """One row of the mapping report: the KFP counterpart of something in Dagster, or why there is none."""
 
     subject: str
     field: str
@@ -210,5 +210,5 @@ class PipelineGraph:
 
     @property
     def unmapped(self) -> tuple[MappingRow, ...]:
-        """What stops a strict export."""
+        """Rows that stop a strict export."""
         return tuple(row for row in self.report if row.outcome == "unmapped")

@@ -1,4 +1,4 @@
-"""Reading an exported pipeline back: IR YAML or Kubernetes manifests, as plain, checked dictionaries."""
+"""Reads an exported pipeline back, IR YAML or Kubernetes manifests, as validated dictionaries."""
 
 import json
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from kfp_bridge.pipeline_graph import INFO_MARK
 
 @dataclass(frozen=True)
 class PipelineSpec:
-    """An exported pipeline. `pipeline` and `platform` are the two documents of KFP's IR, `info` is ours."""
+    """An exported pipeline. `pipeline` and `platform` are the two documents of KFP's IR, `info` the bridge's own."""
 
     place: str
     pipeline: Mapping[str, Any]
@@ -37,16 +37,16 @@ class PipelineSpec:
         return self.pipeline["root"].get("inputDefinitions", {}).get("parameters", {})
 
     def component(self, task: str) -> Mapping[str, Any]:
-        """Component spec of a task."""
+        """Return the component spec of a task."""
         return self.pipeline["components"][self.tasks[task]["componentRef"]["name"]]
 
     def executor(self, task: str) -> Mapping[str, Any]:
-        """Executor spec of a task: `container` or `importer`."""
+        """Return the executor spec of a task: `container` or `importer`."""
         label = self.component(task)["executorLabel"]
         return self.pipeline["deploymentSpec"]["executors"][label]
 
     def pod(self, task: str) -> Mapping[str, Any]:
-        """Kubernetes settings of a task."""
+        """Return the Kubernetes settings of a task."""
         executors = (
             self.platform.get("platforms", {})
             .get("kubernetes", {})
@@ -56,7 +56,7 @@ class PipelineSpec:
         return executors.get(self.component(task)["executorLabel"], {})
 
     def step(self, task: str) -> dict[str, Any] | None:
-        """The argument of `kfp_bridge.step` in a task, None for an importer."""
+        """Return the argument of `kfp_bridge.step` in a task; None for an importer."""
         container = self.executor(task).get("container")
         if container is None:
             return None
@@ -73,7 +73,7 @@ def read_pipeline_spec(path: Path) -> PipelineSpec:
     """Read a pipeline that `kfp-bridge export` wrote.
 
     Raises:
-        BridgeError: no such file, no YAML, no pipeline, truncated, or not written by kfp-bridge.
+        BridgeError: the file is missing, not YAML, not a pipeline, truncated, or not written by kfp-bridge.
     """
     if not path.is_file():
         raise BridgeError(f"{path}: no such file")
@@ -89,22 +89,22 @@ def parse_spec(text: str, place: str) -> PipelineSpec:
     if not documents or not all(isinstance(document, dict) for document in documents):
         raise BridgeError(f"{place}: is not a KFP pipeline")
     pipeline, platform = _from_manifests(documents) or _from_ir(documents)
-    _refuse_broken(pipeline, platform, place)
+    _validate(pipeline, platform, place)
     return PipelineSpec(place, pipeline, platform, _info(pipeline, place))
 
 
 def pod_settings(platform: Mapping[str, Any]) -> Any:
-    """Kubernetes settings in a platform document, by executor label."""
+    """Return the Kubernetes settings in a platform document, by executor label."""
     kubernetes = platform.get("platforms", {}).get("kubernetes", {})
     return kubernetes.get("deploymentSpec", {}).get("executors", {})
 
 
-# The C loader reads a pipeline of 500 tasks in a quarter of the time; PyYAML may be built without it.
+# The C loader takes a quarter of the time for 500 tasks; PyYAML may be built without it.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _without_nulls(value: Any) -> Any:
-    """A null is an absent field in the protobuf that the YAML stands for."""
+    """Remove nulls: in the protobuf that the YAML represents, null is an absent field."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
@@ -122,7 +122,7 @@ def _from_ir(documents: list[dict[str, Any]]) -> tuple[dict[str, Any], dict[str,
     return documents[0], documents[1] if len(documents) > 1 else {}
 
 
-def _refuse_broken(pipeline: dict[str, Any], platform: dict[str, Any], place: str) -> None:
+def _validate(pipeline: dict[str, Any], platform: dict[str, Any], place: str) -> None:
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -133,12 +133,12 @@ def _refuse_broken(pipeline: dict[str, Any], platform: dict[str, Any], place: st
         if key not in pipeline
     ]
     if missing:
-        raise BridgeError(f"{place}: is no KFP pipeline or truncated: {', '.join(missing)} missing")
+        raise BridgeError(f"{place}: not a KFP pipeline, or truncated: missing {', '.join(missing)}")
     try:
         json_format.ParseDict(pipeline, messages.PipelineSpec())
         json_format.ParseDict(platform, messages.PlatformSpec())
     except json_format.ParseError as error:
-        raise BridgeError(f"{place}: is no valid KFP pipeline: {error}") from error
+        raise BridgeError(f"{place}: is not a valid KFP pipeline: {error}") from error
     executors = pipeline["deploymentSpec"].get("executors", {})
     for task, content in pipeline["root"].get("dag", {}).get("tasks", {}).items():
         component = pipeline["components"].get(content.get("componentRef", {}).get("name"), {})

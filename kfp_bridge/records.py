@@ -1,8 +1,8 @@
-"""The record of a task: what Dagster knows of its assets' values and checks, as JSON beside the values.
+"""The record of a task: materializations and check evaluations of its assets, as JSON beside their values.
 
-A step writes one record; the steps after it report its materializations into their own instance, and
-`kfp-bridge sync` reports them into the instance of the platform. Events are kept whole, in the JSON form of
-`dagster.serialize_value`, so that every metadata type, tag and data version survives.
+A step writes one record. Downstream steps report its materializations to their own instance, and `kfp-bridge sync`
+reports them to the instance of the platform. Events are stored completely, in the JSON form of
+`dagster.serialize_value`, so that every metadata type, tag and data version is preserved.
 
     {"version": 1, "assets": [{"asset": "a/b", "sha256": "…", "stored": null, "event": {…}}], "checks": [{…}]}
 """
@@ -28,8 +28,8 @@ _CHUNK = 1 << 20
 class AssetRecord:
     """One materialization.
 
-    `sha256` is `digest` of its value, None without a value; `stored` is the value's place relative to the
-    instance's storage folder when the IO manager wrote it there.
+    `sha256` is `digest` of its value, None without a value; `stored` is the value's path relative to the
+    instance's storage folder if the IO manager wrote it there.
     """
 
     asset: str
@@ -44,7 +44,7 @@ class AssetRecord:
         return None if entry is None else str(entry.value)
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON form, see the module's docstring."""
+        """Return the JSON form; see the module's docstring."""
         event = json.loads(dg.serialize_value(self.event))
         return {"asset": self.asset, "sha256": self.sha256, "stored": self.stored, "event": event}
 
@@ -67,18 +67,18 @@ class TaskRecord:
         path.write_text(json.dumps(content, indent=1, sort_keys=True), encoding="utf-8")
 
     def of(self, asset: str) -> AssetRecord | None:
-        """The record of one asset."""
+        """Return the record of one asset, or None."""
         return next((record for record in self.assets if record.asset == asset), None)
 
     def failed_gate(self) -> str | None:
-        """The first blocking check that failed, in one line with its message."""
+        """Return the first failed blocking check with its message, on one line; None if there is none."""
         for check in self.checks:
             if not check.passed and check.blocking and check.severity is dg.AssetCheckSeverity.ERROR:
-                said = check.description or ", ".join(
+                message = check.description or ", ".join(
                     f"{k}={v.value}" for k, v in sorted(check.metadata.items())
                 )
                 name = f"{check.asset_key.to_user_string()}:{check.check_name}"
-                return " ".join(f"blocking asset check {name} failed: {said}".split())
+                return " ".join(f"blocking asset check {name} failed: {message}".split())
         return None
 
 
@@ -111,19 +111,19 @@ def parse_asset_record(item: Mapping[str, Any], place: str) -> AssetRecord:
 
 
 def relocated(event: dg.AssetMaterialization, path: str) -> dg.AssetMaterialization:
-    """The materialization with its value at another place; everything else stays."""
-    match event.metadata["path"]:  # the IO manager may ask for the attribute of its own metadata type
+    """Return the materialization with another `path`; everything else is unchanged."""
+    match event.metadata["path"]:  # keep its type: the IO manager may read an attribute of that type
         case dg.PathMetadataValue():
-            moved: dg.MetadataValue = dg.MetadataValue.path(path)
+            entry: dg.MetadataValue = dg.MetadataValue.path(path)
         case dg.UrlMetadataValue():
-            moved = dg.MetadataValue.url(path)
+            entry = dg.MetadataValue.url(path)
         case _:
-            moved = dg.MetadataValue.text(path)
-    return event.with_metadata({**event.metadata, "path": moved})
+            entry = dg.MetadataValue.text(path)
+    return event.with_metadata({**event.metadata, "path": entry})
 
 
 def without_pointers(event: dg.AssetMaterialization) -> dg.AssetMaterialization:
-    """The materialization without the ids of events that only its own instance knows; data versions stay."""
+    """Return the materialization without event ids that are valid in its own instance only; data versions stay."""
     tags = {name: value for name, value in (event.tags or {}).items() if not name.startswith(_POINTER_TAG)}
     return dg.AssetMaterialization(
         asset_key=event.asset_key,
@@ -135,14 +135,14 @@ def without_pointers(event: dg.AssetMaterialization) -> dg.AssetMaterialization:
 
 
 def stored_path(path: str | None, storage: str) -> str | None:
-    """The path relative to an instance's storage folder, None when it lies elsewhere."""
+    """Return the path relative to an instance's storage folder, or None if it is outside of it."""
     if path is None or "://" in path or not Path(path).is_relative_to(storage):
         return None
     return Path(path).relative_to(storage).as_posix()
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, or of the sorted list of a folder's files with theirs."""
+    """Return the SHA-256 of a file's bytes, or of the sorted list of a folder's files with their digests."""
     if path.is_file():
         return _file_digest(path)
     listing = hashlib.sha256()

@@ -1,14 +1,14 @@
-"""`python -m kfp_bridge.step`: what every task of an exported pipeline runs.
+"""`python -m kfp_bridge.step`: the command of every task of an exported pipeline.
 
-A step materializes its assets with their checks in an instance of its own that lasts as long as the step:
-the materializations of the upstream assets are reported into it with the place where KFP put their values,
-so that the assets' own IO manager loads them. Afterwards values, record, metrics and reports are written
-where KFP wants them. Exit code 0; 1 when the assets fail or an input's digest is wrong; 2 when
-the executor input or the argument is not usable; 3 when a blocking check failed. The log's last line says why.
+A step materializes its assets with their checks in its own temporary Dagster instance. First it reports the
+materializations of the upstream assets to that instance, with the path where KFP put their values, so that the
+assets' IO manager loads them. Then it writes values, record, metrics and reports to the paths that KFP gave.
+Exit code 0; 1 when the assets fail or an input's digest is wrong; 2 when the executor input or the argument is
+unusable; 3 when a blocking check failed. The last line of the log is the reason.
 
-An IO manager must record `path` (local or fsspec URL) in the metadata of what it writes, and read what it
-loads from the `path` of the upstream's last materialization, or lie under the instance's storage folder
-(Dagster's own file system IO manager without `base_dir` does).
+An IO manager must record `path` (local or fsspec URL) in the metadata of what it writes, and load from the `path`
+of the upstream's last materialization, or keep its files in the instance's storage folder (Dagster's own file
+system IO manager without `base_dir` does).
 """
 
 import argparse
@@ -59,12 +59,12 @@ from kfp_bridge.running.reports import confusion_matrix, html_report, markdown_r
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one task; returns the exit code."""
+    """Run one task and return the exit code."""
     parser = argparse.ArgumentParser(
         prog="kfp_bridge.step", description="Materialize the assets of one KFP task."
     )
     parser.add_argument(
-        "--executor-input", required=True, help="JSON that a KFP launcher puts in place of {{$}}"
+        "--executor-input", required=True, help="JSON that a KFP launcher substitutes for {{$}}"
     )
     parser.add_argument("--step", required=True, help="JSON that kfp-bridge export wrote")
     options = parser.parse_args(arguments)
@@ -101,11 +101,11 @@ def run_step(step: Mapping[str, Any], task: ExecutorInput) -> None:
 
     Raises:
         GateError: a blocking check failed.
-        StepError: an asset failed, or an input is not what its record says.
-        BridgeError: the executor input, the record of an input or the code location is not usable.
+        StepError: an asset failed, or an input differs from its record.
+        BridgeError: the executor input, the record of an input or the code location is unusable.
     """
     with tempfile.TemporaryDirectory(prefix="kfp-bridge-") as home:
-        # Before the Definitions load: what they keep in the instance's folder must end with the step.
+        # Set before the Definitions load: files that they keep in the instance's folder must be deleted with it.
         os.environ.update(DAGSTER_HOME=home, DAGSTER_DISABLE_TELEMETRY="1")
         with dg.DagsterInstance.ephemeral(tempdir=home) as instance:
             partition = str(task.parameters["partition_key"]) if step["partitioned"] else None
@@ -118,10 +118,10 @@ def run_step(step: Mapping[str, Any], task: ExecutorInput) -> None:
 
 @cache
 def reconstruct_job(step_json: str) -> dg.JobDefinition:
-    """The job with exactly the step's assets and checks, run in this process.
+    """Return the job with exactly the step's assets and checks, run in this process.
 
-    Retries are left to KFP: inside the step they would multiply with the task's own. Dagster asks for the job
-    several times in a run; within one process it is the same.
+    KFP does the retries: retries inside the step would multiply with the task's own. The job is cached because
+    Dagster asks for it several times in a run.
     """
     step = json.loads(step_json)
     defs = load_definitions(CodeLocation(**step["source"]))
@@ -166,49 +166,49 @@ def _report_inputs(
         for item in json.loads(task.parameters.get("imports") or "[]")
     }
     for item in step["inputs"]:
-        record = imported.get(item["asset"]) or _recorded(task, item)
+        record = imported.get(item["asset"]) or _input_record(task, item)
         event = record.event
         if item["value"] is not None:
             artifact = task.input(item["value"])
-            _refuse_other_digest(item["asset"], record, artifact.path)
+            _verify_digest(item["asset"], record, artifact.path)
             if record.path is None:
-                raise StepError(f"asset {item['asset']}: its record has no `path`; see the mapping page")
-            event = relocated(event, str(_place(artifact.path, record, home, item["value"])))
+                raise StepError(f"asset {item['asset']}: its record has no `path`; see docs/kfp-bridge.md")
+            event = relocated(event, str(_link_input(artifact.path, record, home, item["value"])))
         instance.report_runless_asset_event(event)
 
 
-def _recorded(task: ExecutorInput, item: Mapping[str, Any]) -> AssetRecord:
+def _input_record(task: ExecutorInput, item: Mapping[str, Any]) -> AssetRecord:
     artifact = task.input(item["record"])
-    made = parse_record(artifact.path.read_text(encoding="utf-8"), item["record"])
-    if failed := made.failed_gate():  # a runner that overlooks an exit code must not open the gate
-        raise StepError(f"record {item['record']}: {failed}; refusing to go on")
-    record = made.of(item["asset"])
+    upstream = parse_record(artifact.path.read_text(encoding="utf-8"), item["record"])
+    if failed := upstream.failed_gate():  # the runner may have ignored the exit code of that task
+        raise StepError(f"record {item['record']}: {failed}; refusing to continue")
+    record = upstream.of(item["asset"])
     if record is None:
         raise StepError(f"record {item['record']}: asset {item['asset']} was not materialized by its task")
     return record
 
 
-def _refuse_other_digest(asset: str, record: AssetRecord, path: Path) -> None:
+def _verify_digest(asset: str, record: AssetRecord, path: Path) -> None:
     found = digest(path)
     if record.sha256 is None and path.is_file():
         raise StepError(
-            f"asset {asset}: its record has no sha256; its IO manager must record one to be imported"
+            f"asset {asset}: its record has no sha256; to be imported, its IO manager must record one"
         )
-    # The digest an IO manager records for a folder is its own; it verifies that one when it loads.
+    # An IO manager has its own kind of digest for a folder and verifies it when it loads.
     imported_folder = record.event.metadata.get("sha256") is not None and path.is_dir()
     if record.sha256 != found and not imported_folder:
         raise StepError(
-            f"asset {asset}: {path} has sha256 {found}, its record says {record.sha256}; refusing to use it"
+            f"asset {asset}: {path} has sha256 {found}, its record has {record.sha256}; refusing to use it"
         )
 
 
-def _place(artifact: Path, record: AssetRecord, home: Path, name: str) -> Path:
-    """Give the value its own file name again (formats are told by suffix), in the storage folder if it lay there."""
+def _link_input(artifact: Path, record: AssetRecord, home: Path, name: str) -> Path:
+    """Link the value under its original name (the suffix selects the format), in the storage folder if it was there."""
     recorded = PurePosixPath(record.path or "")
-    place = home / "storage" / record.stored if record.stored else home / "inputs" / name / recorded.name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.symlink_to(artifact.resolve(), target_is_directory=artifact.is_dir())
-    return place
+    link = home / "storage" / record.stored if record.stored else home / "inputs" / name / recorded.name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(artifact.resolve(), target_is_directory=artifact.is_dir())
+    return link
 
 
 def _record(
@@ -223,13 +223,13 @@ def _record(
     for key, event in sorted(events.items()):
         record = AssetRecord(key, None, without_pointers(event))
         if values.get(key) and result.success:
-            record = _copied(record, task.output(values[key]).path, instance)
+            record = _copy_value(record, task.output(values[key]).path, instance)
         records.append(record)
     return TaskRecord(tuple(records), tuple(result.get_asset_check_evaluations()))
 
 
-def _copied(record: AssetRecord, target: Path, instance: dg.DagsterInstance) -> AssetRecord:
-    """Copy the value from where the asset's IO manager wrote it; the record of the copy."""
+def _copy_value(record: AssetRecord, target: Path, instance: dg.DagsterInstance) -> AssetRecord:
+    """Copy the value from where the asset's IO manager wrote it; return the record of the copy."""
     if record.path is None:
         raise StepError(
             f"asset {record.asset}: the materialization of its IO manager records no `path`; an exported asset's IO "
@@ -240,7 +240,7 @@ def _copied(record: AssetRecord, target: Path, instance: dg.DagsterInstance) -> 
     filesystem, source = fsspec.url_to_fs(record.path)
     if not filesystem.exists(source):
         raise StepError(
-            f"asset {record.asset}: its IO manager recorded path {record.path}, but nothing is there"
+            f"asset {record.asset}: its IO manager recorded path {record.path}, which does not exist"
         )
     if filesystem.isdir(source):
         filesystem.get(source.rstrip("/") + "/", str(target) + "/", recursive=True)
@@ -255,7 +255,7 @@ def _write(step: Mapping[str, Any], task: ExecutorInput, record: TaskRecord) -> 
     record.write(task.output(RECORD).path)
     task.output(REPORT).path.write_text(markdown_report(record), encoding="utf-8")
     task.output(REPORT_HTML).path.write_text(html_report(record), encoding="utf-8")
-    # A digest decides whether the tasks after this one may be taken from KFP's cache.
+    # Downstream tasks take the digests as parameters, which are part of KFP's cache key.
     for asset in record.assets:
         data_version = asset.event.tags.get(DATA_VERSION_TAG, "") if asset.event.tags else ""
         write_parameter(task, f"{identifier(asset.asset)}_digest", asset.sha256 or data_version)
@@ -284,7 +284,7 @@ def _raise_on_failure(result: Any, record: TaskRecord) -> None:
 
 
 def _typed(value: Any, kind: str) -> Any:
-    """The value in the Python type of its parameter: JSON from a launcher knows one kind of number."""
+    """Convert a value to the Python type of its parameter: JSON from a launcher has one number type only."""
     match kind:
         case "NUMBER_DOUBLE":
             return None if value is None else float(value)

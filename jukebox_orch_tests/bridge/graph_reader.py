@@ -1,4 +1,4 @@
-"""Reading small graphs, as several files of tests do."""
+"""Reads and exports small graphs; shared by several test files."""
 
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,17 @@ DATASET = {"kfp/artifact_type": "Dataset"}
 
 
 def graph_of(*assets: Any, **options: Any) -> PipelineGraph:
-    made = {
+    """Return the graph of the assets; options are those of `Definitions` and `read_graph`."""
+    definitions = {
         name: options.pop(name)
         for name in ("asset_checks", "jobs", "schedules", "sensors", "resources")
         if name in options
     }
-    return read_graph(dg.Definitions(assets=list(assets), **made), SOURCE, **options)
+    return read_graph(dg.Definitions(assets=list(assets), **definitions), SOURCE, **options)
 
 
-def refused(graph: PipelineGraph, tmp_path: Path) -> str:
+def strict_export_error(graph: PipelineGraph, tmp_path: Path) -> str:
+    """Return the message with which a strict export fails; it writes no file."""
     with pytest.raises(ExportError) as error:
         export(graph, "image:1", tmp_path / "pipeline.yaml")
     assert not (tmp_path / "pipeline.yaml").exists()

@@ -1,4 +1,4 @@
-"""Asset graphs that are nobody's product: what the exporter must cope with. Importable by the exported steps."""
+"""Synthetic asset graphs with everything that the exporter must handle. The exported steps import them."""
 
 import hashlib
 import json
@@ -170,7 +170,7 @@ def published(model: dict):
 
 @dg.asset(key=["toy", "announcement"], deps=[["toy", "published"]], group_name="toy")
 def announcement() -> None:
-    """Tells somebody; has no value."""
+    """Has no value."""
 
 
 @dg.config_mapping
@@ -217,7 +217,7 @@ toy = dg.Definitions(
 )
 
 
-# Everything else an asset graph can hold.
+# Everything else that an asset graph can contain.
 
 
 @dg.multi_asset(
@@ -295,7 +295,7 @@ def daily_upper(daily: str):
 
 lake = dg.AssetSpec("lake", metadata={"kfp/artifact_type": "Dataset"})
 
-zoo = dg.Definitions(
+all_kinds = dg.Definitions(
     assets=[splits, halves, scaled, lake],
     asset_checks=[positive],
     resources={"io_manager": JsonFiles()},
@@ -324,7 +324,7 @@ def broken():
 failing = dg.Definitions(assets=[broken])
 
 
-# A graph that a real cluster can run: what kfp_acceptance.py submits beside the product's own.
+# A graph for a real cluster: kfp/acceptance.py submits it in addition to the product's own.
 
 PLACED = {
     "container_config": {
@@ -344,7 +344,7 @@ PLACED = {
 
 
 class Greeting(dg.Config):
-    seconds: float = Field(default=0.0, description="How long the step takes, so that it can be killed")
+    seconds: float = Field(default=0.0, description="How long the step runs, so that it can be killed")
     fail: bool = Field(default=False, description="Whether the gate fails")
 
 
@@ -391,7 +391,7 @@ def greeting_config(val: GreetingRun):
 
 
 def greetings(code_version: str) -> dg.Definitions:
-    """The graph: what depends on a secret, and what on settings alone; `scaled` has this version of its code."""
+    """Return assets that depend on a secret or on settings only; `scaled` has this code version."""
 
     @dg.asset(metadata={"kfp/artifact_type": "Model", "kfp/config": []}, code_version=code_version)
     def scaled(drawn: int):

@@ -1,4 +1,4 @@
-"""The command line: what a newcomer types works, and what is wrong is said with the exit code that is documented."""
+"""The command line: the documented commands work; an error has its reason and the documented exit code."""
 
 import json
 from pathlib import Path
@@ -37,13 +37,13 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "command", ["export", "verify", "diff", "run-local", "upload", "submit", "schedule", "sync"]
 )
-def test_every_command_explains_itself(command: str):
+def test_every_command_has_help(command: str):
     result = run(command, "--help")
     assert result.exit_code == 0
     assert "Usage" in result.output
 
 
-def test_the_report_is_a_table_and_json(tmp_path: Path):
+def test_report_is_table_and_json(tmp_path: Path):
     result = run(
         "export", *TOY, "-o", tmp_path / "toy.yaml", "--report", "--report-json", tmp_path / "report.json"
     )
@@ -54,7 +54,7 @@ def test_the_report_is_a_table_and_json(tmp_path: Path):
     assert {row["outcome"] for row in rows} == {"mapped", "not exported"}
 
 
-def test_verify_says_the_same_graph_or_shows_the_difference(pipeline: Path, tmp_path: Path):
+def test_verify_and_diff_report_differences(pipeline: Path, tmp_path: Path):
     assert run("verify", pipeline, *TOY).exit_code == 0
     edited = tmp_path / "edited.yaml"
     edited.write_text(pipeline.read_text().replace("maxRetryCount: 3", "maxRetryCount: 2"))
@@ -65,7 +65,7 @@ def test_verify_says_the_same_graph_or_shows_the_difference(pipeline: Path, tmp_
     assert run("diff", pipeline, edited).exit_code == 1
 
 
-def test_pod_config_is_part_of_export_and_verify(tmp_path: Path):
+def test_pod_config_affects_export_and_verify(tmp_path: Path):
     pods = tmp_path / "pods.yaml"
     pods.write_text("container_config: {env: [{name: TRACKING_URI, value: http://other}]}\n")
     assert run("export", *TOY, "-o", tmp_path / "toy.yaml", "--pod-config", pods).exit_code == 0
@@ -77,7 +77,7 @@ def test_pod_config_is_part_of_export_and_verify(tmp_path: Path):
     assert run("export", *TOY, "-o", tmp_path / "toy.yaml", "--pod-config", pods).exit_code == 2
 
 
-def test_what_does_not_map_stops_a_strict_export_with_exit_1(tmp_path: Path):
+def test_unmapped_asset_fails_strict_export_with_exit_1(tmp_path: Path):
     code = tmp_path / "code.py"
     code.write_text(
         "import dagster as dg\n@dg.asset\ndef one(): return 1\ndefs = dg.Definitions(assets=[one])\n"
@@ -100,13 +100,13 @@ def test_what_does_not_map_stops_a_strict_export_with_exit_1(tmp_path: Path):
         (["upload", "absent.yaml", "--host", "nowhere"], "expected a URL"),
     ],
 )
-def test_bad_input_exits_2_and_says_why(arguments: list[str], message: str):
+def test_bad_input_exits_2_with_reason(arguments: list[str], message: str):
     result = run(*arguments)
     assert result.exit_code == 2
     assert message in result.output
 
 
-def test_run_local_refuses_unknown_parameters_and_used_folders(pipeline: Path, tmp_path: Path):
+def test_run_local_refuses_unknown_parameter_and_used_folder(pipeline: Path, tmp_path: Path):
     assert run("run-local", pipeline, "--processes", "-p", "epoch=1").exit_code == 2
     (tmp_path / "something").touch()
     result = run("run-local", pipeline, "--processes", "-o", tmp_path)
@@ -114,7 +114,7 @@ def test_run_local_refuses_unknown_parameters_and_used_folders(pipeline: Path, t
     assert "is not empty" in result.output
 
 
-def test_upload_submit_and_schedule_from_the_command_line(pipeline: Path, monkeypatch: pytest.MonkeyPatch):
+def test_upload_submit_schedule_and_sync_commands(pipeline: Path, monkeypatch: pytest.MonkeyPatch):
     with running_kfp_server() as server:
         server.token = "secret"
         monkeypatch.setenv("KFP_TOKEN", "secret")

@@ -1,4 +1,4 @@
-"""Upload, submit, schedule and sync: once each, through failures of the network, with tokens that change."""
+"""Upload, submit, schedule and sync: idempotent, retried after network failures, with changing tokens."""
 
 import shutil
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def host(server: KfpServer) -> KfpHost:
     return KfpHost(server.url)
 
 
-def test_the_same_file_twice_is_one_version(server: KfpServer, host: KfpHost, pipeline: Path, tmp_path: Path):
+def test_same_file_twice_is_one_version(server: KfpServer, host: KfpHost, pipeline: Path, tmp_path: Path):
     first, second = host.upload(pipeline), host.upload(pipeline)
     assert (first.created, second.created) == (True, False)
     assert first.version_id == second.version_id
@@ -50,7 +50,7 @@ def test_the_same_file_twice_is_one_version(server: KfpServer, host: KfpHost, pi
     assert (len(server.pipelines), len(server.versions)) == (1, 2)
 
 
-def test_a_run_has_parameters_version_and_service_account(server: KfpServer, host: KfpHost, pipeline: Path):
+def test_run_has_parameters_version_and_service_account(server: KfpServer, host: KfpHost, pipeline: Path):
     version = host.upload(pipeline)
     run, started = host.submit(
         version, "first", {"epochs": 3}, service_account="trainer", pipeline_root="s3://bucket/root"
@@ -64,7 +64,7 @@ def test_a_run_has_parameters_version_and_service_account(server: KfpServer, hos
     assert server.experiments[stored.experiment_id].display_name == "Default"
 
 
-def test_a_run_of_the_same_name_is_not_started_again(server: KfpServer, host: KfpHost, pipeline: Path):
+def test_run_with_same_name_is_not_started_again(server: KfpServer, host: KfpHost, pipeline: Path):
     version = host.upload(pipeline)
     first, _ = host.submit(version, "nightly-2024-01-01", {})
     again, started = host.submit(version, "nightly-2024-01-01", {})
@@ -74,12 +74,12 @@ def test_a_run_of_the_same_name_is_not_started_again(server: KfpServer, host: Kf
     assert len(server.runs) == 2
 
 
-def test_requests_are_tried_again_while_the_server_is_away(server: KfpServer, host: KfpHost, pipeline: Path):
+def test_requests_are_retried_while_server_fails(server: KfpServer, host: KfpHost, pipeline: Path):
     server.fail_next = 3
     assert host.upload(pipeline).created
 
 
-def test_a_lost_answer_leads_to_no_second_object(server: KfpServer, host: KfpHost, pipeline: Path):
+def test_lost_response_creates_no_second_object(server: KfpServer, host: KfpHost, pipeline: Path):
     server.lose_next = 1
     version = host.upload(pipeline)
     server.lose_next = 1
@@ -94,27 +94,27 @@ def test_a_lost_answer_leads_to_no_second_object(server: KfpServer, host: KfpHos
     )
 
 
-def test_a_server_that_stays_away_is_named(server: KfpServer, pipeline: Path):
+def test_permanently_failing_server_is_named(server: KfpServer, pipeline: Path):
     server.fail_next = 100
     with pytest.raises(RunError, match=r"127\.0\.0\.1.*HTTP 503 Service Unavailable: try again"):
         KfpHost(server.url, attempts=2).upload(pipeline)
 
 
-def test_a_host_that_is_not_there_is_named(pipeline: Path):
+def test_unreachable_or_invalid_host_is_named(pipeline: Path):
     with pytest.raises(RunError, match=r"http://127\.0\.0\.1:9"):
         KfpHost("http://127.0.0.1:9", attempts=1).upload(pipeline)
     with pytest.raises(BridgeError, match="expected a URL"):
         KfpHost("ml-pipeline:8888")
 
 
-def test_a_refused_request_is_not_tried_again(server: KfpServer, host: KfpHost, pipeline: Path):
+def test_refused_request_is_not_retried(server: KfpServer, host: KfpHost, pipeline: Path):
     server.token = "secret"
     with pytest.raises(RunError, match="HTTP 401 Unauthorized: no or wrong token"):
         host.upload(pipeline)
     assert len(server.requests) == 1
 
 
-def test_a_token_file_is_read_again_for_every_request(server: KfpServer, pipeline: Path, tmp_path: Path):
+def test_token_file_is_reread_for_every_request(server: KfpServer, pipeline: Path, tmp_path: Path):
     token = tmp_path / "token"
     token.write_text("one\n")
     server.token = "one"
@@ -128,7 +128,7 @@ def test_a_token_file_is_read_again_for_every_request(server: KfpServer, pipelin
         host.upload(pipeline)
 
 
-def test_waiting_ends_with_the_run_or_the_timeout(server: KfpServer, host: KfpHost, pipeline: Path):
+def test_wait_ends_with_run_or_timeout(server: KfpServer, host: KfpHost, pipeline: Path):
     run, _ = host.submit(host.upload(pipeline), "first", {})
     with pytest.raises(RunError, match="is still RUNNING after 0 s"):
         host.wait(run.run_id, timeout=0, poll=0.01)
@@ -160,9 +160,9 @@ def test_schedules_become_recurring_runs_once(
     assert len(server.recurring_runs) == 1
 
 
-def test_a_schedule_in_another_timezone_is_refused(host: KfpHost, pipeline: Path):
+def test_schedule_in_other_timezone_is_refused(host: KfpHost, pipeline: Path):
     with pytest.raises(
-        BridgeError, match="runs in UTC, but KFP follows the timezone of its controller, Europe/Berlin"
+        BridgeError, match="runs in UTC, but KFP uses the timezone of its controller, Europe/Berlin"
     ):
         host.schedule(
             host.upload(pipeline),
@@ -176,12 +176,12 @@ def test_a_schedule_in_another_timezone_is_refused(host: KfpHost, pipeline: Path
     ("cron", "expected"),
     [("*/5 * * * *", "0 */5 * * * *"), ("@daily", "@daily"), ("0 2 * JUL MON-FRI", "0 0 2 * JUL MON-FRI")],
 )
-def test_cron_gets_seconds(cron: str, expected: str):
+def test_cron_gets_seconds_field(cron: str, expected: str):
     assert kfp_cron(cron) == expected
 
 
 @pytest.mark.parametrize("cron", ["0 2 * * 7", "0 0 L * *", "* * * *", "0 0 * * 1#2", "@every_minute"])
-def test_cron_that_kfp_does_not_know_is_refused(cron: str):
+def test_cron_unsupported_by_kfp_is_refused(cron: str):
     with pytest.raises(BridgeError, match="KFP"):
         kfp_cron(cron)
 
@@ -191,8 +191,8 @@ def finished(pipeline: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_as_processes(read_pipeline_spec(pipeline), {}, tmp_path_factory.mktemp("finished"))
 
 
-def as_kfp_stores(run: Path, root: Path, run_id: str, tasks: list[str]) -> None:
-    """Lay the artifacts out as KFP does: <root>/<pipeline>/<run id>/<task>/<uuid>/<name>."""
+def store_like_kfp(run: Path, root: Path, run_id: str, tasks: list[str]) -> None:
+    """Copy the artifacts to where KFP stores them: <root>/<pipeline>/<run id>/<task>/<uuid>/<name>."""
     for task in tasks:
         shutil.copytree(
             run / task,
@@ -207,7 +207,7 @@ def home(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield instance
 
 
-def test_sync_brings_every_event_into_dagster_once(
+def test_sync_reports_every_event_once(
     server: KfpServer,
     host: KfpHost,
     pipeline: Path,
@@ -217,11 +217,11 @@ def test_sync_brings_every_event_into_dagster_once(
 ):
     root = tmp_path / "store"
     spec, version = read_pipeline_spec(pipeline), host.upload(pipeline)
-    # Three runs, so that the list has pages: one ended well, one failed at the second task, one goes on.
+    # Three runs, so that the list has pages: one succeeded, one failed at the second task, one is still running.
     runs = [host.submit(version, name, {})[0].run_id for name in ("good", "failed", "running")]
-    as_kfp_stores(finished, root, runs[0], list(spec.tasks))
-    as_kfp_stores(finished, root, runs[1], ["toy-dataset"])
-    as_kfp_stores(finished, root, runs[2], ["toy-dataset"])
+    store_like_kfp(finished, root, runs[0], list(spec.tasks))
+    store_like_kfp(finished, root, runs[1], ["toy-dataset"])
+    store_like_kfp(finished, root, runs[2], ["toy-dataset"])
     server.finish(runs[0], "SUCCEEDED")
     server.finish(runs[1], "FAILED")
 
@@ -242,18 +242,18 @@ def test_sync_brings_every_event_into_dagster_once(
     assert materialization.tags is not None
     assert materialization.tags[RUN_ID] == runs[0]
     assert materialization.metadata["accuracy"].value == 0.875
-    place = Path(str(materialization.metadata["path"].value))
-    assert place == root / "toy-training" / runs[0] / "toy-trained-model" / "0a1b2c" / "toy_trained_model"
-    assert place.is_file()
+    path = Path(str(materialization.metadata["path"].value))
+    assert path == root / "toy-training" / runs[0] / "toy-trained-model" / "0a1b2c" / "toy_trained_model"
+    assert path.is_file()
     assert home.fetch_materializations(dg.AssetKey(["toy", "dataset"]), limit=10).records
 
 
-def test_sync_names_a_pipeline_that_is_not_there(host: KfpHost, home: dg.DagsterInstance):
+def test_sync_names_missing_pipeline(host: KfpHost, home: dg.DagsterInstance):
     with pytest.raises(BridgeError, match="has no pipeline 'absent'"):
         sync(host, "absent", home)
 
 
-def test_sync_refuses_a_record_that_is_not_one(
+def test_sync_refuses_record_of_unknown_version(
     server: KfpServer, host: KfpHost, pipeline: Path, home: dg.DagsterInstance, tmp_path: Path
 ):
     run, _ = host.submit(host.upload(pipeline), "bad", {})

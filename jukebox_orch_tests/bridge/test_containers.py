@@ -1,4 +1,4 @@
-"""`run-local` in containers: through kfp.local, whose gaps it makes good."""
+"""`run-local` in containers, including the failures that kfp.local misses."""
 
 from pathlib import Path
 
@@ -12,10 +12,15 @@ from kfp_bridge.pipeline_graph import CodeLocation
 from kfp_bridge.pipeline_spec import PipelineSpec, read_pipeline_spec
 from kfp_bridge.reading.graph import read_graph
 from kfp_bridge.records import parse_record
-from kfp_bridge.running.local import has_container_engine, raise_on_lost_failure, run_in_containers
+from kfp_bridge.running.local import (
+    has_container_engine,
+    raise_on_lost_failure,
+    run_as_processes,
+    run_in_containers,
+)
 
 IMAGE = "localhost/jukebox-step:dev"
-HOW = f"run Docker, or `podman system service` and set DOCKER_HOST; it needs {IMAGE} of `make image`"
+HINT = f"run Docker, or `podman system service` and set DOCKER_HOST; it needs {IMAGE} of `make image`"
 
 
 def exported(attribute: str, folder: Path, job: str | None = None) -> PipelineSpec:
@@ -25,7 +30,7 @@ def exported(attribute: str, folder: Path, job: str | None = None) -> PipelineSp
     return read_pipeline_spec(folder / "pipeline.yaml")
 
 
-def image_is_there() -> bool:
+def has_step_image() -> bool:
     import docker
 
     if not has_container_engine():
@@ -35,14 +40,14 @@ def image_is_there() -> bool:
 
 @pytest.fixture
 def engine() -> None:
-    if not image_is_there():
-        parts.absent("a container engine with the step image", HOW)
+    if not has_step_image():
+        parts.absent("a container engine with the step image", HINT)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("engine")
-def test_a_graph_runs_in_containers(tmp_path: Path):
-    spec = exported("zoo", tmp_path)
+def test_graph_runs_in_containers(tmp_path: Path):
+    spec = exported("all_kinds", tmp_path)
     run_in_containers(spec, tmp_path / "pipeline.yaml", {"factor": 5}, tmp_path / "run")
     (value,) = (tmp_path / "run").glob("*/scaled/scaled")
     assert value.read_text() == "[10]"
@@ -52,7 +57,7 @@ def test_a_graph_runs_in_containers(tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("engine")
-def test_a_failed_gate_stops_the_containers(tmp_path: Path):
+def test_failed_gate_stops_containers(tmp_path: Path):
     spec = exported("toy", tmp_path, "toy_training")
     values = {"bad_data": True, "floor": 0.5}
     with pytest.raises(
@@ -62,15 +67,13 @@ def test_a_failed_gate_stops_the_containers(tmp_path: Path):
     assert not list((tmp_path / "run").glob("*/toy-trained-model"))
 
 
-def test_a_parameter_that_kfp_local_cannot_leave_empty_is_named(tmp_path: Path):
+def test_parameter_empty_for_kfp_local_is_named(tmp_path: Path):
     spec = exported("toy", tmp_path, "toy_training")
     with pytest.raises(BridgeError, match="parameter floor of pipeline toy-training is empty"):
         run_in_containers(spec, tmp_path / "pipeline.yaml", {}, tmp_path / "run")
 
 
-def test_a_container_that_was_gone_before_its_exit_code_was_read_is_no_success(tmp_path: Path):
-    from kfp_bridge.running.local import run_as_processes
-
+def test_container_deleted_before_exit_code_counts_as_failed(tmp_path: Path):
     spec = exported("toy", tmp_path, "toy_training")
     with pytest.raises(RunError):
         run_as_processes(spec, {"bad_data": True}, tmp_path / "root" / "toy-training-2026")
@@ -79,5 +82,7 @@ def test_a_container_that_was_gone_before_its_exit_code_was_read_is_no_success(t
     ):
         raise_on_lost_failure(spec, tmp_path / "root")
     (tmp_path / "root" / "toy-training-2026" / "toy-dataset" / "dagster_record").unlink()
-    with pytest.raises(RunError, match="task toy-dataset of pipeline toy-training failed: it left no record"):
+    with pytest.raises(
+        RunError, match="task toy-dataset of pipeline toy-training failed: it wrote no record"
+    ):
         raise_on_lost_failure(spec, tmp_path / "root")

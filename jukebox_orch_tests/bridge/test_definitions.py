@@ -1,4 +1,4 @@
-"""Code locations and jobs that cannot be read are refused by name."""
+"""Code locations and jobs that cannot be read are refused with a message that names them."""
 
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,12 @@ from kfp_bridge.reading.graph import read_graph
         ({"select": 'key:"absent"'}, 'key:"absent"'),
     ],
 )
-def test_an_unknown_job_or_selection_is_refused(options: dict[str, Any], message: str):
+def test_unknown_job_or_selection_is_refused(options: dict[str, Any], message: str):
     with pytest.raises(BridgeError, match=message):
         read_graph(bridge_graphs.toy, SOURCE, **options)
 
 
-def test_a_job_of_ops_is_refused():
+def test_job_of_ops_is_refused():
     @dg.op
     def work():
         return 1
@@ -41,7 +41,7 @@ def test_a_job_of_ops_is_refused():
         read_graph(dg.Definitions(jobs=[chores]), SOURCE, job="chores")
 
 
-def test_a_cycle_is_refused():
+def test_cycle_is_refused():
     @dg.asset(deps=["second"], metadata=DATASET)
     def first():
         return 1
@@ -68,7 +68,7 @@ def test_a_cycle_is_refused():
         ("x = 1", "y", "has no attribute 'y'"),
     ],
 )
-def test_a_file_without_definitions_is_refused(
+def test_file_without_unique_definitions_is_refused(
     content: str, attribute: str | None, message: str, tmp_path: Path
 ):
     path = tmp_path / "code.py"
@@ -77,14 +77,14 @@ def test_a_file_without_definitions_is_refused(
         load_definitions(CodeLocation(file=str(path), attribute=attribute))
 
 
-def test_a_missing_module_or_file_is_refused():
+def test_missing_module_or_file_is_refused():
     with pytest.raises(BridgeError, match="cannot load no_such_module: ModuleNotFoundError"):
         load_definitions(CodeLocation(module="no_such_module"))
     with pytest.raises(BridgeError, match=r"absent\.py: no such file"):
         load_definitions(CodeLocation(file="absent.py"))
 
 
-def test_lazy_definitions_of_a_file_are_found(tmp_path: Path):
+def test_lazy_definitions_in_file_are_found(tmp_path: Path):
     path = tmp_path / "lazy.py"
     path.write_text(
         "import dagster as dg\n@dg.asset\ndef one(): return 1\n"

@@ -1,4 +1,4 @@
-"""The mapping page draws the graph that is exported, and names every command."""
+"""docs/kfp-bridge.md shows the exported graph and describes every command."""
 
 import re
 from pathlib import Path
@@ -20,14 +20,14 @@ def jukebox(folder: Path) -> PipelineSpec:
     return read_pipeline_spec(folder / "jukebox.yaml")
 
 
-def test_the_drawing_has_the_edges_and_types_of_the_exported_file(tmp_path: Path):
+def test_diagram_matches_edges_and_types_of_export(tmp_path: Path):
     spec = jukebox(tmp_path)
-    drawing = PAGE.split("```mermaid\n")[1].split("```")[0]
-    edges = re.findall(r"^  ([a-z-]+)(?:\[.*?\])? --> ([a-z-]+)", drawing, re.MULTILINE)
+    diagram = PAGE.split("```mermaid\n")[1].split("```")[0]
+    edges = re.findall(r"^  ([a-z-]+)(?:\[.*?\])? --> ([a-z-]+)", diagram, re.MULTILINE)
     assert sorted(edges) == sorted(
         (u, task) for task, content in spec.tasks.items() for u in content.get("dependentTasks", [])
     )
-    types = dict(re.findall(r"([a-z-]+)\[\"[^\"]*<br/>([A-Za-z]+)\"\]", drawing))
+    types = dict(re.findall(r"([a-z-]+)\[\"[^\"]*<br/>([A-Za-z]+)\"\]", diagram))
     for task in spec.tasks:
         step = spec.step(task)
         assert step is not None
@@ -38,7 +38,7 @@ def test_the_drawing_has_the_edges_and_types_of_the_exported_file(tmp_path: Path
         assert types[task] == declared.removeprefix("system.")
 
 
-def test_every_command_and_artifact_type_is_explained():
+def test_every_command_and_artifact_type_is_documented():
     commands = {
         command.name or command.callback.__name__ for command in app.registered_commands if command.callback
     }
@@ -46,6 +46,7 @@ def test_every_command_and_artifact_type_is_explained():
     assert all(f"`{name}`" in PAGE for name in ARTIFACT_TYPES)
 
 
-def test_the_pictures_of_the_page_are_there():
-    for picture in re.findall(r"!\[.*?\]\((.*?)\)", PAGE):
-        assert (CHECKOUT / "docs" / picture).is_file()
+def test_images_of_page_exist():
+    images = re.findall(r"!\[.*?\]\((.*?)\)", PAGE)
+    assert images
+    assert [image for image in images if not (CHECKOUT / "docs" / image).is_file()] == []

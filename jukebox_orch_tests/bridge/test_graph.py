@@ -1,4 +1,4 @@
-"""Graphs that are nobody's product: what becomes what."""
+"""Reading synthetic graphs: what each part of Dagster becomes in KFP."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from kfp_bridge.reading.graph import read_graph
 from kfp_bridge.verifying.verify import verify
 
 
-def test_the_bridge_imports_nothing_of_a_project_and_nothing_heavy():
+def test_bridge_imports_no_project_and_no_heavy_library():
     code = (
         "import sys, kfp_bridge.cli, kfp_bridge.compiling.compiler, kfp_bridge.verifying.verify, "
         "kfp_bridge.service.client, kfp_bridge.step, kfp_bridge.service.sync, kfp_bridge.running.local;"
@@ -28,7 +28,7 @@ def test_the_bridge_imports_nothing_of_a_project_and_nothing_heavy():
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-def test_a_standalone_gate_holds_back_what_dagster_holds_back():
+def test_standalone_gate_blocks_same_tasks_as_dagster():
     graph = read_graph(bridge_graphs.toy, SOURCE, job="toy_training")
     after = {name: step.after for name, step in steps(graph).items()}
     assert after["toy__published"] == ("toy__trained_model_enough_weights",)
@@ -42,7 +42,7 @@ def test_a_standalone_gate_holds_back_what_dagster_holds_back():
     assert blocked == {name for name, gates in after.items() if "toy__trained_model_enough_weights" in gates}
 
 
-def test_edges_come_with_and_without_arguments_and_into_checks():
+def test_inputs_include_arguments_deps_and_check_inputs():
     inputs = {
         name: step.inputs
         for name, step in steps(read_graph(bridge_graphs.toy, SOURCE, job="toy_training")).items()
@@ -57,12 +57,12 @@ def test_edges_come_with_and_without_arguments_and_into_checks():
     }
 
 
-def test_a_multi_asset_is_one_task_and_a_graph_asset_too():
-    made = {
+def test_multi_asset_and_graph_asset_are_one_task_each():
+    assets = {
         name: [asset.key for asset in step.assets]
-        for name, step in steps(read_graph(bridge_graphs.zoo, SOURCE)).items()
+        for name, step in steps(read_graph(bridge_graphs.all_kinds, SOURCE)).items()
     }
-    assert made == {
+    assert assets == {
         "splits": ["test_split", "train_split"],
         "halves": ["left", "right"],
         "scaled": ["scaled"],
@@ -70,12 +70,12 @@ def test_a_multi_asset_is_one_task_and_a_graph_asset_too():
     }
 
 
-def test_a_part_of_a_multi_asset_can_be_selected():
-    (step,) = read_graph(bridge_graphs.zoo, SOURCE, select='key:"train_split"').steps
+def test_part_of_multi_asset_can_be_selected():
+    (step,) = read_graph(bridge_graphs.all_kinds, SOURCE, select='key:"train_split"').steps
     assert [asset.key for asset in step.assets] == ["train_split"]
 
 
-def test_an_asset_without_value_has_no_artifact_type():
+def test_asset_without_value_has_no_artifact_type():
     graph = read_graph(bridge_graphs.toy, SOURCE, job="toy_training")
     types = {asset.key: asset.artifact_type for step in graph.steps for asset in step.assets}
     assert types == {
@@ -86,16 +86,16 @@ def test_an_asset_without_value_has_no_artifact_type():
     }
 
 
-def test_caching_is_on_only_where_the_cache_key_is_honest():
+def test_caching_is_on_only_with_complete_cache_key():
     caching = {
         name: step.cache
         for name, step in steps(read_graph(bridge_graphs.toy, SOURCE, job="toy_training")).items()
     }
-    # A first asset reads the world, a check has no code version, and `published` asks to run every time.
+    # An asset without input reads external data, a check has no code version, and `published` declares no caching.
     assert [name for name, cached in caching.items() if cached] == ["toy__trained_model"]
 
 
-def test_an_asset_without_input_is_cached_where_it_says_that_code_and_settings_decide_it():
+def test_asset_without_input_is_cached_only_if_declared():
     @dg.asset(metadata={**DATASET, "kfp/cache": True}, code_version="1")
     def generated():
         return 1
@@ -112,7 +112,7 @@ def test_an_asset_without_input_is_cached_where_it_says_that_code_and_settings_d
     assert [name for name, step in found.items() if step.cache] == ["generated"]
 
 
-def test_the_report_names_cached_tasks_that_always_run_because_of_one_above_them():
+def test_report_names_cached_tasks_below_always_running_task():
     @dg.asset(metadata={**DATASET, "kfp/cache": True}, code_version="1")
     def generated():
         return 1
@@ -138,7 +138,7 @@ def test_the_report_names_cached_tasks_that_always_run_because_of_one_above_them
     assert found == {"task of-read", "task of-both"}
 
 
-def test_what_the_environment_holds_is_in_the_arguments_of_a_cached_task(tmp_path: Path):
+def test_environment_changes_argument_of_cached_task_only(tmp_path: Path):
     def argument(greeting: str) -> tuple[str, str]:
         env = [{"name": "GREETING", "value": greeting}]
         tags = {"dagster-k8s/config": {"container_config": {"env": env}}}
@@ -161,7 +161,7 @@ def test_what_the_environment_holds_is_in_the_arguments_of_a_cached_task(tmp_pat
     assert before[1] != after[1]
 
 
-def test_schedules_and_sensors():
+def test_schedule_is_exported_and_sensor_is_reported():
     graph = read_graph(bridge_graphs.toy, SOURCE, job="toy_training")
     assert graph.schedules == (Schedule("nightly", ("0 2 * * *",), "UTC", False, {"epochs": 9}),)
     (sensor,) = [row for row in graph.report if row.subject == "sensor new_rows"]
@@ -169,7 +169,7 @@ def test_schedules_and_sensors():
     assert "kfp-bridge submit" in sensor.becomes
 
 
-def test_a_sensor_of_another_job_is_not_reported():
+def test_sensor_of_other_job_is_not_reported():
     @dg.sensor(job_name="toy_by_op")
     def elsewhere():
         return None
@@ -188,7 +188,7 @@ def test_a_sensor_of_another_job_is_not_reported():
     assert found == {"sensor new_rows", "sensor here", "sensor anywhere"}
 
 
-def test_retry_policies():
+def test_retry_policies_become_retries_of_tasks():
     @dg.asset(
         metadata=DATASET,
         retry_policy=dg.RetryPolicy(max_retries=4, delay=1.5, backoff=dg.Backoff.EXPONENTIAL),
@@ -205,7 +205,7 @@ def test_retry_policies():
     assert found["constant"].retry == Retry(2, 10, 1.0)
 
 
-def test_an_external_asset_with_a_materialization_is_imported(tmp_path: Path):
+def test_materialized_external_asset_is_imported(tmp_path: Path):
     @dg.asset(metadata=DATASET)
     def copied(lake: list[int]):
         return lake
@@ -230,7 +230,7 @@ def test_an_external_asset_with_a_materialization_is_imported(tmp_path: Path):
     assert verify(graph, "image:1", read_pipeline_spec(tmp_path / "edited.yaml"))
 
 
-def test_pod_config_is_the_default_of_every_task_and_the_assets_tag_wins():
+def test_asset_tag_overrides_pod_config_of_all_tasks():
     pods = {
         "container_config": {
             "env": [{"name": "TRACKING_URI", "value": "http://default"}, {"name": "ZONE", "value": "a"}],
@@ -245,7 +245,7 @@ def test_pod_config_is_the_default_of_every_task_and_the_assets_tag_wins():
     assert found["toy__trained_model"].pod.cpu_request == "250m"
 
 
-def test_the_graph_for_a_real_cluster_exports(tmp_path: Path):
+def test_acceptance_graph_exports_and_verifies(tmp_path: Path):
     graph = read_graph(bridge_graphs.greeting, SOURCE, job="greeting")
     export(graph, "image:1", tmp_path / "greeting.yaml")
     assert verify(graph, "image:1", read_pipeline_spec(tmp_path / "greeting.yaml")) == []

@@ -1,4 +1,4 @@
-"""Every model project is exported to Kubeflow Pipelines as it is, one that the product does not know included."""
+"""Model projects, including an external plugin, are exported to Kubeflow Pipelines unchanged."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ EXAMPLE = CHECKOUT / "examples" / "acme_iris"
 
 
 @pytest.mark.parametrize("project", ["image_processor", "acme_iris"])
-def test_a_projects_graph_is_exported_and_verified(project: str, tmp_path: Path) -> None:
+def test_project_graph_is_exported_and_verified(project: str, tmp_path: Path) -> None:
     install(tmp_path, "acme-iris", {"jukebox_orch.projects": {"acme_iris": "acme_iris:AcmeIris"}})
     job = [
         "-m",

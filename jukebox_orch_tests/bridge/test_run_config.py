@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jukebox_orch_tests.bridge import graphs as bridge_graphs
-from jukebox_orch_tests.bridge.graph_reader import DATASET, SOURCE, graph_of, refused, steps
+from jukebox_orch_tests.bridge.graph_reader import DATASET, SOURCE, graph_of, steps, strict_export_error
 from kfp_bridge.pipeline_graph import Parameter, PipelineGraph
 from kfp_bridge.reading.graph import read_graph
 from kfp_bridge.reading.run_config import parameter_values, run_config
 
 
-def test_the_fields_of_a_config_mapping_are_the_parameters():
+def test_config_mapping_fields_become_parameters():
     parameters = {p.name: p for p in read_graph(bridge_graphs.toy, SOURCE, job="toy_training").parameters}
     assert parameters["epochs"] == Parameter(
         "epochs", ("training", "epochs"), "NUMBER_INTEGER", 5, False, "Passes over the training data"
@@ -33,7 +33,7 @@ def test_the_fields_of_a_config_mapping_are_the_parameters():
     }
 
 
-def test_without_a_mapping_each_op_has_its_fields_and_the_jobs_config_is_their_default():
+def test_op_fields_become_parameters_with_job_config_as_default():
     graph = read_graph(bridge_graphs.toy, SOURCE, job="toy_by_op")
     parameters = {p.name: p for p in graph.parameters}
     assert parameters["toy__trained_model_training_epochs"].default == 7
@@ -69,14 +69,12 @@ def toy_parameters() -> tuple[Parameter, ...]:
         },
     )
 )
-def test_run_config_and_parameters_are_each_others_inverse(
-    toy_parameters: tuple[Parameter, ...], values: dict[str, Any]
-):
+def test_parameter_values_invert_run_config(toy_parameters: tuple[Parameter, ...], values: dict[str, Any]):
     config = run_config({parameter.name: parameter.path for parameter in toy_parameters}, values)
     assert parameter_values(toy_parameters, config) == values
 
 
-def test_a_run_config_that_sets_no_parameter_is_named(toy_parameters: tuple[Parameter, ...]):
+def test_run_config_field_without_parameter_is_named(toy_parameters: tuple[Parameter, ...]):
     with pytest.raises(KeyError, match=r"training\.momentum"):
         parameter_values(toy_parameters, {"training": {"momentum": 1}})
 
@@ -88,7 +86,7 @@ class Settings(dg.Config):
 
 
 def declared(fields: list[str], *, rate_matters: bool = False) -> PipelineGraph:
-    """Data and a model, which declares what it takes of the job's settings."""
+    """Return the graph of data and a model that declares these fields of the job's config."""
 
     @dg.asset(metadata=DATASET, code_version="1", config_schema={"rows": int})
     def data():
@@ -114,7 +112,7 @@ def declared(fields: list[str], *, rate_matters: bool = False) -> PipelineGraph:
     return graph_of(data, model, jobs=[job], job="training")
 
 
-def test_a_cached_task_takes_the_parameters_that_its_asset_declares_and_one_that_always_runs_takes_all():
+def test_cached_task_takes_declared_parameters_others_take_all():
     graph = declared(["epochs"])
     assert {name: step.parameters for name, step in steps(graph).items()} == {
         "data": ("epochs", "rate", "rows"),
@@ -123,12 +121,12 @@ def test_a_cached_task_takes_the_parameters_that_its_asset_declares_and_one_that
     assert not graph.unmapped
 
 
-def test_a_declaration_that_leaves_out_what_matters_stops_the_export(tmp_path: Path):
-    message = refused(declared(["epochs"], rate_matters=True), tmp_path)
+def test_incomplete_declaration_stops_export(tmp_path: Path):
+    message = strict_export_error(declared(["epochs"], rate_matters=True), tmp_path)
     assert "task model: kfp/config: its config also depends on rate; declare it" in message
     assert not declared(["epochs", "rate"], rate_matters=True).unmapped
 
 
-def test_a_declared_field_that_the_job_does_not_have_stops_the_export(tmp_path: Path):
-    message = refused(declared(["epochs", "epoch"]), tmp_path)
+def test_declared_unknown_field_stops_export(tmp_path: Path):
+    message = strict_export_error(declared(["epochs", "epoch"]), tmp_path)
     assert "task model: kfp/config: the job has no config field 'epoch'" in message

@@ -1,4 +1,4 @@
-"""The jukebox three ways: Dagster's own job, the exported steps as documented, and another installation of both."""
+"""The jukebox gives the same result in Dagster's job, in the exported steps and in another installation."""
 
 import os
 import subprocess
@@ -19,14 +19,14 @@ from kfp_bridge.records import parse_record
 
 pytestmark = pytest.mark.timeout(1800)
 DAGSTER = ["-m", "jukebox_orch.definitions", "-j", "jukebox_training", "-c", "run.yaml"]
-# What differs between two runs without being part of the result.
+# Metadata that may differ between runs with the same result.
 VOLATILE = ("seconds", "path", "run", "version", "memory", "bytes")
 Results = dict[str, tuple[str, dict[str, float]]]
 
 
 @dataclass(frozen=True)
 class Installation:
-    """The commands of one Python environment, run in a folder and with an environment of their own."""
+    """Commands of one Python environment, run in a given folder with a clean environment."""
 
     scripts: Path
 
@@ -45,56 +45,58 @@ class Installation:
             check=False,
         )
 
-    def does(self, command: list[str], cwd: Path, **variables: str) -> str:
+    def run_checked(self, command: list[str], cwd: Path, **variables: str) -> str:
         done = self.run(command, cwd, **variables)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout
 
     def documented(self, folder: Path) -> Path:
-        """Type what the pages say in one folder; where the exported steps left their artifacts."""
+        """Run the documented commands in one folder; return the folder of the artifacts of the exported steps."""
         for command in (*typed("export"), *typed("verify")):
-            self.does(command, folder)
+            self.run_checked(command, folder)
         (local,) = typed("run-local")
-        said = self.does(local, folder)
-        return Path(said.rpartition("artifacts in ")[2].strip())
+        output = self.run_checked(local, folder)
+        return Path(output.rpartition("artifacts in ")[2].strip())
 
 
-HERE = Installation(Path(sys.executable).parent)
+THIS = Installation(Path(sys.executable).parent)
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """What Dagster's own job makes with the parameters of the documented `run-local`."""
+    """Results of Dagster's own job with the parameters of the documented `run-local`."""
     (local,) = typed("run-local")
     assert local[2:] == ["jukebox.yaml", "-p", "epochs=20"]
     home = tmp_path_factory.mktemp("home")
     (home / "run.yaml").write_text(yaml.safe_dump({"hyperparameters": {"epochs": 20}}))
-    HERE.does(["dagster", "job", "execute", *DAGSTER], home, DAGSTER_HOME=str(home))
-    made = materializations(home)
-    assert len(made) == 7
-    return {key: result_of(event) for key, event in made.items()}
+    THIS.run_checked(["dagster", "job", "execute", *DAGSTER], home, DAGSTER_HOME=str(home))
+    events = materializations(home)
+    assert len(events) == 7
+    return {key: result_of(event) for key, event in events.items()}
 
 
 @pytest.fixture(scope="module")
 def documented(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folder of the exported file, and folder of the artifacts."""
     folder = tmp_path_factory.mktemp("documented")
-    return folder / "jukebox.yaml", HERE.documented(folder)
+    return folder / "jukebox.yaml", THIS.documented(folder)
 
 
 @pytest.fixture(scope="module")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """A new environment with the wheel and what it declares, in the locked versions; nothing of this checkout."""
-    folder = tmp_path_factory.mktemp("elsewhere")
+def other_installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """A new environment with the wheel and its locked dependencies, but nothing of this checkout."""
+    folder = tmp_path_factory.mktemp("other")
     wheel = build_wheel(folder)
     installed = Installation(new_environment(folder / "env", wheel, ["training", "kfp"]))
-    place = installed.does(["python", "-c", "import kfp_bridge; print(kfp_bridge.__file__)"], folder)
-    assert place.startswith(str(folder / "env"))
+    location = installed.run_checked(
+        ["python", "-c", "import kfp_bridge; print(kfp_bridge.__file__)"], folder
+    )
+    assert location.startswith(str(folder / "env"))
     return installed
 
 
 def result_of(event: dg.AssetMaterialization) -> tuple[str, dict[str, float]]:
-    """Digest of the value, and the numbers of its metadata that say something of the model."""
+    """Return the digest of the value and the numbers of its metadata that describe the model."""
     numbers = {
         name: float(entry.value)
         for name, entry in event.metadata.items()
@@ -124,22 +126,22 @@ def assert_same_result(found: Results, expected: Results) -> None:
     assert expected["jukebox/evaluation"][1]
 
 
-def test_the_documented_commands_make_dagsters_bytes_and_metrics(
+def test_documented_commands_reproduce_dagster_bytes_and_metrics(
     documented: tuple[Path, Path], expected: Results
 ):
     assert_same_result(step_results(documented[1]), expected)
 
 
 @pytest.mark.slow
-def test_another_installation_exports_the_same_file_and_makes_the_same_model(
-    elsewhere: Installation, documented: tuple[Path, Path], expected: Results, tmp_path: Path
+def test_other_installation_makes_same_export_and_model(
+    other_installation: Installation, documented: tuple[Path, Path], expected: Results, tmp_path: Path
 ):
-    run = elsewhere.documented(tmp_path)
+    run = other_installation.documented(tmp_path)
     assert (tmp_path / "jukebox.yaml").read_bytes() == documented[0].read_bytes()
     assert_same_result(step_results(run), expected)
 
 
-# Settings that a gate refuses, the asset where it stands, and what must not be made then.
+# Settings that fail a gate; and by asset of a failed gate, the assets that must not be made.
 BAD_MODEL = {"hyperparameters": {"epochs": 3}, "gates": {"metric_floor": 0.99}}
 AFTER = {
     "validated_data": {"trained_model", "evaluation", "onnx_model", "registered_model"},
@@ -149,21 +151,21 @@ AFTER = {
 
 @pytest.fixture(scope="module")
 def bad_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Charts that validation refuses."""
+    """Charts that fail validation."""
     return write_charts(tmp_path_factory.mktemp("data") / "charts.parquet", days=3, chart=10, bad=True)
 
 
 @pytest.fixture(scope="module")
 def refusal(bad_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """How Dagster's own job refuses the bad data."""
+    """The message with which Dagster's own job refuses the bad data."""
     settings = {"source": {"location": str(bad_data)}}
     return refusal_in_dagster(settings, "validated_data", tmp_path_factory.mktemp("refused"))
 
 
 def refusal_in_dagster(settings: dict[str, Any], asset: str, home: Path) -> str:
-    """The failed check with its message."""
+    """Return the failed check of Dagster's own job with its message."""
     (home / "run.yaml").write_text(yaml.safe_dump(settings))
-    assert HERE.run(["dagster", "job", "execute", *DAGSTER], home, DAGSTER_HOME=str(home)).returncode == 1
+    assert THIS.run(["dagster", "job", "execute", *DAGSTER], home, DAGSTER_HOME=str(home)).returncode == 1
     assert not {key.rpartition("/")[2] for key in materializations(home)} & AFTER[asset]
     return failed_gate(home)
 
@@ -171,7 +173,7 @@ def refusal_in_dagster(settings: dict[str, Any], asset: str, home: Path) -> str:
 def refusal_in_steps(
     installed: Installation, pipeline: Path, parameters: list[str], asset: str, folder: Path
 ) -> str:
-    """The same of the exported steps."""
+    """Return the failed check of the exported steps with its message."""
     command = ["kfp-bridge", "run-local", str(pipeline), "--processes", "-o", "run", *parameters]
     done = installed.run(command, folder)
     assert done.returncode == 1, done.stdout
@@ -182,8 +184,8 @@ def refusal_in_steps(
     return done.stderr.strip().splitlines()[-1].partition(": blocking asset check ")[2]
 
 
-@pytest.mark.parametrize("where", ["here", pytest.param("elsewhere", marks=pytest.mark.slow)])
-def test_bad_data_stops_at_the_same_asset_with_the_same_message(
+@pytest.mark.parametrize("where", ["this", pytest.param("other_installation", marks=pytest.mark.slow)])
+def test_bad_data_stops_at_same_asset_with_same_message(
     where: str,
     refusal: str,
     bad_data: Path,
@@ -191,17 +193,15 @@ def test_bad_data_stops_at_the_same_asset_with_the_same_message(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ):
-    installed = HERE if where == "here" else request.getfixturevalue(where)
+    installed = THIS if where == "this" else request.getfixturevalue(where)
     parameters = ["-p", f"location={bad_data}"]
     assert refusal_in_steps(installed, documented[0], parameters, "validated_data", tmp_path) == refusal
     assert refusal.startswith("jukebox/validated_data:invalid_share failed: ")
 
 
 @pytest.mark.slow
-def test_a_bad_model_stops_at_the_same_asset_with_the_same_message(
-    documented: tuple[Path, Path], tmp_path: Path
-):
+def test_bad_model_stops_at_same_asset_with_same_message(documented: tuple[Path, Path], tmp_path: Path):
     expected = refusal_in_dagster(BAD_MODEL, "evaluation", tmp_path)
     assert expected.startswith("jukebox/evaluation:metric_floor failed: ")
     parameters = ["-p", "epochs=3", "-p", "metric_floor=0.99"]
-    assert refusal_in_steps(HERE, documented[0], parameters, "evaluation", tmp_path) == expected
+    assert refusal_in_steps(THIS, documented[0], parameters, "evaluation", tmp_path) == expected

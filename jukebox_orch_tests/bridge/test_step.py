@@ -1,4 +1,4 @@
-"""The exported steps as isolated processes: values travel by digest, gates stop, reports say what happened."""
+"""The exported steps as isolated processes: values with digests, gates, retries and reports."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def step_arguments(spec: PipelineSpec, task: str, run: Path, parameters: dict[st
     return command[3:]
 
 
-def test_the_exported_steps_make_what_dagster_makes(toy_run: Path):
+def test_exported_steps_reproduce_dagster_values(toy_run: Path):
     job = bridge_graphs.toy.resolve_job_def("toy_training")
     with dg.DagsterInstance.ephemeral() as instance:
         result = job.execute_in_process(
@@ -65,20 +65,20 @@ def test_the_exported_steps_make_what_dagster_makes(toy_run: Path):
             for event in result.get_asset_materialization_events()
             if "sha256" in event.step_materialization_data.materialization.metadata
         }
-    made = {
+    digests = {
         "toy/dataset": (toy_run / "toy-dataset" / "toy_dataset_digest").read_text(),
         "toy/trained_model": (toy_run / "toy-trained-model" / "toy_trained_model_digest").read_text(),
         "toy/published": (toy_run / "toy-published" / "toy_published_digest").read_text(),
     }
-    assert made == expected
+    assert digests == expected
 
 
-def test_parameters_reach_the_run_config_in_their_types(toy_run: Path):
+def test_parameters_keep_their_types_in_run_config(toy_run: Path):
     model = json.loads((toy_run / "toy-trained-model" / "toy_trained_model").read_text())
     assert model == {"weights": [3, 6, 9], "layers": [8], "name": "toy"}
 
 
-def test_numbers_become_metrics_and_the_matrix_is_drawn(toy_run: Path):
+def test_metadata_becomes_metrics_and_confusion_matrix(toy_run: Path):
     from kfp import dsl
 
     output = json.loads((toy_run / "toy-trained-model" / "executor_output.json").read_text())["artifacts"]
@@ -89,9 +89,7 @@ def test_numbers_become_metrics_and_the_matrix_is_drawn(toy_run: Path):
     assert output["dagster_confusion_matrix"]["artifacts"][0]["metadata"] == reference.metadata
 
 
-def test_the_executor_output_is_what_a_launcher_parses_and_has_every_artifact(
-    toy: PipelineSpec, toy_run: Path
-):
+def test_executor_output_is_valid_and_has_every_artifact(toy: PipelineSpec, toy_run: Path):
     from google.protobuf import json_format
     from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -101,10 +99,10 @@ def test_the_executor_output_is_what_a_launcher_parses_and_has_every_artifact(
         assert json.loads(output.read_text())["artifacts"].keys() == declared.keys()
 
 
-def test_a_step_does_not_go_on_from_a_gate_that_failed(
+def test_step_refuses_record_with_failed_gate(
     toy: PipelineSpec, toy_run: Path, capfd: pytest.CaptureFixture[str]
 ):
-    """kfp.local may take the container of a failed gate for one that succeeded."""
+    """kfp.local may take the container of a failed gate for a success."""
     arguments = step_arguments(toy, "toy-trained-model", toy_run, {})
     record = toy_run / "toy-dataset" / "dagster_record"
     original = record.read_text()
@@ -115,11 +113,11 @@ def test_a_step_does_not_go_on_from_a_gate_that_failed(
         assert main(arguments) == 1
     finally:
         record.write_text(original)
-    said = capfd.readouterr().err.strip().splitlines()[-1]
-    assert "blocking asset check toy/dataset:not_empty failed: rows found; refusing to go on" in said
+    last_line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "blocking asset check toy/dataset:not_empty failed: rows found; refusing to continue" in last_line
 
 
-def test_the_report_shows_checks_and_markdown_and_hides_no_markup(toy_run: Path):
+def test_report_shows_checks_and_markdown_with_escaped_html(toy_run: Path):
     markdown = (toy_run / "toy-dataset" / "dagster_report").read_text()
     assert "| FAILED | toy/dataset:drift | WARN |" in markdown
     assert "| passed | toy/dataset:not_empty | ERROR, blocking | rows found |" in markdown
@@ -128,7 +126,7 @@ def test_the_report_shows_checks_and_markdown_and_hides_no_markup(toy_run: Path)
     assert "&lt;b&gt;x&lt;/b&gt;" in page
 
 
-def test_the_record_keeps_every_metadata_type_and_the_data_version(toy_run: Path):
+def test_record_keeps_metadata_types_and_data_version(toy_run: Path):
     record = parse_record((toy_run / "toy-dataset" / "dagster_record").read_text(), "record")
     event = record.of("toy/dataset").event  # type: ignore[union-attr]
     assert isinstance(event.metadata["preview"], dg.MarkdownMetadataValue)
@@ -137,7 +135,7 @@ def test_the_record_keeps_every_metadata_type_and_the_data_version(toy_run: Path
     assert {check.check_name: check.passed for check in record.checks} == {"not_empty": True, "drift": False}
 
 
-def test_no_step_needs_more_than_its_artifacts(toy: PipelineSpec, toy_run: Path):
+def test_steps_leave_working_folder_empty(toy: PipelineSpec, toy_run: Path):
     assert all(not list((toy_run / task / "work").iterdir()) for task in toy.tasks)
 
 
@@ -149,7 +147,7 @@ def failed(toy: PipelineSpec, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return str(error.value), root
 
 
-def test_a_failed_gate_stops_the_pipeline_where_dagster_stops(failed: tuple[str, Path]):
+def test_failed_gate_stops_pipeline_where_dagster_stops(failed: tuple[str, Path]):
     message, root = failed
     assert message.endswith("blocking asset check toy/dataset:not_empty failed: the dataset has no rows")
     assert [path.name for path in root.iterdir()] == ["toy-dataset"]
@@ -167,17 +165,17 @@ def test_a_failed_gate_stops_the_pipeline_where_dagster_stops(failed: tuple[str,
     }
 
 
-def test_a_failed_gate_leaves_its_report(failed: tuple[str, Path]):
+def test_failed_gate_writes_report(failed: tuple[str, Path]):
     assert "| FAILED | toy/dataset:not_empty" in (failed[1] / "toy-dataset" / "dagster_report").read_text()
 
 
-def test_a_failed_gate_is_not_tried_again(failed: tuple[str, Path]):
+def test_failed_gate_is_not_retried(failed: tuple[str, Path]):
     assert (failed[1] / "toy-dataset" / "log").read_text().count(
         "not_empty failed: the dataset has no rows"
     ) == 1
 
 
-def test_a_failing_step_is_tried_as_often_as_its_policy_says(tmp_path: Path):
+def test_failing_step_is_retried_per_policy(tmp_path: Path):
     spec = exported("failing", tmp_path)
     with pytest.raises(RunError, match=r"task broken failed .*: ValueError: no such table: songs"):
         run_as_processes(spec, {}, tmp_path / "run")
@@ -187,7 +185,7 @@ def test_a_failing_step_is_tried_as_often_as_its_policy_says(tmp_path: Path):
     assert sum("RUN_START" in line for line in log) == 3
 
 
-def test_an_altered_artifact_is_refused(toy: PipelineSpec, toy_run: Path, capfd: pytest.CaptureFixture[str]):
+def test_altered_artifact_is_refused(toy: PipelineSpec, toy_run: Path, capfd: pytest.CaptureFixture[str]):
     arguments = step_arguments(toy, "toy-published", toy_run, {})
     artifact = toy_run / "toy-trained-model" / "toy_trained_model"
     original = artifact.read_bytes()
@@ -218,11 +216,11 @@ def test_an_altered_artifact_is_refused(toy: PipelineSpec, toy_run: Path, capfd:
         ),
         (
             lambda e: e["inputs"]["artifacts"]["from_toy_dataset"]["artifacts"][0].update(uri="ftp://x/y"),
-            "its scheme has no place in a container",
+            "its scheme has no path in a container",
         ),
     ],
 )
-def test_an_incomplete_executor_input_is_refused(
+def test_incomplete_executor_input_is_refused(
     edit: Any, message: str, toy: PipelineSpec, toy_run: Path, capfd: pytest.CaptureFixture[str]
 ):
     arguments = step_arguments(toy, "toy-published", toy_run, {})
@@ -232,7 +230,7 @@ def test_an_incomplete_executor_input_is_refused(
     assert message in capfd.readouterr().err.strip().splitlines()[-1]
 
 
-def test_executor_input_that_is_not_json_is_refused(capfd: pytest.CaptureFixture[str]):
+def test_non_json_executor_input_is_refused(capfd: pytest.CaptureFixture[str]):
     assert main(["--executor-input", "{", "--step", '{"version": 1}']) == 2
     assert "not the JSON of a KFP launcher" in capfd.readouterr().err
 
@@ -249,7 +247,7 @@ def test_executor_input_that_is_not_json_is_refused(capfd: pytest.CaptureFixture
         ('{"version": 2}', "--step: has version 2, the kfp_bridge in this image reads version 1"),
     ],
 )
-def test_step_argument_of_another_version_is_refused(
+def test_unreadable_or_other_version_step_argument_is_refused(
     step: str, message: str, capfd: pytest.CaptureFixture[str]
 ):
     assert main(["--executor-input", "{}", "--step", step]) == 2
@@ -257,14 +255,14 @@ def test_step_argument_of_another_version_is_refused(
 
 
 @pytest.mark.parametrize("uri", ["s3://bucket/a/b", "gs://bucket/a", "minio://mlpipeline/v2/x", "/tmp/plain"])
-def test_artifacts_lie_where_kfp_puts_them(uri: str):
+def test_local_path_equals_kfp_artifact_path(uri: str):
     from kfp import dsl
 
     assert str(local_path(uri)) == dsl.Artifact(uri=uri).path
 
 
-def test_graphs_multi_assets_and_checks_on_several_assets_run(tmp_path: Path):
-    spec = exported("zoo", tmp_path)
+def test_graph_assets_multi_assets_and_multi_checks_run(tmp_path: Path):
+    spec = exported("all_kinds", tmp_path)
     assert set(spec.tasks) == {"splits", "halves", "scaled", "positive"}
     run = run_as_processes(spec, {"factor": 5}, tmp_path / "run")
     assert json.loads((run / "scaled" / "scaled").read_text()) == [10]
@@ -281,7 +279,7 @@ def test_graphs_multi_assets_and_checks_on_several_assets_run(tmp_path: Path):
     }
 
 
-def test_a_partition_is_a_parameter(tmp_path: Path):
+def test_partition_is_parameter(tmp_path: Path):
     spec = exported("partitioned", tmp_path)
     run = run_as_processes(spec, {"partition_key": "tuesday"}, tmp_path / "run")
     assert json.loads((run / "daily-upper" / "daily_upper").read_text()) == "TUESDAY"
@@ -293,12 +291,12 @@ def test_a_partition_is_a_parameter(tmp_path: Path):
         run_as_processes(spec, {}, tmp_path / "none")
 
 
-def test_dagsters_own_file_system_io_manager_works(tmp_path: Path):
+def test_dagster_file_system_io_manager_works(tmp_path: Path):
     run = run_as_processes(exported("with_default_files", tmp_path), {}, tmp_path / "run")
     assert (run / "total" / "total").stat().st_size > 0
 
 
-def test_an_unselected_upstream_is_imported_from_its_last_materialization(tmp_path: Path):
+def test_unselected_upstream_is_imported_from_last_materialization(tmp_path: Path):
     with dg.DagsterInstance.ephemeral(tempdir=str(tmp_path / "instance")) as instance:
         bridge_graphs.toy.resolve_job_def("toy_training").execute_in_process(instance=instance)
         spec = exported(
@@ -315,13 +313,13 @@ def test_an_unselected_upstream_is_imported_from_its_last_materialization(tmp_pa
     ("assignment", "message"),
     [
         ("epochs", "expected NAME=VALUE"),
-        ("epoch=3", "parameter 'epoch': pipeline toy-training has bad_data"),
+        ("epoch=3", "parameter 'epoch' is unknown: pipeline toy-training has bad_data"),
         ("epochs=many", "is not a NUMBER_INTEGER in JSON"),
         ("epochs=1.5", "is not a NUMBER_INTEGER"),
         ("epochs=true", "is not a NUMBER_INTEGER"),
         ("layers={}", "is not a LIST"),
     ],
 )
-def test_a_wrong_parameter_is_refused(assignment: str, message: str, toy: PipelineSpec):
+def test_invalid_parameter_is_refused(assignment: str, message: str, toy: PipelineSpec):
     with pytest.raises(BridgeError, match=message):
         parse_value(toy, assignment)

@@ -1,4 +1,4 @@
-"""What has no counterpart in KFP stops a strict export, named, and nothing is written."""
+"""Anything without a counterpart in KFP stops a strict export by name, and no file is written."""
 
 from pathlib import Path
 
@@ -6,20 +6,21 @@ import dagster as dg
 import pytest
 
 from jukebox_orch_tests.bridge import graphs as bridge_graphs
-from jukebox_orch_tests.bridge.graph_reader import DATASET, SOURCE, graph_of, refused
+from jukebox_orch_tests.bridge.graph_reader import DATASET, SOURCE, graph_of, strict_export_error
 from kfp_bridge.compiling.compiler import export
 from kfp_bridge.errors import BridgeError
 from kfp_bridge.reading.graph import read_graph
 
 
-def test_a_schedule_that_depends_on_its_tick_stops_the_export(tmp_path: Path):
+def test_schedule_depending_on_tick_stops_export(tmp_path: Path):
     defs = dg.Definitions.merge(bridge_graphs.toy, dg.Definitions(schedules=[bridge_graphs.by_hour]))
-    assert "schedule by_hour: run request: its run config or partition depends on the tick" in refused(
-        read_graph(defs, SOURCE, job="toy_training"), tmp_path
+    assert (
+        "schedule by_hour: run request: its run config or partition depends on the tick"
+        in strict_export_error(read_graph(defs, SOURCE, job="toy_training"), tmp_path)
     )
 
 
-def test_everything_that_does_not_map_is_in_one_message(tmp_path: Path):
+def test_one_message_lists_everything_unmapped(tmp_path: Path):
     @dg.asset
     def undeclared():
         return 1
@@ -65,11 +66,13 @@ def test_everything_that_does_not_map_is_in_one_message(tmp_path: Path):
     def podded():
         return 1
 
-    message = refused(graph_of(undeclared, misdeclared, linear, jittered, patient, free, podded), tmp_path)
+    message = strict_export_error(
+        graph_of(undeclared, misdeclared, linear, jittered, patient, free, podded), tmp_path
+    )
     assert message.startswith("10 things in the graph do not map to KFP:")
-    for part in (
+    for text in (
         "asset undeclared: kfp/artifact_type: declare metadata",
-        "asset misdeclared: kfp/artifact_type: 'Table' is no KFP artifact type",
+        "asset misdeclared: kfp/artifact_type: 'Table' is not a KFP artifact type",
         "task linear: RetryPolicy: KFP has no linear backoff",
         "task jittered: RetryPolicy: KFP has no jitter",
         "task patient: RetryPolicy: its delays add up to more than the hour",
@@ -79,10 +82,10 @@ def test_everything_that_does_not_map_is_in_one_message(tmp_path: Path):
         "dagster-k8s/config: pod_spec_config.host_network: has no counterpart in KFP",
         "dagster-k8s/config: job_spec_config: has no counterpart in KFP",
     ):
-        assert part in message
+        assert text in message
 
 
-def test_names_that_collide_or_are_too_long_or_not_ascii_stop_the_export(tmp_path: Path):
+def test_colliding_long_or_non_ascii_names_stop_export(tmp_path: Path):
     def named(*parts: str) -> dg.AssetsDefinition:
         @dg.asset(key=list(parts), metadata=DATASET)
         def made():
@@ -94,14 +97,14 @@ def test_names_that_collide_or_are_too_long_or_not_ascii_stop_the_export(tmp_pat
     def sizes():
         return None
 
-    message = refused(graph_of(named("a", "b"), named("a_b"), named("x" * 64), sizes), tmp_path)
+    message = strict_export_error(graph_of(named("a", "b"), named("a_b"), named("x" * 64), sizes), tmp_path)
     assert "a/b, a_b: name: all become 'a_b' in KFP" in message
     assert "a__b, a_b: name: all become 'a-b' in KFP" in message
-    assert f"task {'x' * 64}: name: is 64 characters long, KFP and Kubernetes labels take 63" in message
+    assert f"task {'x' * 64}: name: is 64 characters long, KFP and Kubernetes labels allow 63" in message
     assert "asset größe: name: has non-ASCII characters" in message
 
 
-def test_a_parameter_named_like_an_artifact_stops_the_export(tmp_path: Path):
+def test_parameter_named_like_artifact_stops_export(tmp_path: Path):
     class Clash(dg.Config):
         numbers: int = 1
 
@@ -109,17 +112,19 @@ def test_a_parameter_named_like_an_artifact_stops_the_export(tmp_path: Path):
     def numbers(config: Clash):
         return 1
 
-    assert "parameter numbers: name: is also an artifact or parameter" in refused(graph_of(numbers), tmp_path)
+    assert "parameter numbers: name: is also an artifact or parameter" in strict_export_error(
+        graph_of(numbers), tmp_path
+    )
 
 
-def test_an_upstream_outside_the_selection_without_materialization_stops_the_export(tmp_path: Path):
+def test_unselected_upstream_without_materialization_stops_export(tmp_path: Path):
     graph = read_graph(bridge_graphs.toy, SOURCE, job="toy_training", select='key:"toy/published"')
-    message = refused(graph, tmp_path)
+    message = strict_export_error(graph, tmp_path)
     assert "asset toy/trained_model: upstream: is not in the selection and has no materialization" in message
-    assert "toy/dataset" not in message  # only waited for, and Dagster would not wait for it either
+    assert "toy/dataset" not in message  # lineage only: Dagster does not wait for it either
 
 
-def test_other_partitions_than_the_runs_own_stop_the_export(tmp_path: Path):
+def test_partition_mapping_to_other_partition_stops_export(tmp_path: Path):
     days = dg.DailyPartitionsDefinition(start_date="2024-01-01")
 
     @dg.asset(partitions_def=days, metadata=DATASET)
@@ -134,12 +139,13 @@ def test_other_partitions_than_the_runs_own_stop_the_export(tmp_path: Path):
 
     graph = graph_of(today, tomorrow)
     assert graph.partitioned
-    assert "asset tomorrow: partition_mapping: TimeWindowPartitionMapping reads other partitions" in refused(
-        graph, tmp_path
+    assert (
+        "asset tomorrow: partition_mapping: TimeWindowPartitionMapping reads other partitions"
+        in strict_export_error(graph, tmp_path)
     )
 
 
-def test_volumes_whose_names_kfp_cannot_use_stop_the_export(tmp_path: Path):
+def test_unusable_volume_names_stop_export(tmp_path: Path):
     volumes = [
         {"name": "root", "config_map": {"name": "kube-root-ca.crt"}},
         {"name": "one", "secret": {"secret_name": "settings"}},
@@ -164,14 +170,19 @@ def test_volumes_whose_names_kfp_cannot_use_stop_the_export(tmp_path: Path):
     def mounted():
         return 1
 
-    message = refused(graph_of(mounted), tmp_path)
+    message = strict_export_error(graph_of(mounted), tmp_path)
     assert message.startswith("3 things in the graph do not map to KFP:")
-    assert "kfp-launcher: KFP names volumes after what they hold, and another volume has this name" in message
-    assert "settings: KFP names volumes after what they hold, and another volume has this name" in message
-    assert "kube-root-ca.crt: KFP names the volume after it, and a volume's name has a-z" in message
+    assert (
+        "kfp-launcher: KFP names a volume after its claim, secret or config map; another has this name"
+        in message
+    )
+    assert (
+        "settings: KFP names a volume after its claim, secret or config map; another has this name" in message
+    )
+    assert "kube-root-ca.crt: KFP names the volume after it, and a volume's name allows a-z" in message
 
 
-def test_two_service_accounts_stop_the_export(tmp_path: Path):
+def test_two_service_accounts_stop_export(tmp_path: Path):
     def as_account(name: str) -> dg.AssetsDefinition:
         config = {"pod_spec_config": {"service_account_name": name}}
 
@@ -181,11 +192,11 @@ def test_two_service_accounts_stop_the_export(tmp_path: Path):
 
         return made
 
-    message = refused(graph_of(as_account("one"), as_account("two")), tmp_path)
+    message = strict_export_error(graph_of(as_account("one"), as_account("two")), tmp_path)
     assert "service_account_name: KFP takes one per run: ['one', 'two']" in message
 
 
-def test_an_output_that_is_no_yaml_or_has_no_folder_is_refused(tmp_path: Path):
+def test_output_without_yaml_suffix_or_folder_is_refused(tmp_path: Path):
     graph = graph_of(bridge_graphs.numbers)
     with pytest.raises(BridgeError, match=r"must end in \.yaml"):
         export(graph, "image:1", tmp_path / "pipeline.json")

@@ -1,4 +1,4 @@
-"""An export is byte-identical when nothing changed, verifies against Dagster's graph, and no edit goes unseen."""
+"""The same graph gives the same bytes, an export verifies against Dagster's graph, and every edit is detected."""
 
 import copy
 import dataclasses
@@ -35,28 +35,30 @@ def exported(graph: PipelineGraph, tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
-def test_the_same_graph_gives_the_same_bytes(graph: PipelineGraph, exported: Path, tmp_path: Path):
+def test_same_graph_gives_same_bytes(graph: PipelineGraph, exported: Path, tmp_path: Path):
     export(read_graph(bridge_graphs.toy, SOURCE, job="toy_training"), IMAGE, tmp_path / "again.yaml")
     assert (tmp_path / "again.yaml").read_bytes() == exported.read_bytes()
 
 
 @pytest.mark.parametrize("manifest", [False, True])
 @pytest.mark.parametrize("job", ["toy_training", "toy_by_op", None])
-def test_a_faithful_export_has_no_difference(job: str | None, manifest: bool, tmp_path: Path):
+def test_faithful_export_has_no_difference(job: str | None, manifest: bool, tmp_path: Path):
     graph = read_graph(bridge_graphs.toy, SOURCE, job=job)
     export(graph, IMAGE, tmp_path / "toy.yaml", manifest=manifest)
     assert [str(d) for d in verify(graph, IMAGE, read_pipeline_spec(tmp_path / "toy.yaml"))] == []
 
 
-def test_the_yaml_is_what_kfps_own_compiler_writes(graph: PipelineGraph, exported: Path, tmp_path: Path):
+def test_yaml_equals_output_of_kfp_compiler(graph: PipelineGraph, exported: Path, tmp_path: Path):
     from kfp.compiler import Compiler
 
     Compiler().compile(build_pipeline(graph, IMAGE), str(tmp_path / "kfp.yaml"))
-    ours, theirs = (list(yaml.safe_load_all(path.read_text())) for path in (exported, tmp_path / "kfp.yaml"))
-    assert ours == theirs
+    written, compiled = (
+        list(yaml.safe_load_all(path.read_text())) for path in (exported, tmp_path / "kfp.yaml")
+    )
+    assert written == compiled
 
 
-def test_kfps_own_loader_reads_it(exported: Path):
+def test_kfp_loader_reads_export(exported: Path):
     from kfp import components
 
     loaded = components.load_component_from_file(str(exported))
@@ -107,7 +109,7 @@ def _remove_task(spec: dict, name: str) -> None:
     spec["deploymentSpec"]["executors"].pop(f"exec-{name}")
 
 
-# One edit each of a good YAML: s is the pipeline document, p the platform document.
+# One edit each of a valid YAML: s is the pipeline document, p the platform document.
 MUTATIONS: dict[str, Callable[[dict, dict], Any]] = {
     "pipeline renamed": lambda s, p: s["pipelineInfo"].update(name="other"),
     "description changed": lambda s, p: s["pipelineInfo"].update(
@@ -146,7 +148,7 @@ MUTATIONS: dict[str, Callable[[dict, dict], Any]] = {
     "digest made a constant": lambda s, p: _task(s, MODEL)["inputs"]["parameters"].update(
         from_toy_dataset_digest={"runtimeValue": {"constant": "0"}}
     ),
-    "input left out of the argument": lambda s, p: _argument(s, PUBLISHED, lambda a: a["inputs"].pop()),
+    "input removed from the argument": lambda s, p: _argument(s, PUBLISHED, lambda a: a["inputs"].pop()),
     "output artifact type changed": lambda s, p: s["components"][f"comp-{MODEL}"]["outputDefinitions"][
         "artifacts"
     ]["toy_trained_model"]["artifactType"].update(schemaTitle="system.Dataset"),
@@ -159,7 +161,7 @@ MUTATIONS: dict[str, Callable[[dict, dict], Any]] = {
     "metrics output removed": lambda s, p: s["components"][f"comp-{MODEL}"]["outputDefinitions"][
         "artifacts"
     ].pop("dagster_metrics"),
-    "asset left out of its task": lambda s, p: _argument(s, MODEL, lambda a: a["assets"].pop()),
+    "asset removed from its task": lambda s, p: _argument(s, MODEL, lambda a: a["assets"].pop()),
     "asset made by another task": lambda s, p: _argument(
         s, MODEL, lambda a: a["assets"][0].update(asset="toy/dataset")
     ),
@@ -178,7 +180,7 @@ MUTATIONS: dict[str, Callable[[dict, dict], Any]] = {
         more={"parameterType": "STRING"}
     ),
     "parameter removed": lambda s, p: s["root"]["inputDefinitions"]["parameters"].pop("optimizer"),
-    "parameter not handed on": lambda s, p: _task(s, MODEL)["inputs"]["parameters"].pop("epochs"),
+    "parameter not passed to its task": lambda s, p: _task(s, MODEL)["inputs"]["parameters"].pop("epochs"),
     "parameter crossed": lambda s, p: _task(s, MODEL)["inputs"]["parameters"]["epochs"].update(
         componentInputParameter="floor"
     ),
@@ -195,7 +197,9 @@ MUTATIONS: dict[str, Callable[[dict, dict], Any]] = {
     "retry added": lambda s, p: _task(s, PUBLISHED).update(retryPolicy={"maxRetryCount": 1}),
     "caching switched on": lambda s, p: _task(s, PUBLISHED).update(cachingOptions={"enableCache": True}),
     "caching switched off": lambda s, p: _task(s, MODEL).update(cachingOptions={}),
-    "environment left out of the cache key": lambda s, p: _argument(s, MODEL, lambda a: a.pop("environment")),
+    "environment removed from the cache key": lambda s, p: _argument(
+        s, MODEL, lambda a: a.pop("environment")
+    ),
     "environment in the cache key changed": lambda s, p: _argument(
         s, MODEL, lambda a: a.update(environment="x")
     ),
@@ -234,7 +238,7 @@ MUTATIONS: dict[str, Callable[[dict, dict], Any]] = {
     "claim changed": lambda s, p: _pod(p)["pvcMount"][0]["pvcNameParameter"]["runtimeValue"].update(
         constant="x"
     ),
-    "claim mounted elsewhere": lambda s, p: _pod(p)["pvcMount"][0].update(mountPath="/x"),
+    "claim mount path changed": lambda s, p: _pod(p)["pvcMount"][0].update(mountPath="/x"),
     "secret volume dropped": lambda s, p: _pod(p).pop("secretAsVolume"),
     "config map volume dropped": lambda s, p: _pod(p).pop("configMapAsVolume"),
     "empty dir size changed": lambda s, p: _pod(p)["emptyDirMounts"][0].update(sizeLimit="2Gi"),
@@ -256,31 +260,31 @@ MUTATIONS: dict[str, Callable[[dict, dict], Any]] = {
 }
 
 
-def test_there_are_enough_kinds_of_edits():
+def test_mutations_cover_at_least_30_edits():
     assert len(MUTATIONS) >= 30
 
 
 @pytest.mark.parametrize("name", MUTATIONS)
-def test_every_single_edit_is_a_difference(name: str, graph: PipelineGraph, exported: Path):
+def test_every_mutation_is_difference(name: str, graph: PipelineGraph, exported: Path):
     pipeline, platform = yaml.safe_load_all(exported.read_text())
     MUTATIONS[name](pipeline, platform)
     text = yaml.safe_dump_all([pipeline, platform])
     assert verify(graph, IMAGE, parse_spec(text, "edited.yaml")), name
 
 
-def test_reformatting_is_no_difference(graph: PipelineGraph, exported: Path):
+def test_reformatting_is_not_difference(graph: PipelineGraph, exported: Path):
     text = yaml.safe_dump_all(list(yaml.safe_load_all(exported.read_text())), default_flow_style=True)
     assert verify(graph, IMAGE, parse_spec(text, "flow.yaml")) == []
 
 
-def test_a_difference_names_fact_and_both_sides(graph: PipelineGraph, exported: Path):
+def test_difference_names_fact_and_both_sides(graph: PipelineGraph, exported: Path):
     (difference,) = verify(
         graph, IMAGE, parse_spec(exported.read_text().replace("maxRetryCount: 3", "maxRetryCount: 2"), "x")
     )
     assert str(difference) == "task toy-dataset: retry\n  - (3, 2, 2.0, 3600)\n  + (2, 2, 2.0, 3600)"
 
 
-def test_diff_of_two_exports_shows_what_changed(graph: PipelineGraph, exported: Path, tmp_path: Path):
+def test_diff_of_exports_shows_changed_facts(graph: PipelineGraph, exported: Path, tmp_path: Path):
     export(graph, "registry.example/toy:2", tmp_path / "new.yaml")
     changed = diff(read_pipeline_spec(exported), read_pipeline_spec(tmp_path / "new.yaml"))
     assert {d.fact for d in changed} == {f"task {name}: image" for name in read_pipeline_spec(exported).tasks}
@@ -293,34 +297,34 @@ def test_diff_of_two_exports_shows_what_changed(graph: PipelineGraph, exported: 
         ("", "is not a KFP pipeline"),
         ("a: [", "is not YAML"),
         ("- 1\n", "is not a KFP pipeline"),
-        ("kind: Deployment\n", "is no KFP pipeline or truncated"),
+        ("kind: Deployment\n", "not a KFP pipeline, or truncated: missing components"),
     ],
 )
-def test_a_file_that_is_no_pipeline_is_refused(text: str, message: str):
+def test_file_without_pipeline_is_refused(text: str, message: str):
     with pytest.raises(BridgeError, match=message):
         parse_spec(text, "some.yaml")
 
 
-def test_a_pipeline_of_somebody_else_is_refused(exported: Path):
+def test_pipeline_not_written_by_bridge_is_refused(exported: Path):
     pipeline, platform = yaml.safe_load_all(exported.read_text())
     pipeline["pipelineInfo"]["description"] = "by hand"
     with pytest.raises(BridgeError, match="was not written by kfp-bridge"):
         parse_spec(yaml.safe_dump_all([pipeline, platform]), "other.yaml")
 
 
-def test_every_truncation_is_refused_or_a_difference(graph: PipelineGraph, exported: Path):
+def test_truncated_export_is_refused_or_different(graph: PipelineGraph, exported: Path):
     lines = exported.read_text().splitlines(keepends=True)
-    whole = len(lines)
-    for kept in range(0, whole - 1, 11):
+    total = len(lines)
+    for kept in range(0, total - 1, 11):
         text = "".join(lines[:kept])
         try:
             differences = verify(graph, IMAGE, parse_spec(text, "truncated.yaml"))
         except BridgeError:
             continue
-        assert differences, f"{kept} of {whole} lines pass for the whole"
+        assert differences, f"{kept} of {total} lines verify like the complete file"
 
 
-def test_an_unknown_field_of_the_graph_would_be_noticed(graph: PipelineGraph, exported: Path):
+def test_each_pod_field_is_verified(graph: PipelineGraph, exported: Path):
     """Each field of a pod is a fact: dropping any of them from the graph is a difference."""
     step = next(step for step in graph.steps if step.name == "toy__trained_model")
     for field in dataclasses.fields(step.pod):

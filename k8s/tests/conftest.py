@@ -1,7 +1,7 @@
-"""One session over one system: applied once, used by every test, left running and whole at the end.
+"""One session uses one system: applied once, shared by every test, left running and complete at the end.
 
-`KUBECONFIG` says which cluster; its node must have the images (`make image k8s-test-images`, then load them as
-docs/kubernetes.md says).
+`KUBECONFIG` selects the cluster; its node must have the images (`make image k8s-test-images`, then load them as
+docs/kubernetes.md describes).
 """
 
 import json
@@ -24,15 +24,15 @@ from k8s.tests.system import (
     Dagster,
     Registry,
     Volumes,
-    said,
+    events_text,
     wait_until,
 )
 
-_HOW = (
+_HINT = (
     "export KUBECONFIG=... of kind, k3s or any other, load the images of "
     "`make image k8s-test-images` into its node, then `make k8s-test`; see docs/kubernetes.md"
 )
-# From what must work to what takes the system down. Late enough for the hopeless runs to be given up: test_bad_input.
+# From basic functions to tests that delete the system. test_bad_input is late, so that the failing runs have timed out.
 _ORDER = (
     "test_training",
     "test_rights",
@@ -56,12 +56,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def kubeconfig() -> None:
     if not os.environ.get("KUBECONFIG"):
-        absent("a Kubernetes cluster", _HOW)
+        absent("a Kubernetes cluster", _HINT)
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The system, applied and rolled out."""
+    """The system, after apply and roll-out."""
     cluster = Cluster()
     subprocess.run([str(CHECKOUT / "k8s/create-secrets"), NAMESPACE], check=True)
     cluster.run("apply", "-k", OVERLAY)
@@ -84,7 +84,7 @@ def registry(cluster: Cluster) -> Registry:
 
 @pytest.fixture(scope="session")
 def volumes(cluster: Cluster) -> Iterator[Volumes]:
-    """A pod that sees every claim of the system but PostgreSQL's."""
+    """A pod that mounts every claim of the system except PostgreSQL's."""
     names = ("artifacts", "models", "logs", "landing", "mlflow")
     pod = cluster.pod_of_step_image(
         "volumes-test",
@@ -102,13 +102,13 @@ def volumes(cluster: Cluster) -> Iterator[Volumes]:
 
 
 @pytest.fixture(scope="session")
-def hopeless_runs(cluster: Cluster, dagster: Dagster) -> dict[str, str]:
-    """Runs of one mistake each, by kind; they are given up while the other tests go on, and take no room from them."""
+def failing_runs(cluster: Cluster, dagster: Dagster) -> dict[str, str]:
+    """Runs with one mistake each, by kind; they time out during the other tests and request almost no resources."""
     executor = cluster.get("configmap", "jukebox-run-config")["data"]["executor.yaml"]
     small = {"container_config": {"resources": {"requests": {"cpu": "10m", "memory": "64Mi"}}}}
 
     def no_image(settings: dict[str, Any]) -> None:
-        settings["job_image"] = "localhost/jukebox-step-that-nobody-built:dev"
+        settings["job_image"] = "localhost/no-such-image:dev"
 
     def no_secret(settings: dict[str, Any]) -> None:
         settings["env_secrets"] = ["no-such-secret"]
@@ -127,14 +127,14 @@ def hopeless_runs(cluster: Cluster, dagster: Dagster) -> dict[str, str]:
         change(settings)
         config: dict[str, Any] = {"seed": SEED + 20}
         if job == "jukebox_training":
-            config |= {"model_name": f"hopeless-{SEED}", "hyperparameters": {"epochs": 2}}
+            config |= {"model_name": f"failing-{SEED}", "hyperparameters": {"epochs": 2}}
         with cluster.config_map("jukebox-run-config", {"executor.yaml": yaml.safe_dump(settings)}):
             run_id = dagster.start(config, job=job, tags={"dagster-k8s/config": json.dumps(small)})
-            # Its worker has read the settings once it speaks.
+            # A started run has read the settings.
             wait_until(lambda: dagster.status(run_id) == "STARTED", 180, f"run {run_id} to start")
         return run_id
 
-    # More than any node has: it has ten minutes, for an autoscaler.
+    # More CPU than any node has; the run waits ten minutes for an autoscaler.
     large = {"container_config": {"resources": {"requests": {"cpu": "900"}}}}
     return {
         "no-node": dagster.start(job="jukebox_data", tags={"dagster-k8s/config": json.dumps(large)}),
@@ -146,10 +146,10 @@ def hopeless_runs(cluster: Cluster, dagster: Dagster) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def trained(dagster: Dagster, hopeless_runs: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    """One whole run of the sample job: its id and the finished run; those that take long to fail have begun."""
-    del hopeless_runs
+def trained(dagster: Dagster, failing_runs: dict[str, str]) -> tuple[str, dict[str, Any]]:
+    """A finished run of the sample job: its id and the run. The runs that take long to fail are started before."""
+    del failing_runs
     run_id = dagster.start({"seed": SEED})
     run = dagster.finished(run_id)
-    assert run["status"] == "SUCCESS", said(run)
+    assert run["status"] == "SUCCESS", events_text(run)
     return run_id, run

@@ -1,4 +1,4 @@
-"""The system in a cluster as tests see it: kubectl, Dagster's GraphQL API, MLflow's REST API, the volumes."""
+"""Clients of the system in a cluster: kubectl, Dagster's GraphQL API, MLflow's REST API, the volumes."""
 
 import json
 import os
@@ -22,15 +22,15 @@ OVERLAY = os.environ.get("OVERLAY", "k8s/tests/overlay")
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 LOCATION = {"repositoryLocationName": "jukebox_orch.definitions", "repositoryName": "__repository__"}
 ASSETS = [node.name for node in NODES]
-# A look at a cluster is a process or a request each.
+# Every two seconds: each poll of a cluster is a process or a request.
 wait_until = partial(waiting.wait_until, every=2)
 SEED = int(time.time()) % 2**30
-"""New in every session: volumes and history stay, and a step whose inputs have not changed is not computed again."""
+"""New in every session: volumes and history are kept, and a step with unchanged inputs is not computed again."""
 
 
 @dataclass
 class Cluster:
-    """kubectl in a namespace; by default the system's."""
+    """kubectl in a namespace; default: the system's."""
 
     namespace: str = NAMESPACE
     _forwards: dict[tuple[str, int], tuple[subprocess.Popen[str], str]] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Cluster:
     def run(
         self, *arguments: str, check: bool = True, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+        result = subprocess.run(
             ["kubectl", "--namespace", self.namespace, *arguments],
             cwd=CHECKOUT,
             capture_output=True,
@@ -47,9 +47,9 @@ class Cluster:
             input=stdin,
             timeout=300,
         )
-        if check and done.returncode:
-            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.stderr}")
-        return done
+        if check and result.returncode:
+            raise AssertionError(f"kubectl {' '.join(arguments)}: {result.stderr}")
+        return result
 
     def get(self, *arguments: str) -> Any:
         return json.loads(self.run("get", *arguments, "-o", "json").stdout)
@@ -58,21 +58,21 @@ class Cluster:
         self.run("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
 
     def delete(self, *arguments: str) -> None:
-        """Delete what may be there, at once."""
+        """Delete objects if they exist, with a grace period of one second."""
         self.run("delete", *arguments, "--ignore-not-found", "--grace-period=1", "--wait=true")
 
     def pods(self, selector: str) -> list[dict[str, Any]]:
         return self.get("pods", "-l", selector)["items"]
 
     def steps(self, run_id: str) -> dict[str, list[dict[str, Any]]]:
-        """Pods of the run's steps, by asset name."""
+        """Return the pods of the run's steps, by asset name."""
         found: dict[str, list[dict[str, Any]]] = {}
         for pod in self.pods(f"dagster/run-id={run_id},app.kubernetes.io/component=step_worker"):
             found.setdefault(pod["metadata"]["labels"]["jukebox/asset"], []).append(pod)
         return found
 
     def step_pod(self, run_id: str, name: str, phases: tuple[str, ...] = ("Running",)) -> str:
-        """Name of the step's pod once it is in one of the phases."""
+        """Wait until the step's pod is in one of the phases and return its name."""
 
         def found() -> str | None:
             for pod in self.steps(run_id).get(name, []):
@@ -93,13 +93,13 @@ class Cluster:
             self.run("rollout", "status", name, "--timeout=280s")
 
     def step_template(self) -> dict[str, Any]:
-        """Pod spec of the overlay's template of a step: as restricted as steps are."""
+        """Return the pod spec of the overlay's template of a step, with the restrictions of steps."""
         return self.get("podtemplate", "jukebox-step")["template"]["spec"]
 
     def pod_of_step_image(
         self, name: str, container: dict[str, Any], volumes: list[dict[str, Any]], **spec: Any
     ) -> dict[str, Any]:
-        """A plain pod of the step image."""
+        """Return a plain pod of the step image."""
         template = self.step_template()
         return {
             "apiVersion": "v1",
@@ -112,7 +112,7 @@ class Cluster:
 
     @contextmanager
     def config_map(self, name: str, changed: dict[str, str]) -> Iterator[None]:
-        """Other values in a config map that pods of runs read by a name that stays."""
+        """Temporarily change values of a config map with a fixed name, which pods of runs read."""
         before = self.get("configmap", name)["data"]
 
         def put(data: dict[str, str]) -> None:
@@ -125,7 +125,7 @@ class Cluster:
             put(before)
 
     def url(self, target: str, port: int) -> str:
-        """The address on this machine of a port in the cluster; the same as long as the forward lives."""
+        """Return the address on this machine of a port in the cluster; it is stable while the forward runs."""
         process, url = self._forwards.get((target, port), (None, ""))
         if process is None or process.poll() is not None:
             process, url = self._forward(target, port)
@@ -133,7 +133,7 @@ class Cluster:
         return url
 
     def request(self, method: str, target: str, port: int, path: str, **options: Any) -> httpx.Response:
-        """Ask a pod; again where the forward's pod went away."""
+        """Send a request to a pod; retry if the pod of the forward was deleted."""
         for attempt in range(6):
             try:
                 return httpx.request(method, self.url(target, port) + path, **{"timeout": 60, **options})
@@ -177,16 +177,16 @@ class Dagster:
 
     cluster: Cluster
 
-    def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """Ask, and again where a connection was lost.
+    def query(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Run a query; retry if a connection was lost.
 
-        After a restart of PostgreSQL the webserver meets each of its idle connections once with an error.
+        After a restart of PostgreSQL each idle connection of the webserver fails once.
         """
         content: dict[str, Any] = {}
         for _ in range(5):
             body = {"query": query, "variables": variables}
-            answer = self.cluster.request("POST", "service/jukebox-webserver", 80, "/graphql", json=body)
-            content = answer.json()
+            response = self.cluster.request("POST", "service/jukebox-webserver", 80, "/graphql", json=body)
+            content = response.json()
             if "OperationalError" not in json.dumps(content.get("errors", [])):
                 break
             time.sleep(3)
@@ -201,7 +201,7 @@ class Dagster:
         assets: tuple[str, ...] = (),
         tags: dict[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Launch the job, or some of the project's assets, and return GraphQL's answer: a run, or why not."""
+        """Launch the job, or some of the project's assets, and return GraphQL's result: a run, or why there is none."""
         selector: dict[str, Any] = LOCATION | {"pipelineName": "__ASSET_JOB" if assets else job}
         if assets:
             selector["assetSelection"] = [{"path": ["jukebox", name]} for name in assets]
@@ -211,55 +211,55 @@ class Dagster:
             "mode": "default",
             "executionMetadata": {"tags": [{"key": k, "value": v} for k, v in (tags or {}).items()]},
         }
-        return self.ask(_LAUNCH, params=params)["launchRun"]
+        return self.query(_LAUNCH, params=params)["launchRun"]
 
     def start(self, config: dict[str, Any] | None = None, **options: Any) -> str:
-        """Launch and return the run's id; again where a connection was lost, as in `ask`."""
-        answer: dict[str, Any] = {}
+        """Launch and return the run's id; retry if a connection was lost, as in `query`."""
+        result: dict[str, Any] = {}
         for _ in range(5):
-            answer = self.launch(config or {}, **options)
-            if answer["__typename"] != "PythonError" or "OperationalError" not in answer["message"]:
+            result = self.launch(config or {}, **options)
+            if result["__typename"] != "PythonError" or "OperationalError" not in result["message"]:
                 break
             time.sleep(3)
-        assert answer["__typename"] == "LaunchRunSuccess", answer
-        return answer["run"]["runId"]
+        assert result["__typename"] == "LaunchRunSuccess", result
+        return result["run"]["runId"]
 
     def terminate(self, run_id: str) -> None:
-        self.ask("mutation($id: String!) { terminateRun(runId: $id) { __typename } }", id=run_id)
+        self.query("mutation($id: String!) { terminateRun(runId: $id) { __typename } }", id=run_id)
 
     def end_retries(self, run_id: str) -> None:
-        """Cancel the run that the daemon starts in place of a lost one: the test has seen what it wanted."""
+        """Cancel the run that the daemon started instead of the failed one; the test does not need it."""
         for again in self.runs("dagster/parent_run_id", run_id):
             self.terminate(again["runId"])
 
     def loaded(self) -> bool:
-        """Whether the webserver has the code location; for some seconds after a roll-out it has the old one."""
-        answer = self.ask(
+        """Return whether the webserver has the code location; for some seconds after a roll-out it is the old one."""
+        content = self.query(
             "{ repositoriesOrError { ... on RepositoryConnection { nodes { jobs { name } } } } }"
         )
-        nodes = answer["repositoriesOrError"].get("nodes", [])
+        nodes = content["repositoriesOrError"].get("nodes", [])
         return any(job["name"] == "jukebox_training" for node in nodes for job in node["jobs"])
 
     def status(self, run_id: str) -> str:
-        return self.ask("query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)[
+        return self.query("query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)[
             "runOrError"
         ]["status"]
 
     def run(self, run_id: str) -> dict[str, Any]:
-        return self.ask(_RUN, id=run_id)["runOrError"]
+        return self.query(_RUN, id=run_id)["runOrError"]
 
     def finished(self, run_id: str, timeout: float = 600) -> dict[str, Any]:
-        """The run once it is finished, with its events."""
+        """Wait until the run is finished and return it with its events."""
         wait_until(lambda: self.status(run_id) in FINISHED, timeout, f"run {run_id} to finish")
         return self.run(run_id)
 
     def runs(self, tag: str, value: str) -> list[dict[str, Any]]:
-        return self.ask(_RUNS, tags=[{"key": tag, "value": value}])["runsOrError"]["results"]
+        return self.query(_RUNS, tags=[{"key": tag, "value": value}])["runsOrError"]["results"]
 
     def ticks(self, sensor: str, limit: int = 5) -> list[dict[str, Any]]:
-        """The sensor's newest ticks, newest first."""
+        """Return the sensor's newest ticks, newest first."""
         selector = LOCATION | {"sensorName": sensor}
-        state = self.ask(_TICKS, selector=selector, limit=limit)["sensorOrError"]["sensorState"]
+        state = self.query(_TICKS, selector=selector, limit=limit)["sensorOrError"]["sensorState"]
         assert state["status"] == "RUNNING", f"{sensor} is {state['status']}"
         return state["ticks"]
 
@@ -284,7 +284,7 @@ class Registry:
 
 @dataclass(frozen=True)
 class Volumes:
-    """The claims as one pod sees them, each under its name in /data."""
+    """The claims, each mounted in one pod under /data and its name."""
 
     cluster: Cluster
     pod: str
@@ -293,7 +293,7 @@ class Volumes:
         return self.cluster.run("exec", "-i", self.pod, "--", "sh", "-c", script, stdin=stdin).stdout
 
     def drop(self, name: str, content: str) -> None:
-        """Put a file into the landing folder: written under a hidden name, then renamed."""
+        """Put a file into the landing folder: write it under a hidden name, then rename it."""
         self.sh(f"mkdir -p /data/landing/{SEED}; cd /data/landing/{SEED}; cat >.new; mv .new {name}", content)
 
 
@@ -329,13 +329,13 @@ query($selector: SensorSelector!, $limit: Int!) { sensorOrError(sensorSelector: 
 """
 
 
-def said(run: dict[str, Any]) -> str:
-    """Everything that a run's events say, as one text."""
+def events_text(run: dict[str, Any]) -> str:
+    """Return all events of a run as one JSON text."""
     return json.dumps(run["eventConnection"]["events"])
 
 
 def retries(run: dict[str, Any], name: str) -> list[str]:
-    """What each failed attempt of a step that was tried again said."""
+    """Return the event of each failed attempt of a step that was retried, as JSON text."""
     return [
         json.dumps(e)
         for e in run["eventConnection"]["events"]
@@ -344,8 +344,8 @@ def retries(run: dict[str, Any], name: str) -> list[str]:
 
 
 def metadata(run: dict[str, Any], name: str) -> dict[str, str]:
-    """Metadata of the materialization of an asset in the run."""
+    """Return the metadata of the materialization of an asset in the run."""
     for event in run["eventConnection"]["events"]:
         if event["__typename"] == "MaterializationEvent" and event["assetKey"]["path"][-1] == name:
             return {e["label"]: e.get("text") or e.get("path") or "" for e in event["metadataEntries"]}
-    raise AssertionError(f"{name} was not materialized: {said(run)}")
+    raise AssertionError(f"{name} was not materialized: {events_text(run)}")

@@ -1,16 +1,16 @@
-"""What is wrong in a deployment or a run says so in words within a minute, hangs nothing and registers nothing."""
+"""A wrong setting of a deployment or run is reported with its reason, blocks nothing and registers nothing."""
 
 import json
 from typing import Any
 
 import pytest
 
-from k8s.tests.system import NAMESPACE, SEED, Cluster, Dagster, Registry, said, wait_until
+from k8s.tests.system import NAMESPACE, SEED, Cluster, Dagster, Registry, events_text, wait_until
 
-# Name -> (deployment whose pod it is, what is wrong with it, words of status, event or log).
+# Name -> (deployment of the pod, its wrong setting, text in its status or log).
 _WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
     "no-secret": ("daemon", {"secret": "no-such-secret"}, 'secret "no-such-secret" not found'),
-    "no-image": ("code-location", {"image": "localhost/nobody-built-it:dev"}, "nobody-built-it:dev"),
+    "no-image": ("code-location", {"image": "localhost/no-such-image:dev"}, "no-such-image:dev"),
     "no-claim": (
         "code-location",
         {"claim": "no-such-claim"},
@@ -25,7 +25,7 @@ _WRONG: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.fixture(scope="module")
 def wrong_pods(cluster: Cluster):
-    """One pod of each kind of mistake, all at once."""
+    """One pod with each wrong setting, started together."""
     claim = {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -40,7 +40,7 @@ def wrong_pods(cluster: Cluster):
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": "wrong-test", "namespace": NAMESPACE},
-        "stringData": {"postgresql-password": "not the password at all"},
+        "stringData": {"postgresql-password": "wrong password"},
     }
     pods = [
         _pod(cluster, f"wrong-{name}", deployment, **wrong) for name, (deployment, wrong, _) in _WRONG.items()
@@ -62,7 +62,7 @@ def _pod(
     claim: str = "",
     env: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The pod of a deployment with one thing wrong, and small."""
+    """Return the pod of a deployment with one wrong setting and small requests."""
     spec = cluster.get("deployment", f"jukebox-{deployment}")["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
@@ -87,23 +87,23 @@ def _pod(
 
 
 @pytest.mark.parametrize("name", _WRONG)
-def test_a_pod_with_a_wrong_setting_says_so_within_a_minute(cluster: Cluster, wrong_pods, name: str):
-    words, pod = _WRONG[name][2], f"wrong-{name}"
+def test_pod_with_wrong_setting_reports_reason_within_minute(cluster: Cluster, wrong_pods, name: str):
+    reason, pod = _WRONG[name][2], f"wrong-{name}"
 
-    def told() -> bool:
+    def reported() -> bool:
         status = json.dumps(cluster.get("pod", pod)["status"])
         log = (
             cluster.run("logs", pod, check=False).stdout
             + cluster.run("logs", pod, "--previous", check=False).stdout
         )
-        return words in status.replace('\\"', '"') or words in log
+        return reason in status.replace('\\"', '"') or reason in log
 
-    wait_until(told, 60, f"pod {pod} to say {words!r}")
+    wait_until(reported, 60, f"pod {pod} to report {reason!r}")
 
 
-# Kind of run in `hopeless_runs` -> words that its events must hold.
-_SAID = {
-    "no-image": ("cannot start: ", "jukebox-step-that-nobody-built:dev"),
+# Kind of run in `failing_runs` -> texts that its events must contain.
+_REASONS = {
+    "no-image": ("cannot start: ", "no-such-image:dev"),
     "no-secret": ("cannot start: CreateContainerConfigError", "no-such-secret", "not found"),
     "no-claim": ("found no node in", "no-such-claim", "not found"),
     "no-mlflow": ("no-such-mlflow",),
@@ -111,16 +111,16 @@ _SAID = {
 }
 
 
-@pytest.mark.parametrize("kind", _SAID)
-def test_a_run_that_cannot_go_on_ends_with_words_and_registers_nothing(
-    cluster: Cluster, dagster: Dagster, registry: Registry, hopeless_runs: dict[str, str], kind: str
+@pytest.mark.parametrize("kind", _REASONS)
+def test_failing_run_reports_reason_and_registers_nothing(
+    cluster: Cluster, dagster: Dagster, registry: Registry, failing_runs: dict[str, str], kind: str
 ):
-    run_id = hopeless_runs[kind]
+    run_id = failing_runs[kind]
     run = dagster.finished(run_id, 720)
-    assert run["status"] == "FAILURE", said(run)
-    for words in _SAID[kind]:
-        assert words in said(run), said(run)
-    assert registry.versions(f"hopeless-{SEED}") == []
+    assert run["status"] == "FAILURE", events_text(run)
+    for reason in _REASONS[kind]:
+        assert reason in events_text(run), events_text(run)
+    assert registry.versions(f"failing-{SEED}") == []
     dagster.end_retries(run_id)
     if kind == "no-node":
         cluster.run("delete", "jobs", "-l", f"dagster/run-id={run_id}")

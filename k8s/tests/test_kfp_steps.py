@@ -1,7 +1,7 @@
-"""Each exported step as a real pod, with the executor input that a KFP launcher would give it.
+"""Runs each exported step as a real pod, with the executor input that a KFP launcher would give it.
 
-A folder of the artifacts' claim stands in for the object store: it is mounted where the executor input says that
-the artifacts are.
+A folder of the artifacts' claim replaces the object store: it is mounted at the path of the artifacts in the executor
+input.
 """
 
 import json
@@ -23,7 +23,7 @@ from kfp_bridge.running.local import executor_input, pipeline_values, task_comma
 
 FOLDER = "kfp-steps"
 IMAGE = "localhost/jukebox-step:dev"
-TEST_IMAGE = "localhost/jukebox-step-test:dev"  # has the graphs of the tests
+TEST_IMAGE = "localhost/jukebox-step-test:dev"  # with the graphs of the tests
 LABEL = {"jukebox/test": "kfp-steps"}
 SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 QUICK = {"epochs": 3, "metric_floor": 0.1}
@@ -38,7 +38,7 @@ class Steps:
     root: Path
 
     def run(self, spec: PipelineSpec, task: str, values: dict[str, Any]) -> dict[str, Any]:
-        """The pod of one task once it has ended; what it wrote is then here too."""
+        """Run one task, copy what it wrote to `root` here, and return its pod."""
         given = json.dumps(executor_input(spec, task, pipeline_values(spec, values), self.root))
         container = spec.executor(task)["container"]
         amounts = container.get("resources", {})
@@ -76,14 +76,14 @@ class Steps:
 
 @pytest.fixture
 def steps(cluster: Cluster, volumes: Volumes, tmp_path: Path) -> Iterator[Steps]:
-    """An empty folder of the claim, and no pod."""
-    made = Steps(cluster, volumes, tmp_path / "root")
-    made.root.mkdir()
-    ours = ",".join(f"{key}={value}" for key, value in LABEL.items())
-    cluster.delete("pods", "-l", ours)
+    """An empty folder of the claim, and no pods."""
+    found = Steps(cluster, volumes, tmp_path / "root")
+    found.root.mkdir()
+    selector = ",".join(f"{key}={value}" for key, value in LABEL.items())
+    cluster.delete("pods", "-l", selector)
     volumes.sh(f"rm -rf /data/artifacts/{FOLDER}; mkdir /data/artifacts/{FOLDER}")
-    yield made
-    cluster.delete("pods", "-l", ours)
+    yield found
+    cluster.delete("pods", "-l", selector)
     volumes.sh(f"rm -rf /data/artifacts/{FOLDER}")
 
 
@@ -97,7 +97,7 @@ def exit_code(pod: dict[str, Any]) -> int:
     return pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"]
 
 
-def test_each_step_of_the_jukebox_is_a_pod_and_the_model_is_dagsters(steps: Steps, tmp_path: Path):
+def test_jukebox_steps_in_pods_reproduce_dagster_model(steps: Steps, tmp_path: Path):
     spec = exported(tmp_path, "-m", "jukebox_orch.definitions", "--job", "jukebox_training")
     for task in task_order(spec):
         pod = steps.run(spec, task, QUICK)
@@ -111,7 +111,7 @@ def test_each_step_of_the_jukebox_is_a_pod_and_the_model_is_dagsters(steps: Step
     assert found.event.metadata["sha256"].value == expected
 
 
-def test_a_failed_gate_ends_its_pod_with_its_message_as_the_last_line(steps: Steps, tmp_path: Path):
+def test_failed_gate_message_is_last_line_of_pod_log(steps: Steps, tmp_path: Path):
     spec = exported(tmp_path, "-m", "jukebox_orch.definitions", "--job", "jukebox_training")
     assert exit_code(steps.run(spec, "jukebox-dataset", QUICK)) == 0
     assert exit_code(steps.run(spec, "jukebox-validated-data", {"max_invalid_share": 0.0})) == 3
@@ -121,8 +121,8 @@ def test_a_failed_gate_ends_its_pod_with_its_message_as_the_last_line(steps: Ste
     assert not checks["invalid_share"]
 
 
-def test_each_step_of_a_graph_that_is_not_ours_is_a_pod(steps: Steps, tmp_path: Path):
-    spec = exported(tmp_path, "-m", "jukebox_orch_tests.bridge.graphs", "-a", "zoo", image=TEST_IMAGE)
+def test_steps_of_foreign_graph_run_as_pods(steps: Steps, tmp_path: Path):
+    spec = exported(tmp_path, "-m", "jukebox_orch_tests.bridge.graphs", "-a", "all_kinds", image=TEST_IMAGE)
     for task in task_order(spec):
         assert exit_code(steps.run(spec, task, {"factor": 5})) == 0, steps.cluster.run("logs", task).stdout
     assert json.loads((steps.root / "scaled" / "scaled").read_text()) == [10]

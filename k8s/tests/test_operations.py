@@ -1,4 +1,4 @@
-"""Operating it: logs and figures of runs, upgrades, the launcher, apply and delete. Last: it takes the system down."""
+"""Operation: status and logs of runs, the run API, upgrades, apply and delete. Last, as it deletes the system."""
 
 import subprocess
 from datetime import datetime
@@ -10,21 +10,19 @@ from jukebox_orch_tests import CHECKOUT
 from k8s.tests.system import ASSETS, NAMESPACE, OVERLAY, SEED, Cluster, Dagster, Registry, wait_until
 
 
-def test_the_job_of_a_run_tells_success_and_duration_to_kubernetes(cluster: Cluster, trained):
-    """What kube-state-metrics makes its figures of; see docs/kubernetes.md."""
+def test_kubernetes_job_has_success_and_duration_of_run(cluster: Cluster, trained):
+    """kube-state-metrics makes its metrics from these fields; see docs/kubernetes.md."""
     run_id, run = trained
     (job,) = _worker_job(cluster, run_id)
     assert job["metadata"]["labels"]["dagster/job"] == "jukebox_training"
     assert _conditions(job) >= {"Complete"}
     began, ended = (datetime.fromisoformat(job["status"][k]) for k in ("startTime", "completionTime"))
-    # The pod is there before the run says so, and until after its end.
+    # The pod exists before the run starts and until after its end.
     assert 0 <= (ended - began).total_seconds() - (run["endTime"] - run["startTime"]) < 60
 
 
-def test_the_job_of_a_failed_run_tells_failure_to_kubernetes(
-    cluster: Cluster, dagster: Dagster, hopeless_runs: dict[str, str]
-):
-    run_id = hopeless_runs["no-image"]
+def test_kubernetes_job_of_failed_run_fails(cluster: Cluster, dagster: Dagster, failing_runs: dict[str, str]):
+    run_id = failing_runs["no-image"]
     assert dagster.finished(run_id)["status"] == "FAILURE"
 
     def conditions() -> set[str]:
@@ -44,23 +42,23 @@ def _conditions(job: dict) -> set[str]:
     return {c["type"] for c in job["status"].get("conditions", []) if c["status"] == "True"}
 
 
-def test_what_a_step_printed_is_in_dagster_after_its_pod_is_gone(cluster: Cluster, dagster: Dagster, trained):
+def test_step_output_stays_in_dagster_after_pod_deletion(cluster: Cluster, dagster: Dagster, trained):
     run_id, _ = trained
     cluster.run("delete", "jobs", "-l", f"dagster/run-id={run_id}", "--wait=true")
-    wait_until(lambda: not cluster.pods(f"dagster/run-id={run_id}"), 60, "the run's pods to go")
+    wait_until(lambda: not cluster.pods(f"dagster/run-id={run_id}"), 60, "the run's pods to be deleted")
     query = """query($id: ID!) { runOrError(runId: $id) { ... on Run { eventConnection(limit: 1000) { events {
         ... on LogsCapturedEvent { fileKey stepKeys } } } } } }"""
-    events = dagster.ask(query, id=run_id)["runOrError"]["eventConnection"]["events"]
+    events = dagster.query(query, id=run_id)["runOrError"]["eventConnection"]["events"]
     keys = {e["stepKeys"][0]: e["fileKey"] for e in events if e.get("stepKeys")}
     assert len(keys) == len(ASSETS)
     logs = """query($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr } }"""
     key = [run_id, "compute_logs", keys["jukebox__trained_model"]]
-    captured = dagster.ask(logs, key=key)["capturedLogs"]
+    captured = dagster.query(logs, key=key)["capturedLogs"]
     assert f"jukebox-{run_id[:8]}" in (captured["stdout"] or "") + (captured["stderr"] or "")
 
 
-def test_the_launcher_starts_one_run_for_one_key(cluster: Cluster, dagster: Dagster):
-    """The container of the Knative Service, as a Deployment: Knative itself is not in this cluster."""
+def test_run_api_starts_one_run_per_key(cluster: Cluster, dagster: Dagster):
+    """Runs the container of the Knative Service as a Deployment, because this cluster has no Knative."""
     template = yaml.safe_load(cluster.run("kustomize", "k8s/knative").stdout)["spec"]["template"]
     spec = {k: v for k, v in template["spec"].items() if k not in ("containerConcurrency", "timeoutSeconds")}
     (container,) = spec["containers"]
@@ -87,11 +85,11 @@ def test_the_launcher_starts_one_run_for_one_key(cluster: Cluster, dagster: Dags
 
         def post(token: str) -> tuple[int, dict]:
             headers = {"Idempotency-Key": key, "Authorization": f"Bearer {token}"}
-            answer = cluster.request("POST", name, 8080, "/runs", json=body, headers=headers, timeout=90)
-            return answer.status_code, answer.json()
+            response = cluster.request("POST", name, 8080, "/runs", json=body, headers=headers, timeout=90)
+            return response.status_code, response.json()
 
-        assert post("not the token at all")[0] == 401
-        assert post(token)[0] == 403  # jukebox_training is the only job that it may start
+        assert post("wrong token")[0] == 401
+        assert post(token)[0] == 403  # it may start jukebox_training only
         body |= {"job": "jukebox_training", "parameters": {"epochs": 2, "model_name": f"launched-{SEED}"}}
         status, first = post(token)
         assert (status, first["started"]) == (202, True), first
@@ -103,24 +101,24 @@ def test_the_launcher_starts_one_run_for_one_key(cluster: Cluster, dagster: Dags
     dagster.terminate(first["run_id"])
 
 
-def test_the_upgrade_jobs_migrate_both_databases(cluster: Cluster, registry: Registry):
-    ours = ["jobs", "-l", "app.kubernetes.io/part-of=jukebox-orchestrator,!dagster/run-id"]
-    cluster.run("delete", *ours)
+def test_upgrade_jobs_migrate_both_databases(cluster: Cluster, registry: Registry):
+    selection = ["jobs", "-l", "app.kubernetes.io/part-of=jukebox-orchestrator,!dagster/run-id"]
+    cluster.run("delete", *selection)
     cluster.run("apply", "-k", "k8s/upgrade")
 
     def ended() -> list[set[str]]:
-        return [found for job in cluster.get(*ours)["items"] if (found := _conditions(job))]
+        return [found for job in cluster.get(*selection)["items"] if (found := _conditions(job))]
 
     try:
         wait_until(lambda: len(ended()) == 2, 180, "both jobs to end")
         logs = {n: cluster.run("logs", f"job/jukebox-upgrade-{n}").stdout for n in ("dagster", "mlflow")}
         assert all("Complete" in found for found in ended()), logs
     finally:
-        cluster.run("delete", *ours)
+        cluster.run("delete", *selection)
     assert registry.aliases("jukebox")["champion"]
 
 
-def test_the_server_takes_the_production_overlay(cluster: Cluster):
+def test_server_accepts_production_overlay(cluster: Cluster):
     done = cluster.run("apply", "-k", "k8s/overlays/production", "--dry-run=server")
     assert "deployment.apps/jukebox-webserver" in done.stdout
     assert "violate" not in done.stderr, done.stderr
@@ -128,19 +126,19 @@ def test_the_server_takes_the_production_overlay(cluster: Cluster):
 
 def test_applying_again_changes_nothing(cluster: Cluster):
     def versions() -> dict[tuple[str, str], str]:
-        """What each object says of its content; status may change by itself."""
+        """Return the version of each object's content; its status may change at any time."""
         found = {(o["kind"], o["metadata"]["name"]): o["metadata"] for o in _ours(cluster)}
         return {name: str(m.get("generation", m["resourceVersion"])) for name, m in found.items()}
 
     before = versions()
     lines = cluster.run("apply", "-k", OVERLAY).stdout.splitlines()
-    # kubectl always sends a budget's selector; the server changes nothing, as the versions show.
+    # kubectl always sends the selector of a budget; the versions show that the server changes nothing.
     changed = [line for line in lines if not line.endswith(" unchanged")]
     assert [line for line in changed if not line.startswith("poddisruptionbudget")] == []
     assert versions() == before
 
 
-def test_delete_leaves_the_volumes_and_apply_finds_the_history(
+def test_delete_keeps_volumes_and_apply_restores_history(
     cluster: Cluster, dagster: Dagster, registry: Registry, trained
 ):
     aliases = registry.aliases("jukebox")

@@ -1,29 +1,29 @@
-"""What the accounts must not do, what no pod may be, and that no secret is to be read where it does not belong."""
+"""Rights of the accounts, restrictions of the pods, and places where no secret value may appear."""
 
 import base64
 import json
 
 import pytest
 
-from k8s.tests.system import NAMESPACE, Cluster, Dagster, Volumes, said
+from k8s.tests.system import NAMESPACE, Cluster, Dagster, Volumes, events_text
 
 ORCHESTRATOR = f"system:serviceaccount:{NAMESPACE}:jukebox-orchestrator"
 STEP = f"system:serviceaccount:{NAMESPACE}:jukebox-step"
 BACKEND = f"system:serviceaccount:{NAMESPACE}:jukebox-backend"
-NOBODY = f"system:serviceaccount:{NAMESPACE}:nobody-has-heard-of"
+UNKNOWN = f"system:serviceaccount:{NAMESPACE}:unknown-account"
 
 
 def _can(cluster: Cluster, account: str, verb: str, resource: str, namespace: str = NAMESPACE) -> bool:
-    answer = cluster.run("auth", "can-i", verb, resource, "--as", account, "-n", namespace, check=False)
-    assert answer.stdout.strip() in ("yes", "no"), answer.stderr
-    return answer.stdout.strip() == "yes"
+    result = cluster.run("auth", "can-i", verb, resource, "--as", account, "-n", namespace, check=False)
+    assert result.stdout.strip() in ("yes", "no"), result.stderr
+    return result.stdout.strip() == "yes"
 
 
 @pytest.mark.parametrize(
     ("verb", "resource"),
     [("create", "jobs"), ("get", "jobs"), ("delete", "jobs"), ("list", "pods"), ("get", "pods/log")],
 )
-def test_the_orchestrator_may_run_jobs_in_its_namespace_only(cluster: Cluster, verb: str, resource: str):
+def test_orchestrator_may_run_jobs_in_own_namespace_only(cluster: Cluster, verb: str, resource: str):
     assert _can(cluster, ORCHESTRATOR, verb, resource)
     assert not _can(cluster, ORCHESTRATOR, verb, resource, "default")
     assert not _can(cluster, ORCHESTRATOR, verb, resource, "kube-system")
@@ -49,12 +49,12 @@ def test_the_orchestrator_may_run_jobs_in_its_namespace_only(cluster: Cluster, v
         ("delete", "namespaces"),
     ],
 )
-def test_the_orchestrator_may_do_nothing_else(cluster: Cluster, verb: str, resource: str):
+def test_orchestrator_may_do_nothing_else(cluster: Cluster, verb: str, resource: str):
     assert not _can(cluster, ORCHESTRATOR, verb, resource)
 
 
-def test_the_orchestrator_may_do_what_its_role_says_and_what_everybody_may(cluster: Cluster):
-    assert _rights(cluster, ORCHESTRATOR) == _rights(cluster, NOBODY) | {
+def test_orchestrator_has_rights_of_role_and_default_rights(cluster: Cluster):
+    assert _rights(cluster, ORCHESTRATOR) == _rights(cluster, UNKNOWN) | {
         *(("jobs.batch", verb) for verb in ("create", "get", "list", "delete")),
         ("jobs.batch/status", "get"),
         *(("pods", verb) for verb in ("get", "list", "delete")),
@@ -64,8 +64,8 @@ def test_the_orchestrator_may_do_what_its_role_says_and_what_everybody_may(clust
 
 
 @pytest.mark.parametrize("account", [STEP, BACKEND])
-def test_steps_and_servers_may_do_nothing(cluster: Cluster, account: str):
-    assert _rights(cluster, account) == _rights(cluster, NOBODY)
+def test_steps_and_servers_have_default_rights_only(cluster: Cluster, account: str):
+    assert _rights(cluster, account) == _rights(cluster, UNKNOWN)
     for verb, resource in (
         ("get", "pods"),
         ("create", "jobs"),
@@ -77,17 +77,17 @@ def test_steps_and_servers_may_do_nothing(cluster: Cluster, account: str):
 
 
 def _rights(cluster: Cluster, account: str) -> set[tuple[str, str]]:
-    """What the account may do in the namespace, as the server lists it: (resource, verb)."""
+    """Return the account's rights in the namespace, as the server lists them: (resource, verb)."""
     listed = cluster.run("auth", "can-i", "--list", "--no-headers", "--as", account).stdout.splitlines()
     found = set()
     for line in listed:
         resource, verbs = line.split()[0], line[line.rindex("[") + 1 : line.rindex("]")]
-        if not resource.startswith(("[", "/")):  # pages of the API server, not resources
+        if not resource.startswith(("[", "/")):  # URLs of the API server, not resources
             found |= {(resource, verb) for verb in verbs.split()}
     return found
 
 
-def test_a_pod_that_is_not_restricted_is_not_admitted(cluster: Cluster):
+def test_unrestricted_pod_is_not_admitted(cluster: Cluster):
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -99,13 +99,13 @@ def test_a_pod_that_is_not_restricted_is_not_admitted(cluster: Cluster):
     assert "violates PodSecurity" in refused.stderr
 
 
-def test_no_pod_that_is_there_violates_restricted(cluster: Cluster, trained):
-    """The API server judges every pod that is there when the level of a namespace changes."""
+def test_no_existing_pod_violates_restricted(cluster: Cluster, trained):
+    """The API server checks every existing pod when the level of a namespace changes."""
     level = "pod-security.kubernetes.io/enforce={}"
     relabel = ["label", "namespace", NAMESPACE, "--overwrite"]
     cluster.run(*relabel, level.format("baseline"))
-    judged = cluster.run(*relabel, level.format("restricted"))
-    assert "violate" not in judged.stderr, judged.stderr
+    result = cluster.run(*relabel, level.format("restricted"))
+    assert "violate" not in result.stderr, result.stderr
     for pod in cluster.get("pods")["items"]:
         spec = pod["spec"]
         assert not spec.get("hostNetwork")
@@ -114,7 +114,7 @@ def test_no_pod_that_is_there_violates_restricted(cluster: Cluster, trained):
             assert container["securityContext"]["readOnlyRootFilesystem"], pod["metadata"]["name"]
 
 
-def test_only_those_who_start_or_end_pods_have_a_token(cluster: Cluster, trained):
+def test_only_pod_managers_have_token(cluster: Cluster, trained):
     with_token = set()
     for pod in cluster.get("pods")["items"]:
         labels = pod["metadata"]["labels"]
@@ -123,12 +123,12 @@ def test_only_those_who_start_or_end_pods_have_a_token(cluster: Cluster, trained
     assert with_token == {"webserver", "daemon", "run_worker"}
 
 
-def test_a_process_in_a_step_finds_no_token(volumes: Volumes):
+def test_process_in_step_finds_no_token(volumes: Volumes):
     assert volumes.sh("ls -A /var/run/secrets 2>/dev/null || true") == ""
 
 
 @pytest.mark.parametrize(
-    ("asks", "field"),
+    ("config", "field"),
     [
         (
             {"pod_spec_config": {"volumes": [{"name": "host", "host_path": {"path": "/"}}]}},
@@ -147,27 +147,25 @@ def test_a_process_in_a_step_finds_no_token(volumes: Volumes):
     ],
     ids=["hostPath", "privileged", "service account", "image", "secret"],
 )
-def test_a_run_whose_tags_ask_for_more_than_resources_gets_no_pod(
-    cluster: Cluster, dagster: Dagster, asks: dict, field: str
+def test_run_with_tags_beyond_resources_gets_no_pod(
+    cluster: Cluster, dagster: Dagster, config: dict, field: str
 ):
-    run_id = dagster.start(tags={"dagster-k8s/config": json.dumps(asks)})
+    run_id = dagster.start(tags={"dagster-k8s/config": json.dumps(config)})
     run = dagster.finished(run_id, 180)
     assert run["status"] == "FAILURE"
-    assert f"violated the allowed list: {field}" in said(run)
-    assert {"key": "dagster/max_retries", "value": "0"} in run["tags"], "it is not to be tried again"
+    assert f"violated the allowed list: {field}" in events_text(run)
+    assert {"key": "dagster/max_retries", "value": "0"} in run["tags"], "the run must not be retried"
     assert not cluster.pods(f"dagster/run-id={run_id}")
 
 
-def test_a_run_config_that_asks_for_an_image_or_a_volume_is_not_even_created(dagster: Dagster):
+def test_run_config_with_volume_creates_no_run(dagster: Dagster):
     config = {"step_k8s_config": {"pod_spec_config": {"volumes": [{"name": "h", "hostPath": {"path": "/"}}]}}}
-    answer = dagster.launch({"execution": {"config": config}})
-    assert answer["__typename"] == "RunConfigValidationInvalid", answer
-    assert "execution" in answer["errors"][0]["message"]
+    result = dagster.launch({"execution": {"config": config}})
+    assert result["__typename"] == "RunConfigValidationInvalid", result
+    assert "execution" in result["errors"][0]["message"]
 
 
-def test_no_secret_value_is_in_a_spec_an_event_a_log_a_run_or_on_a_volume(
-    cluster: Cluster, volumes: Volumes, trained
-):
+def test_secret_values_appear_in_no_object_log_or_volume(cluster: Cluster, volumes: Volumes, trained):
     values = [
         base64.b64decode(value).decode()
         for secret in cluster.get("secrets")["items"]
@@ -175,12 +173,14 @@ def test_no_secret_value_is_in_a_spec_an_event_a_log_a_run_or_on_a_volume(
     ]
     assert values
     everything = "pods,jobs,configmaps,deployments,statefulsets,events"
-    places = {"objects": cluster.run("get", everything, "-o", "json").stdout, "run": said(trained[1])}
+    places = {"objects": cluster.run("get", everything, "-o", "json").stdout, "run": events_text(trained[1])}
     for pod in cluster.get("pods")["items"]:
         name = pod["metadata"]["name"]
         places[f"log of {name}"] = cluster.run("logs", name, "--all-containers", check=False).stdout
     for place, text in places.items():
         assert not [v for v in values if v in text], place
     written = "grep -rlFf - /data || [ $? = 1 ]"
-    assert volumes.sh(written, trained[0]) != "", "the run's id is to be found, so the search works"
-    assert volumes.sh(written, "\n".join(values)) == "", "files on the volumes with a secret's value"
+    assert volumes.sh(written, trained[0]) != "", (
+        "the search does not find the run's id, which is on the volumes"
+    )
+    assert volumes.sh(written, "\n".join(values)) == "", "files on the volumes contain a secret's value"

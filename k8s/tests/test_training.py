@@ -1,4 +1,4 @@
-"""What a laptop trains, the cluster trains: a pod per step, the model everywhere, the same bytes."""
+"""Training in the cluster: one pod per step, the model on the volume and in MLflow, the same bytes as locally."""
 
 import json
 
@@ -13,13 +13,13 @@ from k8s.tests.system import (
     Dagster,
     Registry,
     Volumes,
+    events_text,
     metadata,
-    said,
     wait_until,
 )
 
 
-def test_every_step_had_its_own_pod_with_labels_that_say_whose(cluster: Cluster, trained):
+def test_every_step_has_own_labelled_pod(cluster: Cluster, trained):
     run_id, _ = trained
     steps = cluster.steps(run_id)
     assert set(steps) == set(ASSETS)
@@ -31,7 +31,7 @@ def test_every_step_had_its_own_pod_with_labels_that_say_whose(cluster: Cluster,
         assert labels["dagster/job"] == "jukebox_training"
 
 
-def test_a_step_pod_has_no_token_and_its_own_account_and_resources(cluster: Cluster, trained):
+def test_step_pod_has_own_account_limits_and_no_token(cluster: Cluster, trained):
     for asset, (pod, *_) in cluster.steps(trained[0]).items():
         spec = pod["spec"]
         assert spec["serviceAccountName"] == "jukebox-step"
@@ -42,22 +42,20 @@ def test_a_step_pod_has_no_token_and_its_own_account_and_resources(cluster: Clus
         assert spec["containers"][0]["image"].split("/")[-1].startswith("jukebox-step:")
 
 
-def test_independent_steps_are_started_side_by_side(trained):
-    """Their pods are asked for together; when each computes is the node's business."""
-    asked = {
+def test_independent_steps_start_in_parallel(trained):
+    """Their pods are requested together; the node decides when each one computes."""
+    requested = {
         e["stepKey"].split("__")[-1]: float(e["timestamp"]) / 1000
         for e in trained[1]["eventConnection"]["events"]
         if e["__typename"] == "StepWorkerStartingEvent"
     }
-    began = {s["stepKey"].split("__")[-1]: s["startTime"] for s in trained[1]["stepStats"]}
+    started = {s["stepKey"].split("__")[-1]: s["startTime"] for s in trained[1]["stepStats"]}
     for one, other in (("validated_data", "features"), ("evaluation", "onnx_model")):
-        assert asked[one] < began[other]
-        assert asked[other] < began[one]
+        assert requested[one] < started[other]
+        assert requested[other] < started[one]
 
 
-def test_the_model_is_on_the_volume_and_in_mlflow_with_its_alias(
-    registry: Registry, volumes: Volumes, trained
-):
+def test_model_is_on_volume_and_in_mlflow_with_alias(registry: Registry, volumes: Volumes, trained):
     registered = metadata(trained[1], "registered_model")
     version = registered["model"].split()[-1]
     aliases = registry.aliases("jukebox")
@@ -76,8 +74,8 @@ cat "$DAGSTER_HOME"/models/jukebox/*/lineage.json
 """
 
 
-def test_the_onnx_file_equals_that_of_a_run_in_one_process_without_kubernetes(cluster: Cluster, trained):
-    """The same image, data and seed; sqlite and folders in place of PostgreSQL, MLflow's server and claims."""
+def test_onnx_file_equals_single_process_run(cluster: Cluster, trained):
+    """Same image, data and seed; sqlite and folders instead of PostgreSQL, MLflow's server and claims."""
     folders = {"tmp": "/tmp", "home": "/home/jukebox", "dagster-home": "/opt/dagster"}
     pod = cluster.pod_of_step_image(
         "one-process-test",
@@ -138,9 +136,7 @@ def serving(cluster: Cluster, trained):
     cluster.delete("pod", "serving-test")
 
 
-def test_a_model_server_that_reads_the_volume_predicts_the_recorded_example(
-    cluster: Cluster, volumes: Volumes, serving: str
-):
+def test_model_server_on_volume_predicts_recorded_example(cluster: Cluster, volumes: Volumes, serving: str):
     example = json.loads(volumes.sh(f"cat /data/models/jukebox/{serving}/example.json"))
     body = {"inputs": example["inputs"]}
     answer = cluster.request("POST", "pod/serving-test", 8080, "/", json=body).json()
@@ -149,15 +145,15 @@ def test_a_model_server_that_reads_the_volume_predicts_the_recorded_example(
             assert row == pytest.approx(wanted, abs=1e-4)
 
 
-def test_the_entry_has_a_kserve_manifest_that_points_at_the_volume(volumes: Volumes, trained):
+def test_model_store_entry_has_kserve_manifest_for_volume(volumes: Volumes, trained):
     version = metadata(trained[1], "registered_model")["model"].split()[-1]
     service = yaml.safe_load(volumes.sh(f"cat /data/models/jukebox/{version}/inferenceservice.yaml"))
     assert service["metadata"]["namespace"] == NAMESPACE
     assert service["spec"]["predictor"]["model"]["storageUri"] == f"pvc://jukebox-models/jukebox/{version}"
 
 
-def test_a_second_run_in_pods_computes_nothing_again_and_adopts_the_version(dagster: Dagster, trained):
+def test_second_run_reuses_artifacts_and_adopts_version(dagster: Dagster, trained):
     run = dagster.finished(dagster.start({"seed": SEED}))
-    assert run["status"] == "SUCCESS", said(run)
+    assert run["status"] == "SUCCESS", events_text(run)
     assert metadata(run, "registered_model")["model"] == metadata(trained[1], "registered_model")["model"]
     assert metadata(run, "trained_model")["reused_from_run"] == trained[0]

@@ -1,4 +1,4 @@
-"""Runs that start by themselves, in pods: new files on a volume, a pushed tag; once each, whatever dies."""
+"""Triggered runs in pods: new files and a pushed tag start one run each, even if the daemon is killed."""
 
 import hashlib
 import json
@@ -22,8 +22,8 @@ from k8s.tests.system import (
     Dagster,
     Registry,
     Volumes,
+    events_text,
     metadata,
-    said,
     wait_until,
 )
 
@@ -31,7 +31,7 @@ ROUNDS = range(int(os.environ.get("FAULT_ROUNDS", "1")))
 
 
 def _runs_of_file(dagster: Dagster, content: str) -> list[dict[str, Any]]:
-    """The runs that the file's contents started."""
+    """Return the runs that the file's content started."""
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     return [
         run
@@ -40,8 +40,8 @@ def _runs_of_file(dagster: Dagster, content: str) -> list[dict[str, Any]]:
     ]
 
 
-def _looked_again(dagster: Dagster, sensor: str) -> dict[str, Any]:
-    """Wait for two whole ticks that begin from now on, and return the newer one."""
+def _two_ticks_later(dagster: Dagster, sensor: str) -> dict[str, Any]:
+    """Wait for two complete ticks that start from now on, and return the newer one."""
     newest = dagster.ticks(sensor, 1)[0]["timestamp"]
 
     def second() -> dict[str, Any] | None:
@@ -51,15 +51,15 @@ def _looked_again(dagster: Dagster, sensor: str) -> dict[str, Any]:
     return wait_until(second, 120, f"two more ticks of {sensor}")
 
 
-def test_what_git_leaves_behind_when_a_server_cannot_be_reached_is_reaped(cluster: Cluster, dagster: Dagster):
-    assert "git said" in _looked_again(dagster, "jukebox_git_tags")["skipReason"]
+def test_unreachable_git_server_leaves_no_zombie_process(cluster: Cluster, dagster: Dagster):
+    assert "`git ls-remote` failed" in _two_ticks_later(dagster, "jukebox_git_tags")["skipReason"]
     states = cluster.run(
         "exec", "deployment/jukebox-code-location", "--", "sh", "-c", "cat /proc/[0-9]*/stat"
     )
     assert [line for line in states.stdout.splitlines() if ") Z " in line] == []
 
 
-def test_new_files_on_the_volume_start_one_run_in_pods_that_trains_on_them(
+def test_new_files_on_volume_start_one_training_run(
     cluster: Cluster, dagster: Dagster, registry: Registry, volumes: Volumes
 ):
     tables = generate(seed=SEED)
@@ -70,14 +70,14 @@ def test_new_files_on_the_volume_start_one_run_in_pods_that_trains_on_them(
     (started,) = _runs_of_file(dagster, rankings)
     assert [run["runId"] for run in _runs_of_file(dagster, songs)] == [started["runId"]]
     run = dagster.finished(started["runId"])
-    assert run["status"] == "SUCCESS", said(run)
+    assert run["status"] == "SUCCESS", events_text(run)
     assert len(cluster.steps(started["runId"])) == 7
     version = metadata(run, "registered_model")["model"].split()[-1]
     (registered,) = [v for v in registry.versions("jukebox") if v["version"] == version]
     assert {"key": "jukebox/event", "value": "new_data"} in registered["tags"]
 
 
-# The process of the code location that evaluates sensors is a child of the one that Kubernetes started.
+# A child of the code location's main process evaluates the sensors.
 _SIGNAL = """
 for p in /proc/[0-9]*; do
   if tr '\\0' ' ' <$p/cmdline 2>/dev/null | grep -q '[a]pi grpc'; then kill -{} "${{p#/proc/}}"; echo "$p"; fi
@@ -86,8 +86,8 @@ done
 
 
 @pytest.mark.parametrize("round_", ROUNDS)
-@pytest.mark.parametrize("moment", ["while the sensor looks", "when the run is there"])
-def test_a_daemon_that_is_killed_in_a_tick_starts_one_run_for_a_file(
+@pytest.mark.parametrize("moment", ["during the tick", "after the run started"])
+def test_killed_daemon_starts_one_run_per_file(
     cluster: Cluster, dagster: Dagster, volumes: Volumes, moment: str, round_: int
 ):
     def signal(name: str) -> None:
@@ -97,10 +97,10 @@ def test_a_daemon_that_is_killed_in_a_tick_starts_one_run_for_a_file(
     def kill_daemon() -> None:
         cluster.run("delete", "pods", "-l", "app.kubernetes.io/name=daemon", "--grace-period=0", "--force")
 
-    # Not a chart: the run ends at its first step, and that is all that is needed of it here.
+    # Not a chart: the run fails at its first step, which is enough for this test.
     content = f"neither,songs,nor,rankings\n{SEED},{moment},{round_},\n"
-    name = f"{'looks' if 'looks' in moment else 'there'}-{round_}.csv"
-    if moment == "while the sensor looks":
+    name = f"{'tick' if 'tick' in moment else 'started'}-{round_}.csv"
+    if moment == "during the tick":
         signal("STOP")
         try:
             volumes.drop(name, content)
@@ -120,15 +120,15 @@ def test_a_daemon_that_is_killed_in_a_tick_starts_one_run_for_a_file(
             signal("CONT")
     else:
         volumes.drop(name, content)
-        wait_until(lambda: _runs_of_file(dagster, content), 90, "the run to be there", every=0.2)
+        wait_until(lambda: _runs_of_file(dagster, content), 90, "the sensor to start a run", every=0.2)
         kill_daemon()
     cluster.run("rollout", "status", "deployment/jukebox-daemon", "--timeout=120s")
     wait_until(lambda: _runs_of_file(dagster, content), 120, "the sensor to start a run")
-    _looked_again(dagster, "jukebox_new_data")
+    _two_ticks_later(dagster, "jukebox_new_data")
     (started,) = _runs_of_file(dagster, content)
     run = dagster.finished(started["runId"], 240)
     assert run["status"] == "FAILURE"
-    assert "neither song properties nor rankings" in said(run)
+    assert "neither song properties nor rankings" in events_text(run)
     assert len(cluster.pods(f"dagster/run-id={started['runId']},app.kubernetes.io/component=run_worker")) == 1
     assert len(_runs_of_file(dagster, content)) == 1
 
@@ -162,7 +162,7 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
 
 @pytest.fixture
 def git_server(cluster: Cluster) -> Iterator[str]:
-    """A git server in the cluster, at the address that the tests' overlay gives the sensor."""
+    """A git server in the cluster, at the sensor's address in the tests' overlay."""
     daemon = cluster.get("deployment", "jukebox-daemon")["spec"]["template"]["spec"]["containers"][0]
     pod = cluster.pod_of_step_image(
         "git-test",
@@ -189,7 +189,7 @@ def git_server(cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture
 def rolled_to_release(cluster: Cluster, dagster: Dagster, tmp_path: Path) -> Iterator[Any]:
-    """Rolls the system to the images of the release, as a GitOps commit does; and back at the end."""
+    """Roll out the images of the release, as a GitOps commit does, and roll back at the end."""
     base = os.path.relpath(CHECKOUT / OVERLAY, tmp_path)
     shutil.copy(CHECKOUT / "k8s/overlays/local/images.yaml", tmp_path)
     names = ("orchestrator", "step")
@@ -207,11 +207,11 @@ def rolled_to_release(cluster: Cluster, dagster: Dagster, tmp_path: Path) -> Ite
     apply(OVERLAY)
 
 
-def test_a_pushed_tag_waits_for_the_roll_out_of_its_image_and_trains_with_its_code(
+def test_pushed_tag_trains_after_roll_out_of_its_code(
     cluster: Cluster, dagster: Dagster, registry: Registry, git_server: str, rolled_to_release, tmp_path: Path
 ):
     clone, tag = tmp_path / "clone", f"v2.0.{SEED}"
-    _looked_again(dagster, "jukebox_git_tags")
+    _two_ticks_later(dagster, "jukebox_git_tags")
     commit = subprocess.run(
         [str(CHECKOUT / "k8s/tests/images/release-commit"), str(clone)],
         capture_output=True,
@@ -221,14 +221,14 @@ def test_a_pushed_tag_waits_for_the_roll_out_of_its_image_and_trains_with_its_co
     push = ["git", "-C", str(clone), "push", "-q", git_server, f"{commit}:refs/tags/{tag}"]
     subprocess.run(push, check=True, capture_output=True)
 
-    wait_until(lambda: _said_by(dagster, f"{tag} ({commit[:12]})"), 90, "the sensor to see the tag")
-    assert "waiting for the roll-out" in _looked_again(dagster, "jukebox_git_tags")["skipReason"]
+    wait_until(lambda: _was_skipped_with(dagster, f"{tag} ({commit[:12]})"), 90, "the sensor to see the tag")
+    assert "waiting for the roll-out" in _two_ticks_later(dagster, "jukebox_git_tags")["skipReason"]
     assert dagster.runs("git/tag", tag) == []
 
     rolled_to_release()
     (started,) = wait_until(lambda: dagster.runs("git/tag", tag), 120, "the sensor to start the tag's run")
     run = dagster.finished(started["runId"])
-    assert run["status"] == "SUCCESS", said(run)
+    assert run["status"] == "SUCCESS", events_text(run)
     pods = cluster.pods(f"dagster/run-id={started['runId']}")
     assert {p["spec"]["containers"][0]["image"].split(":")[-1] for p in pods} == {"release"}
     version = metadata(run, "registered_model")["model"].split()[-1]
@@ -240,5 +240,5 @@ def test_a_pushed_tag_waits_for_the_roll_out_of_its_image_and_trains_with_its_co
     assert len(dagster.runs("git/tag", tag)) == 1
 
 
-def _said_by(dagster: Dagster, words: str) -> bool:
-    return any(words in (t["skipReason"] or "") for t in dagster.ticks("jukebox_git_tags"))
+def _was_skipped_with(dagster: Dagster, reason: str) -> bool:
+    return any(reason in (t["skipReason"] or "") for t in dagster.ticks("jukebox_git_tags"))

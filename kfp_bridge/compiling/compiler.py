@@ -1,8 +1,8 @@
-"""A `PipelineGraph` as KFP v2 pipeline: IR YAML, or Kubernetes manifests for GitOps.
+"""Writes a `PipelineGraph` as a KFP v2 pipeline: IR YAML, or Kubernetes manifests for GitOps.
 
-Every task is a container component that runs `python -m kfp_bridge.step` in the project's image. What the
-step must know (assets, checks, where parameters belong in the run config) is one JSON argument, so the YAML
-alone says everything: `spec.py` reads it back from there.
+Every task is a container component that runs `python -m kfp_bridge.step` in the project's image. One JSON argument
+holds everything that the step needs (assets, checks, positions of parameters in the run config), so the YAML is
+complete; `pipeline_spec.py` reads the argument back.
 """
 
 import graphlib
@@ -52,18 +52,18 @@ PYTHON_TYPES = MappingProxyType(
 def export(
     graph: PipelineGraph, image: str, output: Path, *, strict: bool = True, manifest: bool = False
 ) -> None:
-    """Write the pipeline to `output` (.yaml or .yml), whole or not at all; the same graph gives the same bytes.
+    """Write the pipeline to `output` (.yaml or .yml), completely or not at all; the same graph gives the same bytes.
 
     Args:
-        graph: what to export.
-        image: the image of every task; it holds the code location and kfp_bridge.
+        graph: the graph to export.
+        image: the image of every task; it contains the code location and kfp_bridge.
         output: the file to write.
-        strict: stop when anything in the graph has no counterpart in KFP.
+        strict: fail if anything in the graph has no counterpart in KFP.
         manifest: write Kubernetes manifests (Pipeline and PipelineVersion) instead of IR YAML.
 
     Raises:
         ExportError: strict and something does not map; the message lists all of it.
-        BridgeError: the output is no YAML file or its folder does not exist.
+        BridgeError: the output does not end in .yaml or .yml, or its folder does not exist.
     """
     if strict:
         refuse_unmapped(graph)
@@ -72,7 +72,7 @@ def export(
     if not output.parent.is_dir():
         raise BridgeError(f"--output {output}: folder {output.parent} does not exist")
     pipeline = build_pipeline(graph, image)
-    # In a folder beside the output, so that the last move is atomic.
+    # Write to a folder beside the output, so that the final rename is atomic.
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".kfp-bridge-") as folder:
         draft = Path(folder) / output.name
         if manifest:
@@ -90,7 +90,7 @@ def refuse_unmapped(graph: PipelineGraph) -> None:
 
 
 def build_pipeline(graph: PipelineGraph, image: str) -> Any:
-    """The graph as a KFP pipeline object, ready to compile."""
+    """Return the graph as a KFP pipeline object, ready to compile."""
     from kfp import dsl
 
     steps = {step.name: step for step in graph.steps}
@@ -116,7 +116,7 @@ def build_pipeline(graph: PipelineGraph, image: str) -> Any:
 
 
 def pipeline_parameters(graph: PipelineGraph) -> tuple[Parameter, ...]:
-    """Parameters of the pipeline: those of the run config and, for a partitioned job, the partition."""
+    """Return the pipeline's parameters: those of the run config and, for a partitioned job, the partition."""
     if not graph.partitioned:
         return graph.parameters
     partition = Parameter("partition_key", (), "STRING", None, True, "partition to materialize")
@@ -124,7 +124,7 @@ def pipeline_parameters(graph: PipelineGraph) -> tuple[Parameter, ...]:
 
 
 def pipeline_description(graph: PipelineGraph) -> str:
-    """Description of the pipeline; its last line holds what has no place of its own in a pipeline spec."""
+    """Return the pipeline's description; its last line holds the fields for which a pipeline spec has no place."""
     info = {
         "version": 1,
         "job": graph.job,
@@ -138,7 +138,7 @@ def pipeline_description(graph: PipelineGraph) -> str:
 
 
 def step_argument(graph: PipelineGraph, step: Step, producers: Mapping[str, Step]) -> str:
-    """What `kfp_bridge.step` must know of its task, as canonical JSON."""
+    """Return the argument of `kfp_bridge.step` for one task, as canonical JSON."""
     parameters = {
         p.name: {"path": list(p.path), "type": p.type} for p in graph.parameters if p.name in step.parameters
     }
@@ -174,12 +174,12 @@ def step_argument(graph: PipelineGraph, step: Step, producers: Mapping[str, Step
 
 
 def code_version(step: Step) -> str:
-    """Code versions of the step's assets as one parameter, so that KFP's cache sees a change of code."""
+    """Return the code versions of the step's assets as one parameter, so that KFP's cache sees a change of code."""
     return ",".join(f"{asset.key}={asset.code_version}" for asset in step.assets if asset.code_version)
 
 
 def display_name(step: Step) -> str:
-    """What the KFP UI shows on the task: the asset, the check, or the name of what makes several assets."""
+    """Return the task's name in the KFP UI: its only asset, its only check, or else the step's name."""
     if len(step.assets) == 1:
         return step.assets[0].key
     if not step.assets and len(step.checks) == 1:
@@ -188,7 +188,7 @@ def display_name(step: Step) -> str:
 
 
 def outputs(step: Step) -> dict[str, str]:
-    """Output artifacts of a task and their types."""
+    """Return the output artifacts of a task with their types."""
     values = {identifier(asset.key): asset.artifact_type for asset in step.assets if asset.artifact_type}
     reports = {RECORD: "Artifact", METRICS: "Metrics", REPORT: "Markdown", REPORT_HTML: "HTML"}
     matrix = {CONFUSION_MATRIX: "ClassificationMetrics"} if step.assets else {}
@@ -238,7 +238,7 @@ def _component(
         declare(f"{identifier(asset.key)}_digest", dsl.OutputPath(str))
     run.__dict__["__signature__"] = inspect.Signature(parameters, return_annotation=dsl.ContainerSpec)
     run.__name__ = task_name(step.name)
-    # The decorator calls `run` with one positional argument per parameter, which the signature only describes.
+    # The decorator passes `run` one positional argument per parameter; only the signature describes them.
     return dsl.container_component(run)
 
 
@@ -347,7 +347,7 @@ def _pipeline_parameter(parameter: Parameter) -> inspect.Parameter:
 
 
 def _annotation(parameter: Parameter) -> tuple[Any, ...]:
-    """Type, and None as default where the parameter may stay empty: KFP wants that spelled Optional."""
+    """Return the type and, if the parameter may be empty, the default None; KFP requires Optional for that."""
     python_type = PYTHON_TYPES[parameter.type]
     if parameter.required or parameter.default is not None:
         return (python_type,)
@@ -358,12 +358,12 @@ def _docstring(parameters: tuple[Parameter, ...]) -> str:
     described = [
         f"    {parameter.name}: {parameter.description}" for parameter in parameters if parameter.description
     ]
-    # docstring_parser takes the first line for the summary, so there must be one before the arguments.
+    # docstring_parser reads the first line as the summary, so there must be one before the arguments.
     return "\n".join(["Pipeline parameters.", "", "Args:", *described]) if described else ""
 
 
 def _write_ir(pipeline: Any, path: Path) -> None:
-    """What `Compiler.compile` writes, without its comments and with libyaml: half the time for 500 assets."""
+    """Write what `Compiler.compile` writes, but without comments and with libyaml: half the time for 500 assets."""
     import yaml
     from google.protobuf import json_format
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def apply_pod(task: "dsl.PipelineTask", pod: Pod) -> None:
-    """Set everything of the pod on the KFP task."""
+    """Set all settings of the pod on the KFP task."""
     for value, setter in (
         (pod.cpu_request, task.set_cpu_request),
         (pod.cpu_limit, task.set_cpu_limit),

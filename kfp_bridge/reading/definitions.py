@@ -1,4 +1,4 @@
-"""Loading Definitions from a module or file, and the part of a job that one step runs."""
+"""Loads Definitions from a module or file, and resolves the job, or the part of it, to export or run."""
 
 import importlib
 import importlib.util
@@ -13,7 +13,7 @@ from kfp_bridge.errors import BridgeError
 from kfp_bridge.pipeline_graph import CodeLocation
 
 PIPELINE_JOB = "kfp_pipeline"
-"""Name of the job that is made when assets are selected without naming a job."""
+"""Name of the job that is created when assets are selected without a job."""
 
 
 def load_definitions(source: CodeLocation) -> dg.Definitions:
@@ -40,15 +40,17 @@ def load_definitions(source: CodeLocation) -> dg.Definitions:
 
 
 def resolve_job(defs: dg.Definitions, job: str | None, select: str | None) -> dg.JobDefinition:
-    """The job, or the part of it that `select` (Dagster's asset selection syntax) names.
+    """Return the job, or the part of it that `select` (Dagster's asset selection syntax) names.
 
     Raises:
         BridgeError: unknown job, a job of ops, a selection that cannot be parsed or selects nothing.
     """
     try:
         if job is None:
-            made = dg.define_asset_job(PIPELINE_JOB, selection=select or dg.AssetSelection.all())
-            resolved = dg.Definitions.merge(defs, dg.Definitions(jobs=[made])).resolve_job_def(PIPELINE_JOB)
+            unresolved = dg.define_asset_job(PIPELINE_JOB, selection=select or dg.AssetSelection.all())
+            resolved = dg.Definitions.merge(defs, dg.Definitions(jobs=[unresolved])).resolve_job_def(
+                PIPELINE_JOB
+            )
         else:
             resolved = defs.resolve_job_def(job)
     except dg.DagsterError as error:
@@ -65,19 +67,19 @@ def resolve_job(defs: dg.Definitions, job: str | None, select: str | None) -> dg
 
 
 def check_keys(job: dg.JobDefinition) -> set[dg.AssetCheckKey]:
-    """Keys of all checks that the job runs."""
+    """Return the keys of all checks that the job runs."""
     return {
         key
-        for made in job_assets(job).asset_graph.assets_defs
-        if made.is_executable
-        for key in made.check_keys
+        for definition in job_assets(job).asset_graph.assets_defs
+        if definition.is_executable
+        for key in definition.check_keys
     }
 
 
 def partition_tags(
     job: dg.JobDefinition, partition: str | None, instance: dg.DagsterInstance
 ) -> dict[str, str]:
-    """Run tags that select one partition, added to a dynamic partitions definition where it is one.
+    """Return the run tags that select one partition; a dynamic partition is created first.
 
     Raises:
         BridgeError: the partition does not exist.
@@ -104,14 +106,14 @@ def _select(job: dg.JobDefinition, select: str) -> dg.JobDefinition:
 
 
 def _reason(error: BaseException) -> str:
-    """The error with what caused it: Dagster wraps the reason for an unresolvable job."""
+    """Return the error with its causes: Dagster wraps the reason for an unresolvable job."""
     return f"{error}: {_reason(error.__cause__)}" if error.__cause__ is not None else str(error)
 
 
 def _import(source: CodeLocation) -> ModuleType:
     try:
         if source.module is not None:
-            # `python -m kfp_bridge.step` and `kfp-bridge` both find a module of the working folder, as Dagster does.
+            # Find modules in the working folder, as Dagster does, in `python -m kfp_bridge.step` and in `kfp-bridge`.
             if str(Path.cwd()) not in sys.path:
                 sys.path.insert(0, str(Path.cwd()))
             return importlib.import_module(source.module)
@@ -138,7 +140,7 @@ def _as_definitions(value: object, place: str) -> dg.Definitions:
     if isinstance(value, dg.Definitions):
         return value
     if callable(value):
-        made = value()
-        if isinstance(made, dg.Definitions):
-            return made
+        returned = value()
+        if isinstance(returned, dg.Definitions):
+            return returned
     raise BridgeError(f"{place}: is a {type(value).__name__}, expected dagster.Definitions")

@@ -1,7 +1,7 @@
 """Assets outside the selection: their last materialization becomes a KFP importer.
 
-A materialization is usable when its metadata records where the value lies (`path`) and its digest
-(`sha256`), as the bridge requires of every IO manager.
+A materialization is usable if its metadata has the location of the value (`path`) and its digest (`sha256`), as the
+bridge requires of every IO manager.
 """
 
 from dataclasses import replace
@@ -16,10 +16,10 @@ from kfp_bridge.records import AssetRecord, stored_path, without_pointers
 def read_import(
     instance: dg.DagsterInstance | None, graph: Any, key: dg.AssetKey, *, loads: bool
 ) -> tuple[ImportedAsset | None, MappingRow]:
-    """The import of one upstream asset, or None with the reason.
+    """Return the import of one upstream asset, or None, with a report row.
 
-    `loads` says whether the downstream takes the value; without that an asset that was never materialized is
-    an edge of lineage only, which Dagster does not wait for either.
+    `loads` is True if the downstream asset loads the value. If not, an asset that was never materialized is only
+    lineage, which Dagster does not wait for either.
     """
     name = key.to_user_string()
     event = instance.get_latest_materialization_event(key) if instance is not None else None
@@ -49,7 +49,7 @@ def read_import(
         return None, MappingRow(f"asset {name}", ARTIFACT_TYPE_KEY, reason, "unmapped")
     found = ImportedAsset(name, artifact_type, path, record.to_json())
     if "://" not in path:
-        reason = f"{path} is a local path: no pod of another machine can read it"
+        reason = f"{path} is a local path, which pods on other machines cannot read"
         return found, MappingRow(f"asset {name}", "importer", reason, "unmapped")
     return found, MappingRow(f"asset {name}", "upstream", f"importer of {path}: {artifact_type}")
 

@@ -1,12 +1,12 @@
-"""`dagster-k8s/config` tags as pod settings of a KFP task.
+"""Reads `dagster-k8s/config` tags as pod settings of a KFP task.
 
 Format of the tag: https://docs.dagster.io/deployment/oss/deployment-options/kubernetes/customizing-your-deployment.
-Every field is either taken into `Pod` or reported: nothing of the tag is dropped in silence.
+Every field of the tag is either read into `Pod` or reported; none is dropped silently.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,15 +18,15 @@ _KFP_VOLUMES = (
     "kfp-launcher",
     *(f"{name}-scratch" for name in ("gcs", "s3", "minio", "dot-local", "dot-cache", "dot-config")),
 )
-_FREE_KEYS = {"labels", "annotations", "node_selector", "limits", "requests"}
+_USER_KEYED = {"labels", "annotations", "node_selector", "limits", "requests"}
 
 
 def read_pod(
     tag: str | Mapping[str, Any] | None, defaults: Mapping[str, Any], subject: str
 ) -> tuple[Pod, str | None, list[MappingRow]]:
-    """Pod settings, service account and report rows of one tag value (JSON text or mapping) over the defaults.
+    """Return pod settings, service account and report rows of one tag value (JSON text or mapping) over the defaults.
 
-    Fields that KFP cannot express come back as rows with the outcome `unmapped`.
+    Fields that KFP cannot express become rows with the outcome `unmapped`.
     """
     if not tag and not defaults:
         return Pod(), None, []
@@ -34,13 +34,13 @@ def read_pod(
         own = _snake_case(json.loads(tag) if isinstance(tag, str) else tag or {})
     except ValueError as error:
         return Pod(), None, [MappingRow(subject, K8S_TAG, f"is not JSON: {error}", "unmapped")]
-    reader = _Reader(_merged(_snake_case(defaults), own), subject)
+    reader = _Reader(_merge(_snake_case(defaults), own), subject)
     pod, service_account = reader.read()
     return pod, service_account, reader.rows
 
 
 def with_labels(pod: Pod, labels: Mapping[str, str], annotations: Mapping[str, str]) -> Pod:
-    """The pod with more labels and annotations; what the tag itself sets wins."""
+    """Return the pod with more labels and annotations; those of the tag itself take precedence."""
     return replace(
         pod,
         labels=tuple(sorted({**labels, **dict(pod.labels)}.items())),
@@ -49,7 +49,7 @@ def with_labels(pod: Pod, labels: Mapping[str, str], annotations: Mapping[str, s
 
 
 class _Reader:
-    """Takes one tag apart, popping what it understands; what is left over is reported."""
+    """Reads one tag: known fields are removed while reading, and whatever is left is reported."""
 
     def __init__(self, config: dict[str, Any], subject: str) -> None:
         self.config = config
@@ -171,21 +171,19 @@ class _Reader:
             else:
                 self.unmapped("container_config.volume_mounts", f"{path}: volume {volume or mount['name']!r}")
         for name in sorted(set(by_name) - {mount["name"] for mount in mounts}):
-            self.unmapped("pod_spec_config.volumes", f"{name} is mounted nowhere")
-        self.refuse_volume_names(found)
+            self.unmapped("pod_spec_config.volumes", f"{name} is not mounted")
+        self.report_volume_names(found)
         return {kind: tuple(sorted(values)) for kind, values in found.items()}
 
-    def refuse_volume_names(self, found: Mapping[str, list[tuple]]) -> None:
-        """KFP names a volume after its claim, secret or config map, and merges volumes of one name into one."""
+    def report_volume_names(self, found: Mapping[str, list[tuple]]) -> None:
+        """Report unusable names: KFP names a volume after its claim, secret or config map, and merges equal names."""
         names = {kind: {mount[0] for mount in mounts} for kind, mounts in found.items()}
         names["KFP"] = set(_KFP_VOLUMES)
         for name in sorted(set().union(*names.values())):
             if sum(name in of_kind for of_kind in names.values()) > 1:
-                reason = "KFP names volumes after what they hold, and another volume has this name"
+                reason = "KFP names a volume after its claim, secret or config map; another has this name"
             elif not is_volume(name):
-                reason = (
-                    "KFP names the volume after it, and a volume's name has a-z, 0-9 and - only, at most 63"
-                )
+                reason = "KFP names the volume after it, and a volume's name allows a-z, 0-9 and - only, at most 63"
             else:
                 continue
             self.unmapped("container_config.volume_mounts", f"{name}: {reason}")
@@ -212,11 +210,11 @@ class _Reader:
             self.unmapped(f"{field}.{name}".strip("."), "has no counterpart in KFP")
 
 
-def _merged(base: Any, over: Any) -> Any:
-    """Mappings merge, lists of named things (variables, volumes, mounts) merge by name, anything else is replaced."""
+def _merge(base: Any, over: Any) -> Any:
+    """Merge mappings by key and lists of variables, volumes or mounts by name; replace anything else."""
     if isinstance(base, dict) and isinstance(over, dict):
         return {
-            key: _merged(base[key], over[key]) if key in base and key in over else {**base, **over}[key]
+            key: _merge(base[key], over[key]) if key in base and key in over else {**base, **over}[key]
             for key in base | over
         }
     if isinstance(base, list) and isinstance(over, list):
@@ -240,15 +238,13 @@ def _pairs(mapping: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((key, str(value)) for key, value in mapping.items()))
 
 
-def _snake_case(value: Any, convert: Callable[[str], str] | None = None) -> Any:
-    """Kubernetes field names in snake case, as dagster-k8s takes both; keys that users choose stay."""
-    convert = convert or (lambda name: re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", name).lower())
+def _snake_case(value: Any) -> Any:
+    """Convert Kubernetes field names to snake case (dagster-k8s accepts both forms); keys that users choose stay."""
     if isinstance(value, Mapping):
+        named = {re.sub(r"(?<=[a-z0-9])([A-Z])", r"_\1", key).lower(): item for key, item in value.items()}
         return {
-            convert(key): dict(item)
-            if convert(key) in _FREE_KEYS and isinstance(item, Mapping)
-            else _snake_case(item)
-            for key, item in value.items()
+            name: dict(item) if name in _USER_KEYED and isinstance(item, Mapping) else _snake_case(item)
+            for name, item in named.items()
         }
     if isinstance(value, list | tuple):
         return [_snake_case(item) for item in value]

@@ -1,8 +1,8 @@
-"""The run config of a job as pipeline parameters, and parameters as run config again.
+"""Converts the run config of a job to pipeline parameters, and parameters back to run config.
 
-The schema is the one that Dagster's launchpad shows: of the job's
-config mapping where it has one, else of its ops. Groups are flattened: a leaf keeps its own name where that
-is unambiguous, else it is qualified by its groups (`training_epochs`, `evaluation_epochs`).
+The schema is the one that Dagster's launchpad shows: that of the job's config mapping or, without one, of its ops.
+Groups are flattened: a leaf keeps its name if that is unambiguous, else the names of its groups come first
+(`training_epochs`, `evaluation_epochs`).
 """
 
 import json
@@ -28,16 +28,16 @@ _MISSING = object()
 
 
 def read_parameters(job: dg.JobDefinition) -> tuple[tuple[Parameter, ...], list[MappingRow]]:
-    """Parameters of the job, sorted by name, and a report row for each; what KFP cannot express is `unmapped`."""
+    """Return the job's parameters by name, with a report row each; fields that KFP cannot express are `unmapped`."""
     schema, root = config_schema(job)
-    walk = _Walk(schema, has_ops_form=not is_mapped(job))
-    walk.shape(root, (), _MISSING)
-    names = _parameter_names([leaf.path for leaf in walk.leaves])
+    reader = _SchemaReader(schema, has_ops_form=not is_mapped(job))
+    reader.shape(root, (), _MISSING)
+    names = _parameter_names([leaf.path for leaf in reader.leaves])
     parameters = [
         Parameter(name, leaf.path, leaf.type, leaf.default, leaf.required, leaf.description)
-        for name, leaf in zip(names, walk.leaves, strict=True)
+        for name, leaf in zip(names, reader.leaves, strict=True)
     ]
-    rows = walk.rows + [
+    rows = reader.rows + [
         MappingRow(f"config {'.'.join(p.path)}", "field", f"parameter {p.name}: {p.type} = {p.default!r}")
         for p in parameters
     ]
@@ -50,28 +50,28 @@ def read_parameters(job: dg.JobDefinition) -> tuple[tuple[Parameter, ...], list[
 
 
 def is_mapped(job: dg.JobDefinition) -> bool:
-    """Whether the job takes the config of its own mapping; config given as a dict is defaults for the ops' form."""
+    """Return whether the job takes the config of a config mapping; a dict as config only sets defaults of the ops."""
     return job.config_mapping is not None and job.run_config is None
 
 
 def run_config(paths: Mapping[str, Sequence[str]], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested run config: each value at its parameter's path; parameters without a value are left to their default."""
+    """Return the nested run config: each value at its parameter's path; parameters without a value are omitted."""
     config: dict[str, Any] = {}
     for name, path in paths.items():
         if values.get(name) is None:
             continue
-        place = config
+        group = config
         for part in path[:-1]:
-            place = place.setdefault(part, {})
-        place[path[-1]] = values[name]
+            group = group.setdefault(part, {})
+        group[path[-1]] = values[name]
     return config
 
 
 def parameter_values(parameters: Sequence[Parameter], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `run_config`: the parameters that a run config sets.
+    """Return the parameters that a run config sets; the inverse of `run_config`.
 
     Raises:
-        KeyError: the config sets something that is no parameter; the message is its path.
+        KeyError: the config sets a field that is not a pipeline parameter; the message is its path.
     """
     by_path = {parameter.path: parameter.name for parameter in parameters}
     values: dict[str, Any] = {}
@@ -89,8 +89,8 @@ def parameter_values(parameters: Sequence[Parameter], config: Mapping[str, Any])
     return values
 
 
-def ops_of(path: Sequence[str]) -> str | None:
-    """Name of the op that a path of the ops' form configures."""
+def op_of(path: Sequence[str]) -> str | None:
+    """Return the name of the op that a path of the ops' config configures; None for other paths."""
     return path[1] if len(path) > 2 and path[0] == "ops" else None
 
 
@@ -103,8 +103,8 @@ class _Leaf:
     description: str
 
 
-class _Walk:
-    """Collects the leaves of a config schema; the default of an outer group wins over those within it."""
+class _SchemaReader:
+    """Collects the leaves of a config schema; the default of an outer group overrides those within it."""
 
     def __init__(self, schema: Any, *, has_ops_form: bool) -> None:
         self.schema = schema

@@ -1,4 +1,4 @@
-"""What starts runs: schedules become recurring runs, sensors are named with the command that replaces them."""
+"""Reads schedules as recurring runs, and reports sensors with the command that replaces them."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ import dagster as dg
 from kfp_bridge.pipeline_graph import MappingRow, Parameter, Schedule
 from kfp_bridge.reading.run_config import parameter_values
 
-# A Monday, a Sunday, a month's and a leap year's end: a run config that depends on the tick differs on one of them.
+# A Monday, a leap day and a Sunday at a month's end: a run config that depends on the tick differs on one of them.
 _TICKS = (
     datetime(2024, 1, 1, tzinfo=UTC),
     datetime(2024, 2, 29, 13, 7, tzinfo=UTC),
@@ -20,7 +20,7 @@ _TICKS = (
 def read_schedules(
     defs: dg.Definitions, job: dg.JobDefinition, parameters: Sequence[Parameter]
 ) -> tuple[tuple[Schedule, ...], list[MappingRow]]:
-    """Schedules of the job. One whose run request depends on the tick cannot be a KFP recurring run."""
+    """Return the job's schedules and report rows; one whose run request depends on the tick is `unmapped`."""
     schedules, rows = [], []
     for name in sorted(schedule.name for schedule in defs.schedules or ()):
         schedule = defs.resolve_schedule_def(name)
@@ -35,22 +35,24 @@ def read_schedules(
 
 
 def read_sensors(defs: dg.Definitions, job: dg.JobDefinition) -> list[MappingRow]:
-    """KFP has no sensors: a row per sensor, with the command that starts a run in its place."""
+    """Return a row per sensor with the command that starts a run instead, as KFP has no sensors."""
     rows = []
     for sensor in sorted(defs.sensors or (), key=lambda sensor: sensor.name):
         targets = _targets(sensor)
         if targets is not None and job.name not in targets:
             continue
-        command = "KFP has none: let the event's source call `kfp-bridge submit PIPELINE.yaml -p NAME=VALUE`"
+        command = (
+            "KFP has no sensors: let the event's source call `kfp-bridge submit PIPELINE.yaml -p NAME=VALUE`"
+        )
         rows.append(MappingRow(f"sensor {sensor.name}", "sensor", command, "not exported"))
     return rows
 
 
 def _targets(sensor: dg.SensorDefinition) -> set[str | None] | None:
-    """Names of the jobs that the sensor starts; None when it may start any, or is not asked for in this way."""
+    """Return the names of the jobs that the sensor starts; None if it may start any, or does not list them."""
     try:
         return {sensor.job_name}
-    except dg.DagsterInvalidDefinitionError:  # it has none, or several
+    except dg.DagsterInvalidDefinitionError:  # no job, or several
         try:
             return {target.name for target in sensor.jobs}
         except dg.DagsterInvalidDefinitionError:
@@ -66,14 +68,16 @@ def _read(schedule: dg.ScheduleDefinition, parameters: Sequence[Parameter]) -> S
     first = requests[0]
     if any((r.run_config, r.partition_key) != (first.run_config, first.partition_key) for r in requests):
         raise _NotExportableError(
-            "its run config or partition depends on the tick; KFP sends the same every time"
+            "its run config or partition depends on the tick; KFP sends the same values every time"
         )
     if first.partition_key is not None:
         raise _NotExportableError("it requests a partition; KFP sends the same parameters every time")
     try:
         values = parameter_values(parameters, first.run_config)
     except KeyError as error:
-        raise _NotExportableError(f"its run config sets {error}, which is no pipeline parameter") from error
+        raise _NotExportableError(
+            f"its run config sets {error}, which is not a pipeline parameter"
+        ) from error
     cron = schedule.cron_schedule
     return Schedule(
         name=schedule.name,

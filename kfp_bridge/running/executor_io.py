@@ -1,4 +1,4 @@
-"""The executor input a KFP launcher gives a task, and the executor output it reads back.
+"""Reads the executor input that a KFP launcher gives a task, and writes the executor output that it reads back.
 
 Formats: `ExecutorInput` and `ExecutorOutput` of
 https://github.com/kubeflow/pipelines/blob/master/api/v2alpha1/pipeline_spec.proto, as JSON.
@@ -17,7 +17,7 @@ _MOUNTS = (("gs://", "/gcs/"), ("minio://", "/minio/"), ("s3://", "/s3/"))
 
 @dataclass(frozen=True)
 class Artifact:
-    """One artifact of a task: `path` is where it lies, or must be written, in this container."""
+    """One artifact of a task; `path` is where to read or write it in this container."""
 
     name: str
     uri: str
@@ -35,10 +35,10 @@ class ExecutorInput:
     output_file: Path
 
     def input(self, name: str) -> Artifact:
-        """The input artifact of this name, present on disk."""
+        """Return the input artifact of this name; it exists on disk."""
         if name not in self.inputs:
             raise BridgeError(
-                f"executor input: artifact {name!r} is missing; the pipeline and the image do not fit"
+                f"executor input: artifact {name!r} is missing; the pipeline and the image do not match"
             )
         artifact = self.inputs[name]
         if not artifact.path.exists():
@@ -46,10 +46,10 @@ class ExecutorInput:
         return artifact
 
     def output(self, name: str) -> Artifact:
-        """The output artifact of this name, its folder made."""
+        """Return the output artifact of this name; its folder is created."""
         if name not in self.outputs:
             raise BridgeError(
-                f"executor input: output {name!r} is missing; the pipeline and the image do not fit"
+                f"executor input: output {name!r} is missing; the pipeline and the image do not match"
             )
         artifact = self.outputs[name]
         artifact.path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def parse_executor_input(text: str) -> ExecutorInput:
 def write_executor_output(task: ExecutorInput, metadata: Mapping[str, Mapping[str, Any]]) -> None:
     """Write executor_output.json: every output artifact, with its metadata by artifact name.
 
-    KFP's launcher knows the others from the executor input; kfp.local knows only those that are in the output.
+    KFP's launcher takes missing ones from the executor input; kfp.local knows only those in the output.
     """
     artifacts = {
         name: {
@@ -98,10 +98,10 @@ def write_executor_output(task: ExecutorInput, metadata: Mapping[str, Mapping[st
 
 
 def write_parameter(task: ExecutorInput, name: str, value: str) -> None:
-    """Write an output parameter where the launcher looks for it."""
+    """Write an output parameter to the path where the launcher reads it."""
     if name not in task.output_parameters:
         raise BridgeError(
-            f"executor input: output parameter {name!r} is missing; the pipeline and the image do not fit"
+            f"executor input: output parameter {name!r} is missing; the pipeline and the image do not match"
         )
     path = task.output_parameters[name]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,14 +109,14 @@ def write_parameter(task: ExecutorInput, name: str, value: str) -> None:
 
 
 def local_path(uri: str, custom_path: str | None = None) -> Path:
-    """Where a launcher puts the object of a URI in the container (the rule of kfp.dsl.Artifact.path)."""
+    """Return where a launcher puts the object of a URI in the container (the rule of kfp.dsl.Artifact.path)."""
     if custom_path:
         return Path(custom_path)
     for scheme, mount in _MOUNTS:
         if uri.startswith(scheme):
             return Path(mount + uri[len(scheme) :])
     if "://" in uri:
-        raise BridgeError(f"artifact {uri}: its scheme has no place in a container; use s3, gs or minio")
+        raise BridgeError(f"artifact {uri}: its scheme has no path in a container; use s3, gs or minio")
     return Path(uri)
 
 

@@ -1,7 +1,7 @@
-"""Running an exported pipeline on this machine: in containers, or as processes where no engine is.
+"""Runs an exported pipeline on this machine: in containers or, without a container engine, as processes.
 
 Containers run through `kfp.local.DockerRunner`. Without an engine the container commands of the YAML run as
-processes, each in an empty folder with an environment of its own, and see only what the pipeline gives them.
+processes, each in an empty folder with its own environment, and see only what the pipeline gives them.
 """
 
 import graphlib
@@ -23,7 +23,7 @@ _KEPT_VARIABLES = ("LANG", "LC_ALL", "TZ", "TMPDIR")
 
 
 def has_container_engine() -> bool:
-    """Whether a Docker engine answers."""
+    """Return whether a Docker engine answers."""
     import docker
     from docker.errors import DockerException
 
@@ -36,7 +36,7 @@ def has_container_engine() -> bool:
 
 
 def run_in_containers(spec: PipelineSpec, path: Path, values: Mapping[str, Any], root: Path) -> None:
-    """Run through kfp.local: no retries, no secrets, no caching there.
+    """Run through kfp.local, which ignores retries, secrets and caching.
 
     Args:
         spec: the exported pipeline.
@@ -50,14 +50,14 @@ def run_in_containers(spec: PipelineSpec, path: Path, values: Mapping[str, Any],
     """
     from kfp import components, local
 
-    root = _empty(root)
+    root = _empty_folder(root)
     parameters = pipeline_values(spec, values)
     if empty := sorted(set(spec.parameters) - set(parameters)):
         raise BridgeError(
-            f"parameter {', '.join(empty)} of pipeline {spec.name} is empty, which kfp.local does not know: "
+            f"parameter {', '.join(empty)} of pipeline {spec.name} is empty, which kfp.local does not support: "
             "give it with -p, or run with --processes"
         )
-    # The artifacts' folder is the caller's, whatever user the image has; of that user HOME may be no other's.
+    # The caller owns the artifacts' folder, so the image runs as the caller, who may not write to the image's HOME.
     user = f"{os.getuid()}:{os.getgid()}"
     local.init(local.DockerRunner(user=user, environment={"HOME": "/tmp"}), pipeline_root=str(root))  # noqa: S108
     pipeline = components.load_component_from_file(str(path))
@@ -70,12 +70,12 @@ def run_in_containers(spec: PipelineSpec, path: Path, values: Mapping[str, Any],
 
 
 def raise_on_lost_failure(spec: PipelineSpec, root: Path) -> None:
-    """kfp.local takes a container that is gone before it was asked for its exit code for one that succeeded."""
+    """Raise if a task failed: kfp.local takes a container deleted before its exit code was read for a success."""
     _raise_on_failed_gate(spec, root)
     for task in task_order(spec):
         if "importer" not in spec.executor(task) and not list(root.glob(f"*/{task}/{RECORD}")):
             raise RunError(
-                f"task {task} of pipeline {spec.name} failed: it left no record; see its output above"
+                f"task {task} of pipeline {spec.name} failed: it wrote no record; see its output above"
             )
 
 
@@ -86,15 +86,15 @@ def _raise_on_failed_gate(spec: PipelineSpec, root: Path) -> None:
                 raise RunError(f"task {task} failed: {failed}")
 
 
-def _empty(root: Path) -> Path:
+def _empty_folder(root: Path) -> Path:
     if root.exists() and any(root.iterdir()):
-        raise BridgeError(f"{root}: is not empty")
+        raise BridgeError(f"{root}: is not empty; name a new or empty folder")
     root.mkdir(parents=True, exist_ok=True)
     return root.resolve()
 
 
 def run_as_processes(
-    spec: PipelineSpec, values: Mapping[str, Any], root: Path, say: Callable[[str], None] = print
+    spec: PipelineSpec, values: Mapping[str, Any], root: Path, echo: Callable[[str], None] = print
 ) -> Path:
     """Run every task as a process, in the order of the graph; stop at the first that fails.
 
@@ -104,7 +104,7 @@ def run_as_processes(
         spec: the exported pipeline.
         values: pipeline parameters that differ from their defaults.
         root: a new or empty folder that gets one folder per task.
-        say: gets one line per task.
+        echo: called with one line per task.
 
     Returns:
         The folder, as an absolute path.
@@ -113,20 +113,20 @@ def run_as_processes(
         RunError: a task failed after its retries; the message ends with the last line of its log.
         BridgeError: unknown parameter, a missing one, or a folder that is not empty.
     """
-    root = _empty(root)
+    root = _empty_folder(root)
     parameters = pipeline_values(spec, values)
     for task in task_order(spec):
         started = time.monotonic()
         if "importer" in spec.executor(task):
-            say(f"{task}: import {spec.executor(task)['importer']['artifactUri']['constant']}")
+            echo(f"{task}: import {spec.executor(task)['importer']['artifactUri']['constant']}")
             continue
         _run_task(spec, task, parameters, root)
-        say(f"{task}: succeeded in {time.monotonic() - started:.1f} s")
+        echo(f"{task}: succeeded in {time.monotonic() - started:.1f} s")
     return root
 
 
 def task_order(spec: PipelineSpec) -> list[str]:
-    """Task names so that each comes after those it depends on."""
+    """Return the task names, each after those that it depends on."""
     upstream = {name: sorted(task.get("dependentTasks", [])) for name, task in sorted(spec.tasks.items())}
     try:
         return list(graphlib.TopologicalSorter(upstream).static_order())
@@ -135,16 +135,14 @@ def task_order(spec: PipelineSpec) -> list[str]:
 
 
 def pipeline_values(spec: PipelineSpec, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of all pipeline parameters: the given ones over the defaults.
+    """Return the values of all pipeline parameters: the given ones over the defaults.
 
     Raises:
         BridgeError: a parameter the pipeline does not have, or one without default that is not given.
     """
     unknown = sorted(set(values) - set(spec.parameters))
     if unknown:
-        raise BridgeError(
-            f"parameter {unknown[0]!r}: pipeline {spec.name} has {', '.join(sorted(spec.parameters)) or 'none'}"
-        )
+        raise _unknown_parameter(spec, unknown[0])
     merged = {}
     for name, parameter in spec.parameters.items():
         if name in values:
@@ -159,7 +157,7 @@ def pipeline_values(spec: PipelineSpec, values: Mapping[str, Any]) -> dict[str, 
 
 
 def parse_value(spec: PipelineSpec, assignment: str) -> tuple[str, Any]:
-    """`NAME=VALUE` as name and value in the type of the parameter.
+    """Return name and value of `NAME=VALUE`, the value in the type of the parameter.
 
     Raises:
         BridgeError: no such parameter or a value that is not of its type.
@@ -168,9 +166,7 @@ def parse_value(spec: PipelineSpec, assignment: str) -> tuple[str, Any]:
     if not separator:
         raise BridgeError(f"-p {assignment!r}: expected NAME=VALUE")
     if name not in spec.parameters:
-        raise BridgeError(
-            f"parameter {name!r}: pipeline {spec.name} has {', '.join(sorted(spec.parameters)) or 'none'}"
-        )
+        raise _unknown_parameter(spec, name)
     kind = spec.parameters[name]["parameterType"]
     if kind == "STRING":
         return name, text
@@ -193,7 +189,7 @@ def parse_value(spec: PipelineSpec, assignment: str) -> tuple[str, Any]:
 def executor_input(
     spec: PipelineSpec, task: str, parameters: Mapping[str, Any], root: Path
 ) -> dict[str, Any]:
-    """The executor input that a KFP launcher would give the task, with files under `root`."""
+    """Return the executor input that a KFP launcher would give the task, with files under `root`."""
     component, content = spec.component(task), spec.tasks[task]
     outputs = component.get("outputDefinitions", {})
     values = {}
@@ -229,7 +225,7 @@ def executor_input(
 
 
 def task_command(spec: PipelineSpec, task: str, executor_input_json: str) -> list[str]:
-    """The container command of the task with its placeholder filled."""
+    """Return the container command of the task with its placeholder replaced."""
     container = spec.executor(task)["container"]
     arguments = [
         executor_input_json if argument == "{{$}}" else argument for argument in container.get("args", [])
@@ -238,13 +234,13 @@ def task_command(spec: PipelineSpec, task: str, executor_input_json: str) -> lis
 
 
 def task_environment(spec: PipelineSpec, task: str, work: Path) -> dict[str, str]:
-    """Plain variables of the task; those that come from secrets are taken from the caller by their name."""
+    """Return the task's plain variables; those from secrets and config maps are taken from the caller's, by name."""
     pod = spec.pod(task)
     references = [item for kind in ("secretAsEnv", "configMapAsEnv") for item in pod.get(kind, [])]
     referred = [pair["envVar"] for item in references for pair in item["keyToEnv"]]
     kept = {name: os.environ[name] for name in (*_KEPT_VARIABLES, *referred) if name in os.environ}
     plain = {item["name"]: item.get("value", "") for item in spec.executor(task)["container"].get("env", [])}
-    # `python` of the command is the interpreter this runs in, as it is the image's in a container.
+    # `python` in the command is the current interpreter, as in a container it is the image's.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}"
     return {**kept, "PATH": path, "HOME": str(work), **plain}
 
@@ -258,7 +254,7 @@ def _run_task(spec: PipelineSpec, task: str, parameters: Mapping[str, Any], root
     attempts = int(policy.get("maxRetryCount", 0)) + 1
     returncode = _run_once(spec, task, command, folder)
     for _ in range(attempts - 1):
-        if returncode in (0, GateError.exit_code):  # as in Dagster, a failed gate is not tried again
+        if returncode in (0, GateError.exit_code):  # as in Dagster, a failed gate is not retried
             break
         time.sleep(delay)
         delay *= float(policy.get("backoffFactor", 1))
@@ -266,14 +262,14 @@ def _run_task(spec: PipelineSpec, task: str, parameters: Mapping[str, Any], root
     if returncode == 0:
         return
     lines = (folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    said = lines[-1] if lines else f"exit code {returncode} and an empty log"
-    raise RunError(f"task {task} failed (log in {folder / 'log'}): {said}")
+    reason = lines[-1] if lines else f"exit code {returncode} and an empty log"
+    raise RunError(f"task {task} failed (log in {folder / 'log'}): {reason}")
 
 
 def _run_once(spec: PipelineSpec, task: str, command: list[str], folder: Path) -> int:
     work = folder / "work"
     with (folder / "log").open("ab") as log:
-        return subprocess.run(  # noqa: S603 - the commands of the pipeline are what is to be run
+        return subprocess.run(  # noqa: S603 - runs the commands of the user's pipeline
             command,
             cwd=work,
             env=task_environment(spec, task, work),
@@ -292,6 +288,11 @@ def _artifact_uri(spec: PipelineSpec, output: Mapping[str, str], root: Path) -> 
     if "importer" in producer:
         return producer["importer"]["artifactUri"]["constant"]
     return str(root / output["producerTask"] / output["outputArtifactKey"])
+
+
+def _unknown_parameter(spec: PipelineSpec, name: str) -> BridgeError:
+    known = ", ".join(sorted(spec.parameters)) or "none"
+    return BridgeError(f"parameter {name!r} is unknown: pipeline {spec.name} has {known}")
 
 
 def _typed_default(parameter: Mapping[str, Any]) -> Any:

@@ -1,8 +1,8 @@
-"""What the KFP UI shows of a task: scalar metrics, the confusion matrix, and a report as Markdown and HTML.
+"""Makes what the KFP UI shows of a task: scalar metrics, the confusion matrix, and a report as Markdown and HTML.
 
-Convention between an asset and the bridge: numbers in its materialization's metadata become metrics, a JSON
-entry `confusion_matrix` of the form {"labels": […], "matrix": [[…]]} (rows: true labels) becomes the drawn
-matrix, Markdown entries go into the report as they are.
+Convention for assets: numbers in the materialization's metadata become metrics; a JSON entry `confusion_matrix` of the
+form {"labels": […], "matrix": [[…]]} (rows: true labels) is drawn as a matrix; Markdown entries are copied unchanged
+into the report.
 """
 
 import html
@@ -27,7 +27,7 @@ pre{{overflow:auto;background:#f6f6f6;padding:.6rem}}img{{max-width:100%}}</styl
 
 
 def scalar_metrics(record: TaskRecord) -> dict[str, float | int]:
-    """Finite numbers of the metadata by name, prefixed by the asset if there are several; checks as 0 or 1."""
+    """Return the finite numbers of the metadata, named `asset.name` if there are several assets; checks as 0 or 1."""
     metrics: dict[str, float | int] = {}
     for asset in record.assets:
         prefix = f"{asset.asset}." if len(record.assets) > 1 else ""
@@ -41,9 +41,9 @@ def scalar_metrics(record: TaskRecord) -> dict[str, float | int]:
 
 
 def confusion_matrix(record: TaskRecord) -> dict[str, Any] | None:
-    """Metadata of a ClassificationMetrics artifact, or None without a matrix.
+    """Return the metadata of a ClassificationMetrics artifact, or None without a matrix.
 
-    The form is what `kfp.dsl.ClassificationMetrics.log_confusion_matrix` writes.
+    The format is what `kfp.dsl.ClassificationMetrics.log_confusion_matrix` writes.
 
     Raises:
         StepError: the entry is not a square matrix with one label per row.
@@ -70,8 +70,8 @@ def confusion_matrix(record: TaskRecord) -> dict[str, Any] | None:
 
 
 def markdown_report(record: TaskRecord) -> str:
-    """Checks first, then each asset's metadata: a table of short values, Markdown entries as they are."""
-    parts: list[str] = []
+    """Return the report: checks first, then each asset's metadata as a table, with Markdown entries unchanged."""
+    sections: list[str] = []
     if record.checks:
         rows = [
             (
@@ -83,26 +83,26 @@ def markdown_report(record: TaskRecord) -> str:
             )
             for check in record.checks
         ]
-        parts += ["## Checks", _table(("result", "check", "severity", "message", "values"), rows)]
+        sections += ["## Checks", _table(("result", "check", "severity", "message", "values"), rows)]
     for asset in record.assets:
-        parts.append(f"## {asset.asset}")
+        sections.append(f"## {asset.asset}")
         if asset.event.description:
-            parts.append(asset.event.description)
+            sections.append(asset.event.description)
         entries = sorted(asset.event.metadata.items())
         plain = [
             (name, _text(entry)) for name, entry in entries if not isinstance(entry, dg.MarkdownMetadataValue)
         ]
         if asset.sha256:
             plain.append(("sha256 of the artifact", asset.sha256))
-        parts.append(_table(("metadata", "value"), plain))
+        sections.append(_table(("metadata", "value"), plain))
         for name, entry in entries:
             if isinstance(entry, dg.MarkdownMetadataValue):
-                parts += [f"### {name}", str(entry.value)]
-    return "\n\n".join(parts) + "\n"
+                sections += [f"### {name}", str(entry.value)]
+    return "\n\n".join(sections) + "\n"
 
 
 def html_report(record: TaskRecord) -> str:
-    """The Markdown report as one HTML page; markup within values is shown, not run."""
+    """Return the Markdown report as one HTML page; markup in values is escaped."""
     from markdown_it import MarkdownIt
 
     renderer = MarkdownIt("commonmark", {"html": False}).enable("table")

@@ -1,7 +1,7 @@
-"""The KFP API (v2beta1): upload, runs, recurring runs. Doing the same twice does nothing the second time.
+"""Client of the KFP API (v2beta1): upload, runs, recurring runs. Every operation is idempotent.
 
-Requests and answers are the typed models of `kfp_server_api`. Every change is "find it by name, else create
-it", and that whole unit is retried: an answer that was lost on the way leads to no second object.
+Requests and responses are the typed models of `kfp_server_api`. Every change is "find it by name, else create
+it", and both together are retried: a lost response does not lead to a second object.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _PAGE = 100
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a pipeline on a KFP host; `created` is False when it was there already."""
+    """One version of a pipeline on a KFP host; `created` is False if it existed already."""
 
     pipeline_id: str
     version_id: str
@@ -38,10 +38,11 @@ class KfpHost:
 
     Args:
         host: base URL, for example http://ml-pipeline.kubeflow:8888.
-        token: bearer token; a file given by `token_file` is read again for every request, as
-            projected service account tokens change while a process lives.
+        token: bearer token.
+        token_file: file with the token; read again for every request, because projected service account tokens
+            change during the life of a process.
         namespace: the user's namespace on a multi-user KFP.
-        attempts: how often a request is tried when the server or network fails for the moment.
+        attempts: how often a request is tried when the server or network fails temporarily.
     """
 
     def __init__(
@@ -73,16 +74,16 @@ class KfpHost:
         self.experiments: Any = kfp_server_api.ExperimentServiceApi(client)
 
     def upload(self, path: Path) -> Version:
-        """Upload the pipeline file as a version named by its content; the same file twice is one version."""
+        """Upload the pipeline file as a version named after its content; the same file twice makes one version."""
         spec = read_pipeline_spec(path)
         name = version_name(spec.name, path.read_bytes())
-        pipeline_id = self.retried(lambda: self._pipeline_id(spec) or self._create_pipeline(spec))
+        pipeline_id = self.retried(lambda: self._pipeline_id_of(spec.name) or self._create_pipeline(spec))
 
         def find_or_upload() -> Version:
             if found := self._find_version(pipeline_id, name):
                 return Version(pipeline_id, found.pipeline_version_id, name, created=False)
-            made = self.uploads.upload_pipeline_version(str(path), name=name, pipelineid=pipeline_id)
-            return Version(pipeline_id, made.pipeline_version_id, name, created=True)
+            uploaded = self.uploads.upload_pipeline_version(str(path), name=name, pipelineid=pipeline_id)
+            return Version(pipeline_id, uploaded.pipeline_version_id, name, created=True)
 
         return self.retried(find_or_upload)
 
@@ -96,7 +97,7 @@ class KfpHost:
         service_account: str | None = None,
         pipeline_root: str | None = None,
     ) -> tuple[Any, bool]:
-        """Start a run, or find the one of this name in the experiment; the run and whether it was started now."""
+        """Start a run, unless the experiment has one of this name; return the run and whether it was started now."""
         experiment_id = self.experiment_id(experiment)
 
         def find_or_start() -> tuple[Any, bool]:
@@ -118,7 +119,7 @@ class KfpHost:
         return self.retried(find_or_start)
 
     def wait(self, run_id: str, timeout: float, poll: float = 5.0) -> Any:
-        """The run once it has ended.
+        """Wait until the run has ended and return it.
 
         Raises:
             RunError: it has not ended within `timeout` seconds.
@@ -133,11 +134,11 @@ class KfpHost:
             time.sleep(poll)
 
     def run(self, run_id: str) -> Any:
-        """One run."""
+        """Return one run."""
         return self.retried(lambda: self.runs.run_service_get_run(run_id))
 
     def runs_of(self, pipeline_name: str) -> list[Any]:
-        """All runs of a pipeline's versions, oldest first."""
+        """Return all runs of a pipeline's versions, oldest first."""
         pipeline_id = self.retried(lambda: self._pipeline_id_of(pipeline_name))
         if pipeline_id is None:
             raise BridgeError(f"{self.host}: has no pipeline {pipeline_name!r}")
@@ -152,12 +153,12 @@ class KfpHost:
     def schedule(
         self, version: Version, spec: PipelineSpec, *, controller_timezone: str, experiment: str
     ) -> list[str]:
-        """Make the recurring runs that the pipeline's Dagster schedules ask for; one line per recurring run.
+        """Create the recurring runs of the pipeline's Dagster schedules; return one line per recurring run.
 
-        One that is there with the same content stays; one that differs is replaced.
+        An existing one with the same content is kept; one that differs is replaced.
 
         Raises:
-            BridgeError: a cron expression or timezone that the KFP controller cannot follow.
+            BridgeError: a cron expression or timezone that the KFP controller cannot use.
         """
         schedules = spec.info.get("schedules", [])
         wanted = {
@@ -168,7 +169,7 @@ class KfpHost:
         for schedule in schedules:
             if schedule["timezone"] != controller_timezone:
                 raise BridgeError(
-                    f"schedule {schedule['name']!r} runs in {schedule['timezone']}, but KFP follows the timezone of "
+                    f"schedule {schedule['name']!r} runs in {schedule['timezone']}, but KFP uses the timezone of "
                     f"its controller, {controller_timezone}: set CRON_SCHEDULE_TIMEZONE there and "
                     "--controller-timezone here"
                 )
@@ -183,7 +184,7 @@ class KfpHost:
         return lines
 
     def experiment_id(self, name: str) -> str:
-        """Id of the experiment, created if it is not there."""
+        """Return the id of the experiment; create it if missing."""
 
         def find_or_create() -> str:
             listed = self._list(
@@ -200,7 +201,7 @@ class KfpHost:
         return self.retried(find_or_create)
 
     def retried(self, request: Callable[[], T]) -> T:
-        """The result of the request, tried again while server or network fail for the moment.
+        """Return the result of the request; retry it while server or network fail temporarily.
 
         Raises:
             RunError: it still fails, or the server refuses it.
@@ -208,22 +209,19 @@ class KfpHost:
         import tenacity
         from urllib3.exceptions import HTTPError
 
-        def may_pass(error: BaseException) -> bool:
+        def is_transient(error: BaseException) -> bool:
             return isinstance(error, HTTPError) or getattr(error, "status", None) in _TRANSIENT
 
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.attempts),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=10),
-            retry=tenacity.retry_if_exception(may_pass),
+            retry=tenacity.retry_if_exception(is_transient),
             reraise=True,
         )
         try:
             return retrying(request)
         except (self.models.ApiException, HTTPError) as error:
             raise RunError(f"{self.host}: {_explain(error)}") from error
-
-    def _pipeline_id(self, spec: PipelineSpec) -> str | None:
-        return self._pipeline_id_of(spec.name)
 
     def _pipeline_id_of(self, name: str) -> str | None:
         listed = self._list(
@@ -280,7 +278,7 @@ class KfpHost:
         text = json.dumps(content, sort_keys=True)
         return self.models.V2beta1RecurringRun(
             display_name=name,
-            # What it was made from: the server adds and renames fields of its own, so that bodies do not compare.
+            # Digest of the inputs. Bodies cannot be compared: the server adds and renames fields.
             description=f"Dagster schedule {schedule['name']} {hashlib.sha256(text.encode()).hexdigest()[:12]}",
             experiment_id=experiment,
             pipeline_version_reference=self._reference(version),
@@ -302,21 +300,21 @@ class KfpHost:
     def _list(
         self, method: Callable[..., Any], field: str, name: str | None, **arguments: Any
     ) -> Iterator[Any]:
-        """All pages of a list request, of one display name if given."""
+        """Yield the items of all pages of a list request, of one display name if given."""
         if name is not None:
             predicate = {"operation": "EQUALS", "key": "display_name", "stringValue": name}
             arguments["filter"] = json.dumps({"predicates": [predicate]})
         arguments = {key: value for key, value in arguments.items() if value is not None}
         while True:
-            answer = method(page_size=_PAGE, **arguments)
-            yield from getattr(answer, field) or []
-            if not answer.next_page_token:
+            page = method(page_size=_PAGE, **arguments)
+            yield from getattr(page, field) or []
+            if not page.next_page_token:
                 return
-            arguments["page_token"] = answer.next_page_token
+            arguments["page_token"] = page.next_page_token
 
 
 def version_name(pipeline: str, content: bytes) -> str:
-    """Name of a version: the pipeline's and the hash of its file, valid as a Kubernetes name."""
+    """Return the name of a version: the pipeline's and the hash of its file, valid as a Kubernetes name."""
     return f"{pipeline}-{hashlib.sha256(content).hexdigest()[:12]}"
 
 
@@ -339,13 +337,13 @@ def _authorize(configuration: Any, token: str | None, token_file: Path | None) -
 
 
 def _explain(error: Any) -> str:
-    """One line of what the server said; a body may be JSON, HTML of a proxy, or absent."""
+    """Return the server's error message on one line; the body may be JSON, HTML of a proxy, or absent."""
     body = getattr(error, "body", None)
     if body is None:
         return f"{type(error).__name__}: {error}"
     try:
         content = json.loads(body)
-        said = content.get("message") or content.get("error_message") or content.get("error") or body
+        message = content.get("message") or content.get("error_message") or content.get("error") or body
     except (ValueError, AttributeError):
-        said = body
-    return f"HTTP {error.status} {error.reason}: {' '.join(str(said).split())[:500]}"
+        message = body
+    return f"HTTP {error.status} {error.reason}: {' '.join(str(message).split())[:500]}"

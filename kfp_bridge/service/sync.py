@@ -1,9 +1,9 @@
-"""KFP runs back into Dagster: each materialization and check evaluation of an exported step, once.
+"""Reports KFP runs to Dagster: each materialization and check evaluation of an exported step, once.
 
-What a step did is in its record, an artifact in KFP's object store at
+They are in the step's record, an artifact in KFP's object store at
 `<pipeline root>/<pipeline>/<run id>/<task>/<uuid>/dagster_record`. A task that KFP took from its cache has no
-new object, and none is needed: it materialized nothing. KFP uploads nothing of a task that failed, so the
-check evaluation of a failed gate stays in that task's log; the run's state says that it failed.
+new record, because it materialized nothing. KFP uploads nothing of a failed task, so the check evaluation of a
+failed gate is only in that task's log; the run's state is FAILED.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ _PAGE = 200
 
 @dataclass(frozen=True)
 class Synced:
-    """What one run brought: numbers of new events, and its state in KFP."""
+    """Result for one run: its state in KFP, and the numbers of new events."""
 
     run_id: str
     state: str
@@ -39,17 +39,17 @@ class Synced:
 def sync(
     host: KfpHost, pipeline: str, instance: dg.DagsterInstance, artifact_root: str = DEFAULT_ROOT
 ) -> list[Synced]:
-    """Bring all ended runs of the pipeline into the instance; running it again brings nothing twice.
+    """Report all ended runs of the pipeline to the instance; an event is reported once, even if sync is repeated.
 
     Args:
         host: the KFP API.
         pipeline: name of the pipeline.
-        instance: where materializations and check evaluations are reported.
+        instance: receives the materializations and check evaluations.
         artifact_root: pipeline root of runs that do not name one; `minio://` is read as `s3://`, with the
             endpoint and credentials that fsspec finds in the environment.
 
     Raises:
-        BridgeError: no such pipeline, or a record that is not one.
+        BridgeError: the pipeline does not exist, or a record is invalid.
     """
     return [
         _sync_run(run, pipeline, instance, artifact_root)
@@ -76,7 +76,7 @@ def _sync_run(run: Any, pipeline: str, instance: dg.DagsterInstance, artifact_ro
 
 
 def _records(prefix: str) -> Iterable[tuple[str, str, TaskRecord]]:
-    """Task, URL of its folder and record for each record under the run's prefix, in the order of their names."""
+    """Yield task, URL of its folder and record for each record under the run's prefix, sorted by path."""
     url = prefix.replace("minio://", "s3://", 1)
     try:
         filesystem, path = fsspec.url_to_fs(url)
@@ -96,7 +96,7 @@ def _materializations(
     record: TaskRecord, folder: str, tags: dict[str, str]
 ) -> Iterable[dg.AssetMaterialization]:
     for asset in record.assets:
-        # Where the step's own instance had the value is gone; where KFP keeps it is what a reader needs.
+        # The path in the step's temporary instance no longer exists; a reader needs the one in KFP's store.
         event = relocated(asset.event, f"{folder}/{identifier(asset.asset)}") if asset.sha256 else asset.event
         yield dg.AssetMaterialization(
             asset_key=event.asset_key,
@@ -139,7 +139,7 @@ def _is_materialized(instance: dg.DagsterInstance, event: dg.AssetMaterializatio
 
 
 def _is_evaluated(instance: dg.DagsterInstance, check: dg.AssetCheckEvaluation) -> bool:
-    """Whether this evaluation is in the instance."""
+    """Return whether the instance has this evaluation."""
     key = dg.AssetCheckKey(check.asset_key, check.check_name)
     cursor = None
     while True:

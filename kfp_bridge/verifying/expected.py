@@ -1,7 +1,6 @@
-"""What a pipeline promises, as flat facts: from Dagster's graph, and from an exported YAML.
+"""The facts that an exported YAML must have, from Dagster's graph: one flat name and value each.
 
-Both sides are computed without the compiler, so that a mistake there is a difference here. The reader pops
-every field that it understands; a field that is left over is a fact of its own and thus a difference.
+Neither these facts nor those of the YAML (`found.py`) use the compiler, so that its mistakes become differences.
 """
 
 import json
@@ -28,7 +27,7 @@ Facts = dict[str, Any]
 
 
 def graph_facts(graph: PipelineGraph, image: str) -> Facts:
-    """The facts that a faithful export of the graph with this image has."""
+    """Return the facts that a faithful export of the graph with this image has."""
     producers = {asset.key: step for step in graph.steps for asset in step.assets}
     facts: Facts = {
         "pipeline: name": graph.name,
@@ -103,12 +102,12 @@ def _step_facts(graph: PipelineGraph, step: Step, producers: Mapping[str, Step],
         facts[f"{task}: check {check} blocking"] = check.blocking
     for key in step.inputs:
         producer = task_name(producers[key].name) if key in producers else f"import {key}"
-        made = (
+        types = (
             [a.artifact_type for a in producers[key].assets if a.key == key]
             if key in producers
             else [imports[key].artifact_type]
         )
-        facts[f"{task}: input {key}"] = [made[0], producer if made[0] else None]
+        facts[f"{task}: input {key}"] = [types[0], producer if types[0] else None]
         facts[f"{task}: record of {key}"] = producer if key in producers else None
         facts[f"{task}: digest of {key}"] = producer if key in producers else None
     for name, parameter in parameters.items():

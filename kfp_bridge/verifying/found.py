@@ -1,4 +1,7 @@
-"""The facts of an exported YAML, see facts.py: every field is understood or is a difference."""
+"""Reads the facts of an exported YAML, to compare with those of `expected.py`.
+
+Known fields are removed while reading. Whatever is left is unknown and is reported as a difference.
+"""
 
 import copy
 import json
@@ -17,7 +20,7 @@ _SYSTEM = "system."
 
 
 def spec_facts(spec: PipelineSpec) -> Facts:
-    """Facts of the YAML; a field that nothing here understands becomes a fact `… unexpected …`.
+    """Return the facts of the YAML; an unknown field becomes a fact `… unexpected`.
 
     Raises:
         BridgeError: a part of the YAML lacks what kfp-bridge always writes; the file is truncated or edited.
@@ -100,14 +103,14 @@ class _Reader:
             .get("runtimeValue", {})
             .get("constant")
         )
-        made = component.pop("outputDefinitions", {}).get("artifacts", {}).get("artifact", {})
+        declared = component.pop("outputDefinitions", {}).get("artifacts", {}).get("artifact", {})
         self.facts |= {
             f"{label}: uri": uri if uri == constant else [uri, constant],
             f"{label}: type": _artifact_type(importer.pop("typeSchema", {})),
             f"{label}: reimport": importer.pop("reimport", False),
         }
-        if _artifact_type(made.get("artifactType", {})) != self.facts[f"{label}: type"]:
-            self.facts[f"{label}: output type"] = made
+        if _artifact_type(declared.get("artifactType", {})) != self.facts[f"{label}: type"]:
+            self.facts[f"{label}: output type"] = declared
         component.pop("inputDefinitions", None)
         task.pop("taskInfo", None)
         task.pop("cachingOptions", None)
@@ -250,7 +253,7 @@ class _Reader:
         self.leftovers(f"{label}: pod", pod)
 
     def leftovers(self, subject: str, rest: Any) -> None:
-        """Every non-empty value that is still there."""
+        """Add a fact for every non-empty value that was not read."""
         if isinstance(rest, Mapping):
             for key, value in rest.items():
                 self.leftovers(f"{subject}.{key}", value)

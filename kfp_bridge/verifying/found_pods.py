@@ -1,13 +1,13 @@
-"""Pod settings read back from an exported YAML, in the form of `model.Pod`; what is understood is popped."""
+"""Reads pod settings back from an exported YAML, in the form of `pipeline_graph.Pod`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def read_back(container: dict[str, Any], pod: dict[str, Any]) -> dict[str, Any]:
-    """Values of every field of `Pod` from a container spec and a Kubernetes executor config.
+    """Return the value of every field of `Pod` from a container spec and a Kubernetes executor config.
 
-    Both are emptied of what is understood; what stays in them is not known to the bridge.
+    Known fields are removed from both; whatever is left is unknown to the bridge.
     """
     security = pod.pop("securityContext", {})
     metadata = pod.pop("podMetadata", {})
@@ -93,7 +93,7 @@ def _volumes(items: list[dict[str, Any]], name: str) -> list[list[Any]]:
 
 
 def _named(item: Mapping[str, Any], parameter: str, old: str) -> Any:
-    """The name, which KFP writes twice; both forms when they differ."""
+    """Return the name, which KFP writes twice; both forms if they differ."""
     names = {
         value
         for value in (item.get(parameter, {}).get("runtimeValue", {}).get("constant"), item.get(old))

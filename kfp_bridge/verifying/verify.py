@@ -1,4 +1,4 @@
-"""Proof that an exported YAML is Dagster's graph, and the difference between two exports."""
+"""Compares an exported YAML with Dagster's graph, or two exports with each other."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ _ABSENT = "(absent)"
 
 @dataclass(frozen=True)
 class Difference:
-    """One fact on which two sides differ; `(absent)` where a side does not have it."""
+    """One fact that differs between two sides; `(absent)` on a side that does not have it."""
 
     fact: str
     expected: Any
@@ -24,12 +24,12 @@ class Difference:
 
 
 def verify(graph: PipelineGraph, image: str, spec: PipelineSpec) -> list[Difference]:
-    """Differences between what Dagster's graph demands and what the YAML says; empty for a faithful export."""
+    """Return the differences between Dagster's graph and the YAML; empty for a faithful export."""
     return _compare(graph_facts(graph, image), spec_facts(spec))
 
 
 def diff(old: PipelineSpec, new: PipelineSpec) -> list[Difference]:
-    """What changed between two exports."""
+    """Return the differences between two exports."""
     return _compare(spec_facts(old), spec_facts(new))
 
 
@@ -42,7 +42,7 @@ def _compare(expected: Facts, found: Facts) -> list[Difference]:
 
 
 def _same(one: Any, other: Any) -> bool:
-    # A lax comparison would take True for 1; numbers may be 5 here and 5.0 there, as YAML and protobuf write them.
+    # Booleans are compared strictly, as True == 1; but 5 equals 5.0, as YAML and protobuf write numbers differently.
     if isinstance(one, bool) or isinstance(other, bool):
         return isinstance(one, bool) and isinstance(other, bool) and one == other
     if isinstance(one, dict) and isinstance(other, dict):

@@ -1,11 +1,11 @@
-"""The exported pipelines on a real KFP: what no test server can show. Exit code 1 at the first thing that differs.
+"""Checks the exported pipelines on a real KFP, for what no test server can show. Exit code 1 at the first failure.
 
     python -m jukebox_orch_tests.bridge.kfp.acceptance --host http://localhost:8888 --image registry/jukebox:1.0 \\
         --namespace kubeflow --artifact-root minio://mlpipeline/v2/artifacts [--pod-config pods.yaml]
 
 Needs kubectl and a kubeconfig that may read and exec into pods, forward a port to ML Metadata and write a secret and
 a config map in the namespace; S3 credentials and endpoint of KFP's object store in the usual AWS_* variables; and
-the image with this package: target `step-test` of k8s/image/Dockerfile. `--pod-config` has its fields in snake case.
+the image with this package: target `step-test` of k8s/image/Dockerfile. The fields in `--pod-config` are in snake case.
 """
 
 import argparse
@@ -49,72 +49,81 @@ KILL = (
 
 
 def main() -> int:
-    """Run every part in order and print what it showed."""
-    options = arguments()
-    with connected(options) as site, tempfile.TemporaryDirectory() as folder:
+    """Run every check in order and print its result."""
+    options = parse_arguments()
+    with connect(options) as site, tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         try:
-            for name, part in parts(site, work):
+            for name, check in checks(site, work):
                 started = time.monotonic()
-                print(f"{name}: {part()} ({time.monotonic() - started:.0f} s)", flush=True)
+                print(f"{name}: {check()} ({time.monotonic() - started:.0f} s)", flush=True)
         except AssertionError as error:
             print(f"FAILED: {error}", file=sys.stderr)
             return 1
         finally:
             site.clean()
-    print("all parts passed")
+    print("all checks passed")
     return 0
 
 
-def parts(site: Site, work: Path) -> list[tuple[str, Callable[[], str]]]:
-    """What is shown, each with what shows it; later parts look at the runs of earlier ones."""
+def checks(site: Site, work: Path) -> list[tuple[str, Callable[[], str]]]:
+    """Return the checks with their names; later checks use the runs of earlier ones."""
     graphs = "jukebox_orch_tests.bridge.graphs"
     site.put_secret(site.greeting)
     site.put_charts(write_charts(work / "charts.parquet"))
-    theirs = site.exported(work, graphs, "greeting", "greeting")
+    foreign = site.exported(work, graphs, "greeting", "greeting")
     recoded = site.exported(work, graphs, "greeting", "greeting_recoded")
-    ours = site.exported(work, "jukebox_orch.definitions", "jukebox_training")
+    jukebox = site.exported(work, "jukebox_orch.definitions", "jukebox_training")
     return [
-        ("a foreign graph: upload twice is one version", lambda: upload_twice(site, theirs)),
-        ("a foreign graph: run, pods, typed artifacts, metrics, report", lambda: foreign_run(site, theirs)),
-        ("a foreign graph: cache", lambda: foreign_cache(site, theirs, recoded)),
-        ("a foreign graph: a step killed once is tried again", lambda: killed(site, theirs)),
-        ("a foreign graph: a failed gate fails the run with its message", lambda: gate(site, theirs)),
-        ("a foreign graph: a recurring run fires", lambda: recurring(site, theirs)),
-        ("the jukebox: upload twice is one version", lambda: upload_twice(site, ours)),
-        ("the jukebox: run, pods, typed artifacts, metrics, report", lambda: same_onnx(site, ours, work)),
+        ("a foreign graph: upload twice is one version", lambda: check_upload_twice(site, foreign)),
         (
-            "the jukebox: where the time of that run went",
-            lambda: time_split(site, ours, "jukebox", site.unique),
+            "a foreign graph: run, pods, typed artifacts, metrics, report",
+            lambda: check_foreign_run(site, foreign),
         ),
-        ("the jukebox: a parameter changed at submission", lambda: other_parameter(site, ours)),
-        ("the jukebox: other data under the same name", lambda: other_data(site, ours, work)),
-        ("the jukebox: bad data", lambda: bad_data(site, ours, work)),
-        ("sync twice brings each event once", lambda: synced(site, [ours, theirs])),
+        ("a foreign graph: cache", lambda: check_foreign_cache(site, foreign, recoded)),
+        ("a foreign graph: a killed step is retried", lambda: check_killed_step(site, foreign)),
+        (
+            "a foreign graph: a failed gate fails the run with its message",
+            lambda: check_failed_gate(site, foreign),
+        ),
+        ("a foreign graph: a recurring run fires", lambda: check_recurring_run(site, foreign)),
+        ("the jukebox: upload twice is one version", lambda: check_upload_twice(site, jukebox)),
+        (
+            "the jukebox: run, pods, typed artifacts, metrics, report",
+            lambda: check_same_onnx(site, jukebox, work),
+        ),
+        (
+            "the jukebox: time split of that run",
+            lambda: time_split(site, jukebox, "jukebox", site.unique_parameters),
+        ),
+        ("the jukebox: a parameter changed at submission", lambda: check_other_parameter(site, jukebox)),
+        ("the jukebox: other data under the same name", lambda: check_other_data(site, jukebox, work)),
+        ("the jukebox: bad data", lambda: check_bad_data(site, jukebox, work)),
+        ("sync twice reports each event once", lambda: check_sync(site, [jukebox, foreign])),
     ]
 
 
-def upload_twice(site: Site, path: Path) -> str:
-    """The same file is one version."""
+def check_upload_twice(site: Site, path: Path) -> str:
+    """Upload a file twice; it is one version."""
     first, second = site.api.upload(path), site.api.upload(path)
     expect(
         first.version_id == second.version_id and not second.created,
-        "the second upload made a second version",
+        "the second upload created a second version",
     )
     return first.name
 
 
-def foreign_run(site: Site, path: Path) -> str:
-    """A run to SUCCEEDED, its pods as declared, and the value that came through the secret."""
-    run, spec = site.succeeded(path, "foreign", {"seed": site.mark}), read_pipeline_spec(path)
+def check_foreign_run(site: Site, path: Path) -> str:
+    """Check a successful run: its pods, and the value that it read from the secret."""
+    run, spec = site.succeeded(path, "foreign", {"seed": site.nonce}), read_pipeline_spec(path)
     record = site.records(spec, run.run_id)["greeted"].of("greeted")
     letters = None if record is None else record.event.metadata["letters"].value
-    expect(letters == len(site.greeting), f"the step saw {letters} letters of the secret")
-    return looked_at(site, spec, run.run_id)
+    expect(letters == len(site.greeting), f"the step read {letters} letters of the secret")
+    return check_tasks(site, spec, run.run_id)
 
 
-def looked_at(site: Site, spec: PipelineSpec, run_id: str) -> str:
-    """Pods, artifacts and reports of every task of a run that took nothing from the cache."""
+def check_tasks(site: Site, spec: PipelineSpec, run_id: str) -> str:
+    """Check pods, artifacts and reports of every task of a run that took nothing from the cache."""
     folders, records = site.folders(spec, run_id), site.records(spec, run_id)
     expect(
         set(folders) == set(spec.tasks), f"tasks without artifacts: {sorted(set(spec.tasks) - set(folders))}"
@@ -122,13 +131,13 @@ def looked_at(site: Site, spec: PipelineSpec, run_id: str) -> str:
     for task in spec.tasks:
         asset = spec.pod(task)["podMetadata"]["annotations"]["dagster/assets"]
         (pod,) = site.pods_of(run_id, asset)
-        as_declared(spec, task, pod)
+        check_pod(spec, task, pod)
         given, outputs = executor_input(pod), types(spec.component(task)["outputDefinitions"])
         found = {
             name: artifact["type"]["schemaTitle"] for name, artifact in artifacts(given["outputs"]).items()
         }
         expect(found == outputs, f"{task}: KFP has the outputs {found}")
-        # The launcher is not told the types of inputs; they are where their producer recorded them.
+        # The launcher does not receive the types of inputs; ML Metadata has them from the producer.
         inputs = types(spec.component(task).get("inputDefinitions", {}))
         sources = {name: artifact["uri"] for name, artifact in artifacts(given.get("inputs", {})).items()}
         expect(sources.keys() == inputs.keys(), f"{task}: KFP has the inputs {sorted(sources)}")
@@ -142,20 +151,24 @@ def looked_at(site: Site, spec: PipelineSpec, run_id: str) -> str:
             expect(
                 found is not None and float(found) == value, f"{task}: metric {name} is {found}, not {value}"
             )
-        expect(f"## {asset}" in site.text(f"{folders[task]}/{REPORT}"), f"{task}: its report is another's")
-        expect("</html>" in site.text(f"{folders[task]}/{REPORT_HTML}"), f"{task}: its page is cut off")
+        expect(
+            f"## {asset}" in site.text(f"{folders[task]}/{REPORT}"), f"{task}: its report is of another task"
+        )
+        expect(
+            "</html>" in site.text(f"{folders[task]}/{REPORT_HTML}"), f"{task}: its HTML report is truncated"
+        )
     return f"{run_id}, {len(spec.tasks)} tasks"
 
 
-def as_declared(spec: PipelineSpec, task: str, pod: Any) -> None:
-    """The pod has image, resources, labels, secrets by reference and volumes of the exported file."""
+def check_pod(spec: PipelineSpec, task: str, pod: Any) -> None:
+    """Check that the pod has image, resources, labels, secret references and volumes of the exported file."""
     from kubernetes.utils import parse_quantity
 
     container, settings, main = spec.executor(task)["container"], spec.pod(task), main_container(pod)
     expect(main.image == container["image"], f"{task}: image {main.image}")
     for name, amount in container.get("resources", {}).items():
         if not name.startswith("resource"):
-            continue  # KFP's deprecated form of the same
+            continue  # KFP's deprecated form of the same amount
         kind = "cpu" if "Cpu" in name else "memory"
         bounds = main.resources.limits if name.endswith("Limit") else main.resources.requests
         found = (bounds or {}).get(kind)
@@ -177,38 +190,38 @@ def as_declared(spec: PipelineSpec, task: str, pod: Any) -> None:
 
 
 def artifacts(side: dict[str, Any]) -> dict[str, Any]:
-    """Artifacts by name of one side of an executor input."""
+    """Return the artifacts of one side of an executor input, by name."""
     return {name: listed["artifacts"][0] for name, listed in side.get("artifacts", {}).items()}
 
 
 def types(definitions: dict[str, Any]) -> dict[str, str]:
-    """Types of the artifacts of one side of a component in the exported file."""
+    """Return the types of the artifacts of one side of a component in the exported file."""
     declared = definitions.get("artifacts", {})
     return {name: artifact["artifactType"]["schemaTitle"] for name, artifact in declared.items()}
 
 
-def foreign_cache(site: Site, path: Path, recoded: Path) -> str:
-    """Tasks are taken from the cache where nothing changed, and made again after other code, settings or data."""
+def check_foreign_cache(site: Site, path: Path, recoded: Path) -> str:
+    """Check that tasks come from the cache if nothing changed, and run again after other code, settings or data."""
     spec = read_pipeline_spec(path)
 
-    def made(name: str, exported: Path = path, seed: int = site.mark) -> set[str]:
+    def ran(name: str, exported: Path = path, seed: int = site.nonce) -> set[str]:
         return set(site.records(spec, site.succeeded(exported, name, {"seed": seed}).run_id))
 
-    again = made("foreign-again") & {"drawn", "scaled"}
-    expect(not again, f"made again although nothing changed: {sorted(again)}")
+    again = ran("foreign-again") & {"drawn", "scaled"}
+    expect(not again, f"ran again although nothing changed: {sorted(again)}")
     expect(
-        "scaled" in made("foreign-recoded", recoded), "scaled came from the cache although its code changed"
+        "scaled" in ran("foreign-recoded", recoded), "scaled came from the cache although its code changed"
     )
-    drawn = made("foreign-seed", seed=site.mark + 1)
-    expect({"drawn", "scaled"} <= drawn, f"made for another setting of drawn: {sorted(drawn)}")
+    other_seed = ran("foreign-seed", seed=site.nonce + 1)
+    expect({"drawn", "scaled"} <= other_seed, f"ran for another setting of drawn: {sorted(other_seed)}")
     site.put_secret(f"good {site.greeting}")
-    expect("doubled" in made("foreign-data"), "doubled came from the cache although its data changed")
+    expect("doubled" in ran("foreign-data"), "doubled came from the cache although its data changed")
     site.put_secret(site.greeting)
-    return "taken, then made for other code, for another setting, for other data"
+    return "cached, then run again for other code, for another setting, for other data"
 
 
-def killed(site: Site, path: Path) -> str:
-    """The step's process is killed in its pod; KFP runs the step again and the run succeeds."""
+def check_killed_step(site: Site, path: Path) -> str:
+    """Kill the step's process in its pod; KFP runs the step again and the run succeeds."""
     from kubernetes.stream import stream
 
     run = site.start(path, "killed", {"seconds": 45.0})
@@ -236,25 +249,25 @@ def killed(site: Site, path: Path) -> str:
     return f"{tries} pods"
 
 
-def gate(site: Site, path: Path) -> str:
-    """The run fails at the gate's asset, whose pod's last line is the message; what comes after never starts."""
-    return stopped(
+def check_failed_gate(site: Site, path: Path) -> str:
+    """Check that the run fails at the gate's asset with its message as the last line, and starts nothing downstream."""
+    return check_stopped(
         site, path, "gate", {"fail": True}, "greeted:polite failed: the greeting is rude", "doubled"
     )
 
 
-def stopped(site: Site, path: Path, name: str, values: dict[str, Any], refusal: str, never: str) -> str:
-    """The run fails at the asset of `refusal` with its message; no pod of the asset `never` was there."""
+def check_stopped(site: Site, path: Path, name: str, values: dict[str, Any], refusal: str, never: str) -> str:
+    """Check that the run fails at the asset of `refusal` with its message and has no pod of the asset `never`."""
     run = site.ended(site.start(path, name, values).run_id)
     expect(run.state == "FAILED", f"the run is {run.state}")
     expect(not site.pods_of(run.run_id, never), f"{never} was started")
-    line = site.last_words(run.run_id, refusal.partition(":")[0])
+    line = site.last_check_line(run.run_id, refusal.partition(":")[0])
     expect(line.endswith(f"blocking asset check {refusal}"), f"the last line is {line!r}, not {refusal!r}")
     return line
 
 
-def recurring(site: Site, path: Path) -> str:
-    """The schedule's recurring run starts a run by itself."""
+def check_recurring_run(site: Site, path: Path) -> str:
+    """Check that the schedule's recurring run starts a run."""
     spec, version = read_pipeline_spec(path), site.api.upload(path)
     site.api.schedule(version, spec, controller_timezone="UTC", experiment=site.experiment)
     listed = site.api.recurring_runs.recurring_run_service_list_recurring_runs(
@@ -274,84 +287,90 @@ def recurring(site: Site, path: Path) -> str:
     return f"{len(fired)} runs"
 
 
-def same_onnx(site: Site, path: Path, work: Path) -> str:
-    """The ONNX file of the run has the digest of the one that Dagster's own job makes here."""
-    own = {"seed": site.mark, "gates": {"drift_warn": site.unique["drift_warn"]}}
+def check_same_onnx(site: Site, path: Path, work: Path) -> str:
+    """Check that the ONNX file of the run has the digest of the one that Dagster's own job makes here."""
+    own = {"seed": site.nonce, "gates": {"drift_warn": site.unique_parameters["drift_warn"]}}
     expect(dagster_job(work / "home", own) == 0, "dagster job execute failed")
     local = materializations(work / "home")["jukebox/onnx_model"].metadata["sha256"].value
-    run, spec = site.succeeded(path, "jukebox", site.unique), read_pipeline_spec(path)
+    run, spec = site.succeeded(path, "jukebox", site.unique_parameters), read_pipeline_spec(path)
     expect(onnx(site, spec, run.run_id) == local, f"KFP made {onnx(site, spec, run.run_id)}, Dagster {local}")
-    return f"{looked_at(site, spec, run.run_id)}, ONNX {local}"
+    return f"{check_tasks(site, spec, run.run_id)}, ONNX {local}"
 
 
 def onnx(site: Site, spec: PipelineSpec, run_id: str) -> Any:
-    """Digest of the run's ONNX file."""
+    """Return the digest of the run's ONNX file."""
     record = site.records(spec, run_id)["jukebox-onnx-model"].of("jukebox/onnx_model")
     return None if record is None else record.event.metadata["sha256"].value
 
 
 def dagster_job(home: Path, settings: dict[str, Any]) -> int:
-    """Run Dagster's own job in a new home; its exit code."""
+    """Run Dagster's own job in a new home and return its exit code."""
     home.mkdir()
     (home / "run.yaml").write_text(yaml.safe_dump(settings))
-    command = ["dagster", "job", "execute", "-m", "jukebox_orch.definitions", "-j", "jukebox_training"]
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "jukebox_orch.definitions"]
+    command += ["-j", "jukebox_training", "-c", "run.yaml"]
     environment = {**os.environ, "DAGSTER_HOME": str(home)}
-    words = [sys.executable, "-m", *command, "-c", "run.yaml"]
-    return subprocess.run(words, cwd=home, env=environment, capture_output=True, check=False).returncode
+    return subprocess.run(command, cwd=home, env=environment, capture_output=True, check=False).returncode
 
 
-def other_parameter(site: Site, path: Path) -> str:
-    """Other epochs train another model."""
+def check_other_parameter(site: Site, path: Path) -> str:
+    """Check that other epochs train another model."""
     spec = read_pipeline_spec(path)
-    run = site.succeeded(path, "jukebox-epochs", {**site.unique, "epochs": 7})
-    made = set(site.folders(spec, run.run_id))
+    run = site.succeeded(path, "jukebox-epochs", {**site.unique_parameters, "epochs": 7})
+    ran = set(site.folders(spec, run.run_id))
     takes = {task for task, content in spec.tasks.items() if "epochs" in content["inputs"]["parameters"]}
-    expect(takes | {"jukebox-onnx-model"} <= made, f"what ran with other epochs: {sorted(made)}")
+    expect(takes | {"jukebox-onnx-model"} <= ran, f"tasks that ran with other epochs: {sorted(ran)}")
     record = site.records(spec, run.run_id)["jukebox-trained-model"].of("jukebox/trained_model")
     epochs = None if record is None else record.event.metadata["epochs"].value
     expect(epochs == 7, f"trained for {epochs} epochs")
-    return f"{sorted(made)} ran"
+    return f"{sorted(ran)} ran"
 
 
-def other_data(site: Site, path: Path, work: Path) -> str:
-    """Another file under the same name: no parameter differs, yet all that depends on the data is made again."""
+def check_other_data(site: Site, path: Path, work: Path) -> str:
+    """Check that every task runs again for another file under the same name, although no parameter differs."""
     spec = read_pipeline_spec(path)
-    values = {**site.unique, "location": CHARTS}
+    values = {**site.unique_parameters, "location": CHARTS}
     site.succeeded(path, "jukebox-file", values)
     site.put_charts(write_charts(work / "other.parquet", seed=2024))
-    made = set(site.folders(spec, site.succeeded(path, "jukebox-other-file", values).run_id))
+    ran = set(site.folders(spec, site.succeeded(path, "jukebox-other-file", values).run_id))
     expect(
-        made == set(spec.tasks), f"from the cache although the data changed: {sorted(set(spec.tasks) - made)}"
+        ran == set(spec.tasks),
+        f"taken from the cache although the data changed: {sorted(set(spec.tasks) - ran)}",
     )
-    return f"all {len(made)} tasks ran"
+    return f"all {len(ran)} tasks ran"
 
 
-def bad_data(site: Site, path: Path, work: Path) -> str:
-    """The run fails where Dagster's own job fails, with its message, and registers nothing."""
+def check_bad_data(site: Site, path: Path, work: Path) -> str:
+    """Check that the run fails where Dagster's own job fails, with its message, and registers nothing."""
     charts = write_charts(work / "bad.parquet", bad=True)
-    expect(dagster_job(work / "bad", {"source": {"location": str(charts)}}) == 1, "Dagster took the bad data")
+    expect(
+        dagster_job(work / "bad", {"source": {"location": str(charts)}}) == 1, "Dagster accepted the bad data"
+    )
     site.put_charts(charts)
     values = {"location": CHARTS}
-    return stopped(site, path, "bad", values, failed_gate(work / "bad"), "jukebox/registered_model")
+    return check_stopped(site, path, "bad", values, failed_gate(work / "bad"), "jukebox/registered_model")
 
 
-def synced(site: Site, paths: list[Path]) -> str:
-    """Each event once, however often sync runs."""
+def check_sync(site: Site, paths: list[Path]) -> str:
+    """Run sync twice and check that each event is reported once."""
     names = [read_pipeline_spec(path).name for path in paths]
     with tempfile.TemporaryDirectory() as home, dg.DagsterInstance.ephemeral(tempdir=home) as instance:
         first = [run for name in names for run in sync(site.api, name, instance, site.root)]
         second = [run for name in names for run in sync(site.api, name, instance, site.root)]
     events = sum(run.materializations + run.checks for run in first)
-    expect(events > 0, "nothing came")
+    expect(events > 0, "sync reported no event")
     # A run that ended between the two is new to the second.
     known = {run.run_id for run in first}
-    expect(not sum(r.materializations + r.checks for r in second if r.run_id in known), "events came twice")
+    expect(
+        not sum(r.materializations + r.checks for r in second if r.run_id in known),
+        "sync reported events twice",
+    )
     return f"{events} events of {len(first)} runs"
 
 
 @contextmanager
-def connected(options: argparse.Namespace) -> Iterator[Site]:
-    """The API, the cluster and ML Metadata."""
+def connect(options: argparse.Namespace) -> Iterator[Site]:
+    """Connect to the API, the cluster and ML Metadata."""
     from kubernetes import client, config
 
     config.load_kube_config()
@@ -368,10 +387,10 @@ def connected(options: argparse.Namespace) -> Iterator[Site]:
         )
 
 
-def arguments() -> argparse.Namespace:
-    """What the command line says."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
-        description="Run the exported pipelines on a real KFP and check what happens."
+        description="Run the exported pipelines on a real KFP and check the results."
     )
     parser.add_argument("--host", required=True)
     parser.add_argument("--image", required=True)

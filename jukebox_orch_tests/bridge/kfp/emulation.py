@@ -1,9 +1,9 @@
-"""Enough of a KFP to rehearse `make kfp-test`: runs of the tests' API server become processes, pods and artifacts.
+"""Emulates KFP to rehearse `make kfp-test`: runs of the tests' API server become processes, pods and artifacts.
 
 A task runs as the launcher would run it, and is taken from the cache by KFP's rule: same container, same
 parameter values, same input artifacts, same outputs. An input artifact is the same if ML Metadata gave it the same id:
-one that was made anew is another one, however equal; one from the cache keeps its id. Its type, which the driver does
-not look up, is empty in the executor input.
+a new artifact is another one, even if its content is equal; one from the cache keeps its id. Its type, which the driver
+does not read, is empty in the executor input.
 """
 
 import base64
@@ -39,7 +39,7 @@ from kfp_bridge.running.local import (
 
 
 class Cluster:
-    """What the script calls of `kubernetes.client.CoreV1Api`."""
+    """The methods of `kubernetes.client.CoreV1Api` that the script calls."""
 
     def __init__(self) -> None:
         self.pods: list[Any] = []
@@ -55,7 +55,7 @@ class Cluster:
     ) -> str:
         if name not in self.logs:
             raise ApiException(status=404, reason="Not Found")
-        stamped = [(f"{said.isoformat()} " if timestamps else "", line) for said, line in self.logs[name]]
+        stamped = [(f"{time.isoformat()} " if timestamps else "", line) for time, line in self.logs[name]]
         return "".join(f"{stamp}{line}" for stamp, line in stamped)
 
     def replace_namespaced_secret(self, name: str, namespace: str, body: dict[str, Any]) -> None:
@@ -68,30 +68,30 @@ class Cluster:
 
 
 class Emulation:
-    """Executes the runs of a server, one after another, under `work`; artifacts go to `root`."""
+    """Executes the runs of a server one at a time under `work`; stores artifacts under `root`."""
 
     def __init__(self, server: KfpServer, cluster: Cluster, root: Path, work: Path) -> None:
         self.server, self.cluster, self.root, self.work = server, cluster, root, work
         self.fingerprint: Callable[[PipelineSpec, str, dict[str, Any]], str] = fingerprint
         self.cached: dict[str, Path] = {}
         self.known: dict[str, tuple[str, dict[str, Any]]] = {}
-        self.places: dict[str, str] = {}  # path on this machine: URI in the store
+        self.uris: dict[str, str] = {}  # by path on this machine: URI in the store
         self.lock = threading.Lock()
         server.on_create = self.created
 
-    def created(self, model: str, made: Any) -> None:
-        """A run starts; a recurring run fires once."""
+    def created(self, model: str, item: Any) -> None:
+        """Start a run; fire a recurring run once."""
         if model == "V2beta1Run":
-            threading.Thread(target=self.execute, args=[made], daemon=True).start()
-        elif model == "V2beta1RecurringRun" and made.mode == "ENABLE":
+            threading.Thread(target=self.execute, args=[item], daemon=True).start()
+        elif model == "V2beta1RecurringRun" and item.mode == "ENABLE":
             run: Any = kfp_server_api.V2beta1Run(
                 run_id=str(uuid.uuid4()),
-                display_name=f"{made.display_name}-1",
-                experiment_id=made.experiment_id,
-                recurring_run_id=made.recurring_run_id,
-                pipeline_version_reference=made.pipeline_version_reference,
-                runtime_config=made.runtime_config,
-                created_at=made.created_at,
+                display_name=f"{item.display_name}-1",
+                experiment_id=item.experiment_id,
+                recurring_run_id=item.recurring_run_id,
+                pipeline_version_reference=item.pipeline_version_reference,
+                runtime_config=item.runtime_config,
+                created_at=item.created_at,
                 state="RUNNING",
             )
             self.server.runs[run.run_id] = run
@@ -100,7 +100,7 @@ class Emulation:
     def execute(self, run: Any) -> None:
         version = self.server.versions[run.pipeline_version_reference.pipeline_version_id]
         documents = [version.pipeline_spec["pipeline_spec"], version.pipeline_spec["platform_spec"]]
-        # Here is no kubelet to mount the volume.
+        # No kubelet mounts the volume here.
         scratch = self.work / "scratch"
         scratch.mkdir(exist_ok=True)
         text = yaml.safe_dump_all(documents)
@@ -125,7 +125,7 @@ class Emulation:
         if spec.tasks[task]["cachingOptions"].get("enableCache") and key in self.cached:
             shutil.copytree(self.cached[key], local / task)
             for name in given["outputs"]["artifacts"]:
-                self.places[str(local / task / name)] = self.places[str(self.cached[key] / name)]
+                self.uris[str(local / task / name)] = self.uris[str(self.cached[key] / name)]
             return True
         work = local / task / "work"
         work.mkdir(parents=True)
@@ -149,16 +149,16 @@ class Emulation:
         return done.returncode == 0
 
     def resolved(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The executor input as KFP's driver makes it: an input's name is its id, its type is empty."""
+        """Return the executor input as KFP's driver makes it: an input's name is its id, its type is empty."""
         given = json.loads(json.dumps(given))
         ids = {uri: str(number) for number, uri in enumerate(self.known, start=1)}
         for listed in given["inputs"]["artifacts"].values():
-            uri = self.places[listed["artifacts"][0]["uri"]]
+            uri = self.uris[listed["artifacts"][0]["uri"]]
             listed["artifacts"][0].update(name=ids[uri], uri=uri, type={"instanceSchema": ""})
         return given
 
     def secrets(self, spec: PipelineSpec, task: str) -> dict[str, str]:
-        """Variables of the task that come from secrets."""
+        """Return the variables of the task that come from secrets."""
         return {
             pair["envVar"]: base64.b64decode(
                 self.cluster.stored["secret", item["secretNameParameter"]["runtimeValue"]["constant"]][
@@ -170,7 +170,7 @@ class Emulation:
         }
 
     def drive(self, run_id: str, node: str, asked: datetime) -> None:
-        """The pod of a driver that was asked then and has just ended."""
+        """Add the pod of a driver that was requested at `asked` and has just ended."""
         metadata = SimpleNamespace(
             name=f"driver-{uuid.uuid4().hex[:8]}",
             labels={"pipeline/runid": run_id},
@@ -180,7 +180,7 @@ class Emulation:
         self.cluster.pods.append(SimpleNamespace(metadata=metadata, status=terminated(asked)))
 
     def schedule(self, spec: PipelineSpec, task: str, given: dict[str, Any], run_id: str) -> Any:
-        """A pod as KFP's driver makes it of the exported file."""
+        """Add and return the pod that KFP's driver makes from the exported file."""
         container, pod = spec.executor(task)["container"], spec.pod(task)
         types = spec.component(task)["outputDefinitions"]["artifacts"]
         for name, listed in given["outputs"]["artifacts"].items():
@@ -232,34 +232,34 @@ class Emulation:
         return pod
 
     def publish(self, spec: PipelineSpec, task: str, run_id: str, folder: Path) -> None:
-        """Artifacts into the store, and what the executor output says of them into ML Metadata."""
-        place = self.root / spec.name / run_id / task / uuid.uuid4().hex
-        shutil.copytree(folder, place, ignore=shutil.ignore_patterns("work"))
+        """Copy artifacts to the store, and their metadata in the executor output to ML Metadata."""
+        target = self.root / spec.name / run_id / task / uuid.uuid4().hex
+        shutil.copytree(folder, target, ignore=shutil.ignore_patterns("work"))
         written = json.loads((folder / "executor_output.json").read_text())["artifacts"]
         for name, declared in spec.component(task)["outputDefinitions"]["artifacts"].items():
             properties = written.get(name, {"artifacts": [{"metadata": {}}]})["artifacts"][0]["metadata"]
-            self.known[str(place / name)] = (declared["artifactType"]["schemaTitle"], properties)
-            self.places[str(folder / name)] = str(place / name)
+            self.known[str(target / name)] = (declared["artifactType"]["schemaTitle"], properties)
+            self.uris[str(folder / name)] = str(target / name)
 
 
 def moment() -> datetime:
-    """Now, as Kubernetes writes times: in whole seconds."""
+    """Return the current time in whole seconds, as Kubernetes writes it."""
     return datetime.now(UTC).replace(microsecond=0)
 
 
 def terminated(started: datetime) -> Any:
-    """Status of a pod whose container began then and has just ended."""
+    """Return the status of a pod whose container started at `started` and has just ended."""
     state = SimpleNamespace(terminated=SimpleNamespace(started_at=started, finished_at=moment()))
     return SimpleNamespace(container_statuses=[SimpleNamespace(name="main", state=state)])
 
 
 @contextmanager
 def served_metadata(emulation: Emulation) -> Iterator[str]:
-    """A gRPC server that answers as ML Metadata does; its address."""
-    made = messages()
+    """Run a gRPC server that answers like ML Metadata, and yield its address."""
+    classes = messages()
 
     def answer(request: Any, _context: Any) -> Any:
-        response = made["GetArtifactsByURIResponse"]()
+        response = classes["GetArtifactsByURIResponse"]()
         for uri in request.uris:
             if uri not in emulation.known:
                 continue
@@ -274,8 +274,8 @@ def served_metadata(emulation: Emulation) -> Iterator[str]:
 
     handler = grpc.unary_unary_rpc_method_handler(
         answer,
-        request_deserializer=made["GetArtifactsByURIRequest"].FromString,
-        response_serializer=made["GetArtifactsByURIResponse"].SerializeToString,
+        request_deserializer=classes["GetArtifactsByURIRequest"].FromString,
+        response_serializer=classes["GetArtifactsByURIResponse"].SerializeToString,
     )
     server = grpc.server(ThreadPoolExecutor(2))
     server.add_generic_rpc_handlers(
@@ -290,13 +290,13 @@ def served_metadata(emulation: Emulation) -> Iterator[str]:
 
 
 def fingerprint(spec: PipelineSpec, task: str, given: dict[str, Any]) -> str:
-    """What KFP compares before it takes a task from its cache."""
+    """Return what KFP compares before it takes a task from its cache."""
     container = spec.executor(task)["container"]
     inputs = given["inputs"]
-    decides = {
+    key = {
         "container": [container["image"], container["command"], container["args"]],
         "parameters": inputs["parameterValues"],
         "artifacts": {name: listed["artifacts"][0]["name"] for name, listed in inputs["artifacts"].items()},
         "outputs": spec.component(task)["outputDefinitions"],
     }
-    return json.dumps(decides, sort_keys=True)
+    return json.dumps(key, sort_keys=True)

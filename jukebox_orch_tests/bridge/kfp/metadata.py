@@ -1,6 +1,6 @@
-"""What ML Metadata of a KFP 2.16 knows of an artifact: its type and properties. For `make kfp-test`.
+"""Reads type and properties of an artifact from ML Metadata of KFP 2.16. For `make kfp-test`.
 
-Messages as in google/ml-metadata, metadata_store.proto and metadata_store_service.proto, as far as they are read here.
+Messages: the fields that are read here, of google/ml-metadata, metadata_store.proto and metadata_store_service.proto.
 """
 
 import re
@@ -20,7 +20,7 @@ _OPTIONAL, _REPEATED = 1, 3
 
 @dataclass(frozen=True)
 class Known:
-    """One artifact as ML Metadata has it: `type` is its schema title, `properties` what the step wrote of it."""
+    """One artifact in ML Metadata: `type` is its schema title, `properties` are those that the step wrote."""
 
     type: str
     properties: dict[str, Any]
@@ -31,15 +31,15 @@ class Metadata:
 
     def __init__(self, address: str) -> None:
         self.messages = messages()
-        self.ask: Any = grpc.insecure_channel(address).unary_unary(
+        self.request: Any = grpc.insecure_channel(address).unary_unary(
             f"/{SERVICE}/GetArtifactsByURI",
             request_serializer=self.messages["GetArtifactsByURIRequest"].SerializeToString,
             response_deserializer=self.messages["GetArtifactsByURIResponse"].FromString,
         )
 
     def of(self, uri: str) -> list[Known]:
-        """The artifacts at this URI."""
-        answer: Any = self.ask(self.messages["GetArtifactsByURIRequest"](uris=[uri]), timeout=60)
+        """Return the artifacts at this URI."""
+        response: Any = self.request(self.messages["GetArtifactsByURIRequest"](uris=[uri]), timeout=60)
         return [
             Known(
                 found.type,
@@ -48,27 +48,27 @@ class Metadata:
                     for name, value in (*found.properties.items(), *found.custom_properties.items())
                 },
             )
-            for found in answer.artifacts
+            for found in response.artifacts
         ]
 
 
 @contextmanager
 def forwarded(namespace: str) -> Iterator[str]:
-    """The address on this machine of the service in the namespace, through kubectl."""
+    """Forward a local port to the service in the namespace with kubectl, and yield its address."""
     command = ["kubectl", "-n", namespace, "port-forward", "service/metadata-grpc-service", ":8080"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             found = re.search(r"127\.0\.0\.1:\d+", process.stdout.readline())
             if not found:
-                raise AssertionError(f"{' '.join(command)} gave no address")
+                raise AssertionError(f"{' '.join(command)} printed no address")
             yield found[0]
         finally:
             process.terminate()
 
 
 def messages() -> dict[str, Any]:
-    """The message classes by name; numbers and types of fields are those of the published files."""
+    """Return the message classes by name; numbers and types of fields are those of the published files."""
     file = descriptor_pb2.FileDescriptorProto(
         name="kfp_metadata.proto", package="ml_metadata", syntax="proto2"
     )
@@ -106,5 +106,5 @@ def messages() -> dict[str, Any]:
     )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    made = message_factory.GetMessageClassesForFiles([file.name], pool)
-    return {name.rpartition(".")[2]: message for name, message in made.items()}
+    classes = message_factory.GetMessageClassesForFiles([file.name], pool)
+    return {name.rpartition(".")[2]: message for name, message in classes.items()}

@@ -1,4 +1,4 @@
-"""A small KFP API server (v2beta1) for tests: every request and answer goes through the models of kfp_server_api."""
+"""A small KFP API server (v2beta1) for tests; requests and responses are validated by the models of kfp_server_api."""
 
 import email
 import json
@@ -17,9 +17,10 @@ import yaml
 
 
 class KfpServer:
-    """State of the server. `fail_next` answers that many requests with 503; `lose_next` acts, then answers 503.
+    """State of the server.
 
-    `on_create` is told the model and the object of each POST.
+    `fail_next` is the number of requests to answer with 503; `lose_next` of those to execute, then answer with 503.
+    `on_create` is called with the model and the object of each POST.
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class KfpServer:
         self.requests: list[tuple[str, str]] = []
         self.fail_next = 0
         self.lose_next = 0
-        self.on_create: Callable[[str, Any], None] = lambda model, made: None
+        self.on_create: Callable[[str, Any], None] = lambda model, item: None
         self.token: str | None = None
         self.url = ""
 
@@ -111,22 +112,22 @@ class KfpServer:
         ]
 
     def create(self, store: dict[str, Any], body: bytes, model: str, id_field: str, **fields: Any) -> Any:
-        made = checked(json.loads(body), model)
-        if getattr(made, "display_name", None) is None:
+        item = checked(json.loads(body), model)
+        if getattr(item, "display_name", None) is None:
             raise ValueError("display_name is required")
         if model in ("V2beta1Run", "V2beta1RecurringRun"):
-            reference = made.pipeline_version_reference
+            reference = item.pipeline_version_reference
             if self.versions[reference.pipeline_version_id].pipeline_id != reference.pipeline_id:
-                raise ValueError("the version is not the pipeline's")
-        elif any(other.display_name == made.display_name for other in store.values()):
-            raise FileExistsError(made.display_name)
-        setattr(made, id_field, str(uuid.uuid4()))
-        made.created_at = datetime.now(UTC)
+                raise ValueError("the version belongs to another pipeline")
+        elif any(other.display_name == item.display_name for other in store.values()):
+            raise FileExistsError(item.display_name)
+        setattr(item, id_field, str(uuid.uuid4()))
+        item.created_at = datetime.now(UTC)
         for name, value in fields.items():
-            setattr(made, name, value)
-        store[getattr(made, id_field)] = made
-        self.on_create(model, made)
-        return made
+            setattr(item, name, value)
+        store[getattr(item, id_field)] = item
+        self.on_create(model, item)
+        return item
 
     def upload(self, query: dict[str, str], body: bytes, content_type: str) -> Any:
         message = email.message_from_bytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
@@ -157,7 +158,7 @@ class KfpServer:
     ) -> Any:
         found = list(store.values())
         if "filter" in query:
-            # protojson reads both spellings; the SDK sends this one, the model has the other.
+            # protojson accepts both spellings; the SDK sends this one, the model has the other.
             content = json.loads(query["filter"].replace('"stringValue"', '"string_value"'))
             (predicate,) = checked(content, "V2beta1Filter").predicates
             assert predicate.operation == "EQUALS"
@@ -165,7 +166,7 @@ class KfpServer:
             found = [item for item in found if item.display_name == predicate.string_value]
         if "experiment_id" in query:
             found = [item for item in found if item.experiment_id == query["experiment_id"]]
-        # Pages of two, so that the client must follow them.
+        # Pages of two items, so that the client must request several.
         start = int(query.get("page_token") or 0)
         following = str(start + 2) if start + 2 < len(found) else ""
         page = {field: found[start : start + 2], "total_size": len(found), "next_page_token": following}
@@ -173,21 +174,21 @@ class KfpServer:
 
 
 def checked(content: dict[str, Any], model: str) -> Any:
-    """The JSON as a model; a field the model does not have is an error, as is one of the wrong type."""
+    """Return the JSON as a model; a field that is unknown or of the wrong type is an error."""
     client = kfp_server_api.ApiClient()
 
     class Response:
         data = json.dumps(content)
 
-    made = client.deserialize(Response(), model)
-    if client.sanitize_for_serialization(made) != content:
+    item = client.deserialize(Response(), model)
+    if client.sanitize_for_serialization(item) != content:
         raise ValueError(f"{model} does not take {content}")
-    return made
+    return item
 
 
 @contextmanager
 def running_kfp_server() -> Iterator[KfpServer]:
-    """A server on a free port of the loopback interface."""
+    """Run a server on a free port of the loopback interface."""
     state = KfpServer()
 
     class Handler(BaseHTTPRequestHandler):
@@ -200,13 +201,13 @@ def running_kfp_server() -> Iterator[KfpServer]:
                 state.fail_next -= 1
                 self.send(503, {"error": "try again"})
             else:
-                self.send(*self.acted(body))
+                self.send(*self.execute(body))
 
-        def acted(self, body: bytes) -> tuple[int, Any]:
+        def execute(self, body: bytes) -> tuple[int, Any]:
             url = urlparse(self.path)
             query = {name: values[0] for name, values in parse_qs(url.query).items()}
             try:
-                made = state.handle(self.command, url.path, query, body, self.headers.get("Content-Type", ""))
+                item = state.handle(self.command, url.path, query, body, self.headers.get("Content-Type", ""))
             except FileExistsError as error:
                 return 409, {"error": f"{error} already exists"}
             except (LookupError, StopIteration) as error:
@@ -215,8 +216,8 @@ def running_kfp_server() -> Iterator[KfpServer]:
                 return 400, {"error": str(error)}
             if state.lose_next > 0 and self.command == "POST":
                 state.lose_next -= 1
-                return 503, {"error": "the answer was lost"}
-            return 200, kfp_server_api.ApiClient().sanitize_for_serialization(made)
+                return 503, {"error": "the response was lost"}
+            return 200, kfp_server_api.ApiClient().sanitize_for_serialization(item)
 
         do_GET = do_POST = do_DELETE = answer  # noqa: N815 - names of http.server
 

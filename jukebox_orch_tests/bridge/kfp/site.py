@@ -1,4 +1,4 @@
-"""The KFP that `make kfp-test` talks to: API, pods, object store, and the data and secret that it puts there."""
+"""The KFP that `make kfp-test` uses: API, pods, object store, and the data and secret that it creates there."""
 
 import base64
 import json
@@ -21,7 +21,7 @@ from kfp_bridge.service.client import KfpHost
 SECRET = "kfp-bridge-test"
 DATA = "kfp-bridge-test-data"
 CHARTS = "/kfp-bridge-test/charts.parquet"
-# The charts lie in a config map: a pod of any KFP can read them, whatever store it has.
+# The charts are in a config map, so that pods can read them on any KFP, with any object store.
 MOUNT = {
     "container_config": {"volume_mounts": [{"name": DATA, "mount_path": str(Path(CHARTS).parent)}]},
     "pod_spec_config": {"volumes": [{"name": DATA, "config_map": {"name": DATA}}]},
@@ -30,10 +30,10 @@ MOUNT = {
 
 @dataclass
 class Site:
-    """The KFP under test and what one run of the script remembers.
+    """The KFP under test and the state of one run of the script.
 
-    `pods` is a `kubernetes.client.CoreV1Api`, `root` the pipeline root of runs that name none; `mark` makes the
-    first runs differ from those of an earlier test, which this KFP may have in its cache.
+    `pods` is a `kubernetes.client.CoreV1Api`, `root` the pipeline root of runs without one. `nonce` makes the first
+    runs differ from those of an earlier test, which this KFP may have in its cache.
     """
 
     api: KfpHost
@@ -44,75 +44,75 @@ class Site:
     image: str
     pod_config: Path | None = None
     poll: float = 5.0
-    mark: int = field(default_factory=lambda: uuid.uuid4().int % 10**6)
+    nonce: int = field(default_factory=lambda: uuid.uuid4().int % 10**6)
 
     @property
     def experiment(self) -> str:
         """KFP experiment of all runs."""
-        return f"acceptance-{self.mark}"
+        return f"acceptance-{self.nonce}"
 
     @property
     def greeting(self) -> str:
-        """The secret of the foreign graph."""
-        return f"hello {self.mark}"
+        """Secret value for the foreign graph."""
+        return f"hello {self.nonce}"
 
     @property
-    def unique(self) -> dict[str, Any]:
-        """Parameters of the jukebox, one for each task that may be cached."""
-        return {"seed": self.mark, "drift_warn": round(0.1 + self.mark / 10**9, 9)}
+    def unique_parameters(self) -> dict[str, Any]:
+        """Parameters of the jukebox that make each task that may be cached differ from earlier tests."""
+        return {"seed": self.nonce, "drift_warn": round(0.1 + self.nonce / 10**9, 9)}
 
     def start(self, path: Path, name: str, values: Mapping[str, Any]) -> Any:
-        """Submit; the run."""
+        """Submit and return the run."""
         account = read_pipeline_spec(path).info.get("service_account")
         version = self.api.upload(path)
         return self.api.submit(version, name, values, experiment=self.experiment, service_account=account)[0]
 
     def ended(self, run_id: str, timeout: float = 1800) -> Any:
-        """The run once it has ended."""
+        """Wait until the run has ended and return it."""
         return self.api.wait(run_id, timeout, self.poll)
 
     def succeeded(self, path: Path, name: str, values: Mapping[str, Any] | None = None) -> Any:
-        """A run that must end well."""
+        """Submit a run, wait for it and return it; it must succeed."""
         run = self.ended(self.start(path, name, values or {}).run_id)
         expect(run.state == "SUCCEEDED", f"run {name} ({run.run_id}) is {run.state}")
         return run
 
     def pods_of_run(self, run_id: str) -> list[Any]:
-        """All pods of a run that are still there, drivers too, oldest first."""
+        """Return all existing pods of a run, including drivers, oldest first."""
         listed = self.pods.list_namespaced_pod(self.namespace, label_selector=f"pipeline/runid={run_id}")
         return sorted(listed.items, key=lambda pod: str(pod.metadata.creation_timestamp))
 
     def pods_of(self, run_id: str, asset: str) -> list[Any]:
-        """Pods of one asset's task, oldest first, by the annotation that the export gives them."""
+        """Return the pods of one asset's task, oldest first, found by the annotation that the export sets."""
         pods = self.pods_of_run(run_id)
         return [pod for pod in pods if (pod.metadata.annotations or {}).get("dagster/assets") == asset]
 
-    def last_words(self, run_id: str, asset: str) -> str:
-        """The last line of the step's log; the launcher adds its own after it."""
+    def last_check_line(self, run_id: str, asset: str) -> str:
+        """Return the last line of the step's log about a check; the launcher adds its own lines after it."""
         (*_, pod) = self.pods_of(run_id, asset)
         text = self.pods.read_namespaced_pod_log(pod.metadata.name, self.namespace, container="main")
         return next((line for line in reversed(text.splitlines()) if "asset check" in line), "")
 
     def folders(self, spec: PipelineSpec, run_id: str) -> dict[str, str]:
-        """Where the object store has the artifacts of each task that ran; a task from the cache has none."""
+        """Return the folder of the artifacts of each task that ran; a task from the cache has none."""
         filesystem, prefix = fsspec.url_to_fs(as_s3(f"{self.root}/{spec.name}/{run_id}"))
         found = [path.split("/")[-3:-1] for path in filesystem.glob(f"{prefix}/*/*/dagster_record")]
         return {task: f"{self.root}/{spec.name}/{run_id}/{task}/{folder}" for task, folder in found}
 
     def text(self, url: str) -> str:
-        """An object of the store."""
+        """Return an object of the store as text."""
         filesystem, path = fsspec.url_to_fs(as_s3(url))
         return filesystem.cat_file(path).decode()
 
     def records(self, spec: PipelineSpec, run_id: str) -> dict[str, TaskRecord]:
-        """Records of the tasks that ran."""
+        """Return the records of the tasks that ran."""
         return {
             task: parse_record(self.text(f"{folder}/dagster_record"), folder)
             for task, folder in self.folders(spec, run_id).items()
         }
 
     def exported(self, folder: Path, module: str, job: str, attribute: str | None = None) -> Path:
-        """The pipeline as a user exports and verifies it."""
+        """Export and verify the pipeline with the command line, and return its path."""
         path, pods = folder / f"{attribute or job}.yaml", folder / "pods.yaml"
         own = yaml.safe_load(self.pod_config.read_text()) if self.pod_config else {}
         pods.write_text(yaml.safe_dump(_with_mount(own)))
@@ -124,16 +124,16 @@ class Site:
         return path
 
     def put_secret(self, greeting: str) -> None:
-        """What the foreign graph greets with."""
+        """Create or replace the secret of the foreign graph."""
         self._put("secret", SECRET, {"data": {"greeting": base64.b64encode(greeting.encode()).decode()}})
 
     def put_charts(self, path: Path) -> None:
-        """The data that pods see at `CHARTS`."""
+        """Create or replace the data that pods read at `CHARTS`."""
         content = base64.b64encode(path.read_bytes()).decode()
         self._put("config_map", DATA, {"binaryData": {Path(CHARTS).name: content}})
 
     def clean(self) -> None:
-        """Remove what was put."""
+        """Delete the secret and the data."""
         self.pods.delete_namespaced_secret(SECRET, self.namespace)
         self.pods.delete_namespaced_config_map(DATA, self.namespace)
 
@@ -150,25 +150,25 @@ class Site:
 
 
 def executor_input(pod: Any) -> dict[str, Any]:
-    """What KFP's launcher gave the step: it stands in the command line of the pod's main container."""
+    """Return the executor input of the step from the command line of the pod's main container."""
     main = main_container(pod)
-    words = [*(main.command or []), *(main.args or [])]
-    return json.loads(words[words.index("--executor_input") + 1])
+    arguments = [*(main.command or []), *(main.args or [])]
+    return json.loads(arguments[arguments.index("--executor_input") + 1])
 
 
 def main_container(pod: Any) -> Any:
-    """The container that runs the step."""
+    """Return the container that runs the step."""
     return next(container for container in pod.spec.containers if container.name == "main")
 
 
-def expect(holds: bool, otherwise: str) -> None:
-    """Stop unless it holds."""
-    if not holds:
-        raise AssertionError(otherwise)
+def expect(condition: bool, message: str) -> None:
+    """Raise AssertionError unless the condition is true."""
+    if not condition:
+        raise AssertionError(message)
 
 
 def as_s3(url: str) -> str:
-    """KFP calls its own S3 store `minio`."""
+    """Return the URL with the scheme of S3: KFP calls its own S3 store `minio`."""
     return url.replace("minio://", "s3://", 1)
 
 

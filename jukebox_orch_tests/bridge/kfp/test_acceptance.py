@@ -1,4 +1,4 @@
-"""`make kfp-test` rehearsed: what it does on a real KFP is done to an emulation, and it sees what is wrong there."""
+"""Rehearses `make kfp-test` on an emulation of KFP, and checks that it detects faults."""
 
 import re
 import shutil
@@ -22,6 +22,8 @@ GRAPHS = "jukebox_orch_tests.bridge.graphs"
 
 @dataclass(frozen=True)
 class Rehearsal:
+    """The emulation with one exported graph; `recoded` is the graph with another code version."""
+
     site: Site
     emulation: Emulation
     cluster: Cluster
@@ -52,53 +54,53 @@ def rehearsal(exported: tuple[Path, Path], tmp_path: Path) -> Iterator[Rehearsal
 
 
 @pytest.mark.slow
-def test_a_foreign_graph_passes_every_part_that_needs_no_kernel(rehearsal: Rehearsal):
+def test_foreign_graph_passes_parts_without_killed_process(rehearsal: Rehearsal):
     site, path = rehearsal.site, rehearsal.path
-    assert acceptance.upload_twice(site, path).startswith("greeting-")
-    assert "4 tasks" in acceptance.foreign_run(site, path)
-    lines = time_split(site, path, "foreign", {"seed": site.mark}).splitlines()
+    assert acceptance.check_upload_twice(site, path).startswith("greeting-")
+    assert "4 tasks" in acceptance.check_foreign_run(site, path)
+    lines = time_split(site, path, "foreign", {"seed": site.nonce}).splitlines()
     split = {task: [float(cell) for cell in cells] for task, *cells in map(str.split, lines[2:8])}
     wall, idle, root = map(float, re.findall(r"(\d+) s", lines[0]))
     assert set(split) == {*read_pipeline_spec(path).tasks, "median", "total"}
-    # The emulation runs one process after the other: only then do the phases fill the wall.
+    # The phases fill the wall time because the emulation runs one process at a time.
     assert sum(split["total"]) + idle + root == wall > 0
     assert split["total"][2] >= 1
-    acceptance.foreign_cache(site, path, rehearsal.recoded)
+    acceptance.check_foreign_cache(site, path, rehearsal.recoded)
     with pytest.raises(AssertionError, match=r"0 pods of run .* are left, not 1: collected or cached"):
-        time_split(site, path, "foreign-again", {"seed": site.mark})
-    assert acceptance.gate(site, path).endswith("greeted:polite failed: the greeting is rude")
-    assert acceptance.recurring(site, path) == "1 runs"
-    assert acceptance.synced(site, [path]).endswith("of 7 runs")
+        time_split(site, path, "foreign-again", {"seed": site.nonce})
+    assert acceptance.check_failed_gate(site, path).endswith("greeted:polite failed: the greeting is rude")
+    assert acceptance.check_recurring_run(site, path) == "1 runs"
+    assert acceptance.check_sync(site, [path]).endswith("of 7 runs")
 
 
 @pytest.mark.slow
-def test_a_cache_that_does_not_see_the_inputs_is_noticed(rehearsal: Rehearsal):
+def test_cache_ignoring_parameters_is_detected(rehearsal: Rehearsal):
     rehearsal.emulation.fingerprint = lambda spec, task, given: fingerprint(
         spec, task, {"inputs": {"parameterValues": {}, "artifacts": given["inputs"]["artifacts"]}}
     )
-    acceptance.foreign_run(rehearsal.site, rehearsal.path)
-    with pytest.raises(AssertionError, match=r"made for another setting of drawn: \['doubled', 'greeted'\]"):
-        acceptance.foreign_cache(rehearsal.site, rehearsal.path, rehearsal.recoded)
+    acceptance.check_foreign_run(rehearsal.site, rehearsal.path)
+    with pytest.raises(AssertionError, match=r"ran for another setting of drawn: \['doubled', 'greeted'\]"):
+        acceptance.check_foreign_cache(rehearsal.site, rehearsal.path, rehearsal.recoded)
 
 
-def test_a_pod_or_an_artifact_that_is_not_as_declared_is_noticed(rehearsal: Rehearsal):
+def test_pod_or_artifact_differing_from_export_is_detected(rehearsal: Rehearsal):
     site, path = rehearsal.site, rehearsal.path
     run, spec = site.succeeded(path, "one"), read_pipeline_spec(path)
-    acceptance.looked_at(site, spec, run.run_id)
+    acceptance.check_tasks(site, spec, run.run_id)
     (pod,) = site.pods_of(run.run_id, "greeted")
     main = pod.spec.containers[0]
     main.resources.limits["memory"] = "1Gi"
     with pytest.raises(AssertionError, match="greeted: resourceMemoryLimit is 1Gi, not 512Mi"):
-        acceptance.looked_at(site, spec, run.run_id)
+        acceptance.check_tasks(site, spec, run.run_id)
     main.resources.limits["memory"] = "536870912"
     main.env[0].value_from.secret_key_ref.name = "other"
     with pytest.raises(AssertionError, match="greeted: GREETING comes from"):
-        acceptance.looked_at(site, spec, run.run_id)
+        acceptance.check_tasks(site, spec, run.run_id)
     main.env[0].value_from.secret_key_ref.name = "kfp-bridge-test"
     uri = next(uri for uri in rehearsal.emulation.known if uri.endswith("/doubled"))
     rehearsal.emulation.known[uri] = ("system.Artifact", {})
     with pytest.raises(AssertionError, match="doubled: ML Metadata has doubled as"):
-        acceptance.looked_at(site, spec, run.run_id)
+        acceptance.check_tasks(site, spec, run.run_id)
     shutil.rmtree(Path(uri).parent)
     with pytest.raises(AssertionError, match=r"tasks without artifacts: \['doubled'\]"):
-        acceptance.looked_at(site, spec, run.run_id)
+        acceptance.check_tasks(site, spec, run.run_id)

@@ -1,4 +1,4 @@
-"""The split of a KFP run's wall, from pods made by hand."""
+"""The time split of a KFP run, from synthetic pods."""
 
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ def at(second: float) -> datetime:
 
 
 def add(cluster: Cluster, node: str, *times: int, asset: str | None = None, wait: int = 0) -> Any:
-    """A pod with the times of its creation, the start and the end of main; its sidecar ends `wait` s later."""
+    """Add a pod with the times of its creation, the start and the end of main; its sidecar ends `wait` s later."""
     created, started, finished = times
     statuses = [
         SimpleNamespace(
@@ -49,7 +49,7 @@ def add_task(cluster: Cluster, task: str, *times: int, began: float) -> None:
 
 @pytest.fixture
 def cluster() -> Cluster:
-    """One task, then two side by side: 100 s of wall, of which the pods fill 2 to 30 and 40 to 90."""
+    """One task, then two in parallel: 100 s of wall time, with pods from 2 to 30 and from 40 to 90."""
     cluster = Cluster()
     root = add(cluster, "root-driver", 2, 4, 5)
     root.metadata.annotations[NODE] = "jukebox-x7k2p.root-driver"
@@ -58,7 +58,7 @@ def cluster() -> Cluster:
     for task, began in (("left", 60.0), ("right", 64.25)):
         add(cluster, f"{task}-driver", 40, 42, 45)
         add_task(cluster, task, 45, 51, 90, began=began)
-    # Argo's agent has the label of the run too, and lives as long as the run.
+    # Argo's agent also has the label of the run, and exists as long as the run.
     agent = add(cluster, "agent", 0, 1, 100)
     agent.metadata.annotations = None
     return cluster
@@ -70,7 +70,7 @@ def split(cluster: Cluster) -> list[list[str]]:
     return [line.split() for line in table(site, run, ASSETS).splitlines()]
 
 
-def test_each_task_has_its_phases_and_the_wall_stands_beside_them(cluster: Cluster):
+def test_table_has_phases_of_tasks_and_wall_time(cluster: Cluster):
     first, heads, *rows, _ = split(cluster)
     assert " ".join(first) == "run-1, wall 100 s, 22 s of it without a pod; driver of the run 3 s"
     assert heads == ["s", "driver", "pod", "start", "import", "compute"]
@@ -83,12 +83,12 @@ def test_each_task_has_its_phases_and_the_wall_stands_beside_them(cluster: Clust
     ]
 
 
-def test_drivers_without_pods_are_said_to_have_none(cluster: Cluster):
+def test_table_notes_missing_driver_pods(cluster: Cluster):
     cluster.pods = [pod for pod in cluster.pods if "-driver" not in pod.metadata.name]
     first, _, data, *_, total, note, _ = split(cluster)
     assert first[-2:] == ["-", "s"]
     assert (data[1], total[1]) == ("-", "-")
-    assert " ".join(note).startswith("no pod of a driver: they ran")
+    assert " ".join(note).startswith("no driver pods: the drivers ran")
 
 
 @pytest.mark.parametrize(
@@ -98,16 +98,16 @@ def test_drivers_without_pods_are_said_to_have_none(cluster: Cluster):
         ("left-driver", "left: the pod of its driver in run run-1 was already collected"),
     ],
 )
-def test_a_pod_that_was_collected_is_said(cluster: Cluster, lost: str, message: str):
+def test_garbage_collected_pod_is_reported(cluster: Cluster, lost: str, message: str):
     cluster.pods = [pod for pod in cluster.pods if pod.metadata.name != lost]
     with pytest.raises(AssertionError, match=message):
         split(cluster)
 
 
-def test_a_log_that_is_gone_or_has_no_step_is_said(cluster: Cluster):
+def test_missing_log_or_step_start_is_reported(cluster: Cluster):
     log = cluster.logs.pop("left.executor(0)")
     with pytest.raises(
-        AssertionError, match=r"left.executor\(0\): its log is gone, already collected: Not Found"
+        AssertionError, match=r"left.executor\(0\): its log is missing, already collected: Not Found"
     ):
         split(cluster)
     cluster.logs["left.executor(0)"] = log[:1]
@@ -115,8 +115,8 @@ def test_a_log_that_is_gone_or_has_no_step_is_said(cluster: Cluster):
         split(cluster)
 
 
-def test_a_pod_without_an_end_is_said(cluster: Cluster):
+def test_pod_without_end_time_is_reported(cluster: Cluster):
     pod = next(pod for pod in cluster.pods if pod.metadata.name == "right.executor(0)")
     pod.status.container_statuses[0].state.terminated = None
-    with pytest.raises(AssertionError, match="nothing says when container main ended"):
+    with pytest.raises(AssertionError, match="container main has no end time"):
         split(cluster)

@@ -1,6 +1,7 @@
-"""Where the time of a run on KFP goes: driver, pod start, import and compute of each task, beside the run's wall.
+"""Splits the time of a run on KFP: driver, pod start, import and compute of each task, and the run's wall time.
 
-All in whole seconds, as Kubernetes has them. Tasks run side by side, so no phase's total is a part of the wall.
+All in whole seconds, as Kubernetes has them. Tasks run in parallel, so the total of a phase is not a part of the wall
+time.
 """
 
 import re
@@ -15,7 +16,7 @@ from jukebox_orch_tests.bridge.kfp.site import Site, expect
 from kfp_bridge.pipeline_spec import read_pipeline_spec
 
 # Argo's annotation: <workflow>.root.<task>-driver, <workflow>.root-driver; (0) after it where the node has retries.
-# Argo's agent, which runs the drivers of newer back ends, has no such annotation but the run's label.
+# Argo's agent, which runs the drivers of newer back ends, has the run's label, but not this annotation.
 NODE = "workflows.argoproj.io/node-name"
 Span = tuple[float, float]
 
@@ -25,7 +26,7 @@ class TaskTime:
     """Seconds of one task.
 
     `driver`: its driver's pod, from its creation until its last container ended; None if drivers have no pods.
-    `pod_start`: from the creation of its own pod to the start of container main, with pulls and init containers.
+    `pod_start`: from the creation of the task's pod to the start of container main, with pulls and init containers.
     `imports`: to the start of Dagster's step; before Python, KFP's launcher fetches the inputs.
     `compute`: to the end of main, with the launcher's upload of the outputs.
     """
@@ -37,23 +38,23 @@ class TaskTime:
 
 
 def time_split(site: Site, path: Path, name: str, values: Mapping[str, Any]) -> str:
-    """The table of a run that an earlier part started under this name."""
+    """Return the table of a run that an earlier check started under this name."""
     run, spec = site.succeeded(path, name, values), read_pipeline_spec(path)
     assets = {task: spec.pod(task)["podMetadata"]["annotations"]["dagster/assets"] for task in spec.tasks}
     return table(site, run, assets)
 
 
 def table(site: Site, run: Any, assets: Mapping[str, str]) -> str:
-    """A line for each task, with the medians and totals of each phase under them.
+    """Return a line for each task, then the medians and totals of each phase.
 
     Raises:
-        AssertionError: a pod or its log was already collected, so that its times are lost.
+        AssertionError: a pod or its log was already collected, so that its times are unknown.
     """
     pods = site.pods_of_run(run.run_id)
     drivers = driver_spans(pods)
     times = {task: task_time(site, run.run_id, task, asset, drivers) for task, asset in assets.items()}
     started, finished = seconds(run.created_at), seconds(run.finished_at)
-    own = [lived(pod) for pod in pods if NODE in (pod.metadata.annotations or {})]
+    own = [lifetime(pod) for pod in pods if NODE in (pod.metadata.annotations or {})]
     idle = finished - started - covered((max(a, started), min(b, finished)) for a, b in own)
     phases = list(zip(*(astuple(time) for time in times.values()), strict=True))
     rows = [
@@ -70,15 +71,15 @@ def table(site: Site, run: Any, assets: Mapping[str, str]) -> str:
             *(
                 []
                 if drivers
-                else ["  no pod of a driver: they ran in Argo's agent, or their pods were collected"]
+                else ["  no driver pods: the drivers ran in Argo's agent, or their pods were collected"]
             ),
-            "  tasks run side by side: a total is no part of the wall",
+            "  tasks run in parallel: a total is not a part of the wall time",
         ]
     )
 
 
 def task_time(site: Site, run_id: str, task: str, asset: str, drivers: Mapping[str, Span]) -> TaskTime:
-    """Times of the task's one pod and of its driver's."""
+    """Return the times of the task's only pod and of its driver's."""
     pods = site.pods_of(run_id, asset)
     expect(len(pods) == 1, f"{task}: {len(pods)} pods of run {run_id} are left, not 1: collected or cached")
     expect(
@@ -96,26 +97,26 @@ def task_time(site: Site, run_id: str, task: str, asset: str, drivers: Mapping[s
 
 
 def driver_spans(pods: Iterable[Any]) -> dict[str, Span]:
-    """From the first driver pod's creation to the last one's end, by task; "root" is the run's own driver."""
+    """Return the span from the first driver pod's creation to the last one's end, by task; "root": the run's driver."""
     found: dict[str, Span] = {}
     for pod in pods:
         node = (pod.metadata.annotations or {}).get(NODE, "")
         if match := re.search(r"([^.]+)-driver(\(\d+\))?$", node):
-            first, last = lived(pod)
+            first, last = lifetime(pod)
             before = found.get(match[1], (first, last))
             found[match[1]] = (min(first, before[0]), max(last, before[1]))
     return found
 
 
 def step_start(site: Site, pod: Any) -> datetime:
-    """When the log of the pod has Dagster's first step starting."""
+    """Return when Dagster's first step started, from the log of the pod."""
     from kubernetes.client import ApiException
 
     name = pod.metadata.name
     try:
         log = site.pods.read_namespaced_pod_log(name, site.namespace, container="main", timestamps=True)
     except ApiException as error:
-        raise AssertionError(f"pod {name}: its log is gone, already collected: {error.reason}") from error
+        raise AssertionError(f"pod {name}: its log is missing, already collected: {error.reason}") from error
     line = next((line for line in log.splitlines() if " STEP_START " in line), None)
     if line is None:
         raise AssertionError(f"pod {name}: its log has no STEP_START of Dagster")
@@ -123,22 +124,22 @@ def step_start(site: Site, pod: Any) -> datetime:
 
 
 def ended(pod: Any, container: str) -> Any:
-    """How the container of an ended pod terminated."""
+    """Return the terminated state of a container of an ended pod."""
     states = {status.name: status.state.terminated for status in pod.status.container_statuses or []}
     if (found := states.get(container)) is None:
-        raise AssertionError(f"pod {pod.metadata.name}: nothing says when container {container} ended")
+        raise AssertionError(f"pod {pod.metadata.name}: container {container} has no end time")
     return found
 
 
-def lived(pod: Any) -> Span:
-    """From the pod's creation until its last container ended: Argo goes on when its sidecar has ended too."""
+def lifetime(pod: Any) -> Span:
+    """Return the time from the pod's creation to its last container's end: Argo waits for its sidecar too."""
     ends = [seconds(ended(pod, status.name).finished_at) for status in pod.status.container_statuses or []]
-    expect(bool(ends), f"pod {pod.metadata.name}: nothing says when it ended")
+    expect(bool(ends), f"pod {pod.metadata.name}: has no end time")
     return seconds(pod.metadata.creation_timestamp), max(ends)
 
 
 def covered(spans: Iterable[Span]) -> float:
-    """Length of the union of the spans."""
+    """Return the length of the union of the spans."""
     total, reached = 0.0, float("-inf")
     for first, last in sorted(spans):
         total += max(0.0, last - max(first, reached))
@@ -147,15 +148,15 @@ def covered(spans: Iterable[Span]) -> float:
 
 
 def length(span: Span) -> float:
-    """Seconds from the span's begin to its end."""
+    """Return the seconds from the span's start to its end."""
     return span[1] - span[0]
 
 
 def seconds(moment: datetime) -> float:
-    """Whole seconds since 1970, so that fractions of one source never make a phase negative."""
+    """Return whole seconds since 1970, so that fractions of one source never make a phase negative."""
     return float(int(moment.timestamp()))
 
 
 def shown(value: float | None) -> str:
-    """A cell of the table."""
+    """Return a cell of the table."""
     return "-" if value is None else f"{value:g}"
