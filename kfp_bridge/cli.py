@@ -85,7 +85,7 @@ class GraphOptions:
         """Load the code location and return its graph; with DAGSTER_HOME set, imports come from that instance."""
         import dagster as dg
 
-        from kfp_bridge.reading.definitions import load_definitions
+        from kfp_bridge.reading.code_location import load_definitions
         from kfp_bridge.reading.graph import read_graph
 
         if (self.module is None) == (self.file is None):

@@ -47,13 +47,7 @@ class PipelineSpec:
 
     def pod(self, task: str) -> Mapping[str, Any]:
         """Return the Kubernetes settings of a task."""
-        executors = (
-            self.platform.get("platforms", {})
-            .get("kubernetes", {})
-            .get("deploymentSpec", {})
-            .get("executors", {})
-        )
-        return executors.get(self.component(task)["executorLabel"], {})
+        return pod_settings(self.platform).get(self.component(task)["executorLabel"], {})
 
     def step(self, task: str) -> dict[str, Any] | None:
         """Return the argument of `kfp_bridge.step` in a task; None for an importer."""

@@ -36,7 +36,7 @@ from kfp_bridge.pipeline_graph import (
     STEP_VERSION,
     CodeLocation,
 )
-from kfp_bridge.reading.definitions import load_definitions, partition_tags, resolve_job
+from kfp_bridge.reading.code_location import load_definitions, partition_tags, resolve_job
 from kfp_bridge.reading.run_config import run_config
 from kfp_bridge.records import (
     DATA_VERSION_TAG,

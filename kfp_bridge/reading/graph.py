@@ -5,7 +5,6 @@ is such a row.
 """
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,19 +23,16 @@ from kfp_bridge.pipeline_graph import (
     Parameter,
     PipelineGraph,
     Pod,
-    Retry,
     Step,
 )
 from kfp_bridge.reading.caching import read_cache, rerun_rows
-from kfp_bridge.reading.definitions import PIPELINE_JOB, resolve_job
+from kfp_bridge.reading.code_location import PIPELINE_JOB, resolve_job
 from kfp_bridge.reading.importers import read_import
 from kfp_bridge.reading.pods import K8S_TAG, read_pod, with_labels
+from kfp_bridge.reading.retries import op_definitions, read_retry
 from kfp_bridge.reading.run_config import read_parameters
 from kfp_bridge.reading.schedules import read_schedules, read_sensors
 from kfp_bridge.reading.task_parameters import with_parameters
-
-_RETRY_SECONDS = 3600
-"""KFP starts no attempt later than this after the first one started, and ends one that is still running then."""
 
 
 def read_graph(
@@ -144,9 +140,9 @@ class _GraphReader:
         after = tuple(sorted(self.waits_for.get(node.name, set()) - producers - {node.name}))
         for gate in after:
             self.mapped(f"task {task_name(node.name)}", "waits for", f"after {task_name(gate)}")
-        retry, pod = self.retry(node), self.pod(node, assets)
-        cache, row = read_cache(definition, assets, inputs)
-        self.rows.append(row)
+        retry, retry_rows = read_retry(self.job, node)
+        cache, cache_row = read_cache(definition, assets, inputs)
+        self.rows += [*retry_rows, cache_row]
         return Step(
             name=node.name,
             assets=assets,
@@ -155,7 +151,7 @@ class _GraphReader:
             after=after,
             parameters=(),
             retry=retry,
-            pod=pod,
+            pod=self.pod(node, assets),
             cache=cache,
         )
 
@@ -210,35 +206,13 @@ class _GraphReader:
             if name in self.imports:
                 yield name
 
-    def retry(self, node: Any) -> Retry | None:
-        policies = {op.retry_policy or self.job.op_retry_policy for op in _op_definitions(node.definition)}
-        if node.retry_policy:
-            policies = {node.retry_policy}
-        subject = f"task {task_name(node.name)}"
-        if len(policies) > 1:
-            self.unmapped(subject, "RetryPolicy", "ops of one graph have different policies")
-        policy = next(iter(policies))
-        if policy is None or len(policies) > 1:
-            return None
-        if policy.backoff is dg.Backoff.LINEAR or policy.jitter is not None:
-            what = "linear backoff" if policy.backoff is dg.Backoff.LINEAR else "jitter"
-            self.unmapped(subject, "RetryPolicy", f"KFP has no {what}")
-        factor = 2.0 if policy.backoff is dg.Backoff.EXPONENTIAL else 1.0
-        retry = Retry(policy.max_retries, math.ceil(policy.delay or 0), factor)  # KFP counts whole seconds
-        if sum(retry.delay * factor**tried for tried in range(retry.count)) > _RETRY_SECONDS:
-            reason = "its delays add up to more than the hour that KFP allows all attempts after the first"
-            self.unmapped(subject, "RetryPolicy", reason)
-        becomes = f"{retry.count} retries, first after {retry.delay} s, factor {retry.factor}"
-        self.mapped(subject, "RetryPolicy", becomes)
-        return retry
-
     def pod(self, node: Any, assets: tuple[Asset, ...]) -> Pod:
         subject = f"task {task_name(node.name)}"
         tags = {**getattr(node.definition, "tags", {}), **node.tags}
         pod, account, rows = read_pod(tags.get(K8S_TAG), self.pod_config, subject)
         self.service_accounts.add(account)
         self.rows += rows
-        for op in _op_definitions(node.definition):
+        for op in op_definitions(node.definition):
             if op is not node.definition and K8S_TAG in op.tags:
                 self.unmapped(subject, K8S_TAG, f"on op {op.name}: set it on the graph")
         labels, annotations = _labels(assets)
@@ -279,12 +253,6 @@ class _GraphReader:
 
 def _node_name(definition: dg.AssetsDefinition) -> str:
     return definition.node_def.name
-
-
-def _op_definitions(definition: Any) -> list[dg.OpDefinition]:
-    if isinstance(definition, dg.OpDefinition):
-        return [definition]
-    return [op for inner in definition.node_defs for op in _op_definitions(inner)]
 
 
 def _has_value(definition: dg.AssetsDefinition, key: dg.AssetKey) -> bool:

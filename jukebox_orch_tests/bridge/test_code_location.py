@@ -10,7 +10,7 @@ from jukebox_orch_tests.bridge import graphs as bridge_graphs
 from jukebox_orch_tests.bridge.graph_reader import DATASET, SOURCE, graph_of
 from kfp_bridge.errors import BridgeError
 from kfp_bridge.pipeline_graph import CodeLocation
-from kfp_bridge.reading.definitions import load_definitions
+from kfp_bridge.reading.code_location import load_definitions
 from kfp_bridge.reading.graph import read_graph
 
 
