@@ -24,10 +24,10 @@ FILES = {
     "acme/models/iris.py": """
         import numpy as np
         from acme.common.cleaning import clean
-        from jukebox_orch_tests.support.projects import Blobs
+        from jukebox_orch.projects.jukebox import Jukebox
         def lazily():
             import acme_helpers
-        class Iris(Blobs):
+        class Iris(Jukebox):
             name = "iris"
     """,
     "acme/models/vocabulary.json": '["setosa"]',
@@ -105,7 +105,7 @@ def test_renamed_file_changes_code_version(site: Path) -> None:
 
 def test_single_module_plugin_is_versioned_by_its_file(site: Path) -> None:
     (site / "acme_single.py").write_text(
-        "from jukebox_orch_tests.support.projects import Blobs\nclass Single(Blobs): name = 'single'\n"
+        "from jukebox_orch.projects.jukebox import Jukebox\nclass Single(Jukebox): name = 'single'\n"
     )
     before = code_version(load("acme_single:Single"))
     (site / "acme_other.py").write_text("")

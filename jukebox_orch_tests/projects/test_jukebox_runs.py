@@ -11,7 +11,8 @@ import dagster as dg
 import pytest
 import yaml
 
-from jukebox_orch_tests.support.deployment import Deployment
+from jukebox_orch.projects.jukebox import Jukebox
+from jukebox_orch_tests.support.deployment import Deployment, failures
 
 ONE: dict[str, Any] = {
     "seed": 1,
@@ -39,17 +40,15 @@ def start(deployment: Deployment, name: str, config: dict[str, Any]) -> subproce
 def deployments(
     tmp_path_factory: pytest.TempPathFactory, migrated: Path
 ) -> Iterator[tuple[Deployment, Deployment]]:
-    """Start two concurrent runs in one deployment, then repeat the first one in another deployment."""
+    """Start two concurrent runs in one deployment, then repeat the first one in another deployment, in this process."""
     shared, separate = (Deployment(tmp_path_factory.mktemp(name)) for name in ("shared", "separate"))
     for deployment in (shared, separate):
         shutil.copy(migrated, deployment.folder / "mlflow.db")
-    for runs in (
-        [start(shared, "one", ONE), start(shared, "other", OTHER)],
-        [start(separate, "one", ONE)],
-    ):
-        for process in runs:
-            _, errors = process.communicate(timeout=900)
-            assert process.returncode == 0, errors[-3_000:]
+    for process in [start(shared, "one", ONE), start(shared, "other", OTHER)]:
+        _, errors = process.communicate(timeout=900)
+        assert process.returncode == 0, errors[-3_000:]
+    repeated = separate.run(project=Jukebox(), **ONE)
+    assert repeated.success, failures(repeated)
     yield shared, separate
     for deployment in (shared, separate):
         deployment.instance.dispose()

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from jukebox_orch.registry.promotion import champion_history, promote, rollback
@@ -54,11 +55,11 @@ def test_rollback_job_moves_aliases_and_records_reason(ready: Deployment):
     ids=str,
 )
 def test_rollback_with_invalid_config_does_not_start(
-    config: dict[str, str], message: str, promoted: Deployment
+    config: dict[str, Any], message: str, promoted: Deployment
 ):
-    result = promoted.execute("blobs_rollback", config)
-    assert result.returncode == 1
-    assert message in result.stderr
+    with pytest.raises(dg.DagsterError) as refused:
+        promoted.run("rollback", **config)
+    assert message in f"{refused.value}\n{refused.value.__cause__}"
     assert promoted.instance.get_runs_count() == 1
     assert promoted.aliases()["champion"] == "3"
 

@@ -18,7 +18,7 @@ from typing import Any
 import dagster as dg
 import yaml
 
-from jukebox_orch_tests.support.servers import running
+from jukebox_orch_tests.support.servers import running, stop
 from jukebox_orch_tests.support.waiting import free_port, listens, wait_until
 
 POINTS = (
@@ -96,12 +96,7 @@ class DaemonDeployment:
         try:
             yield process
         finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop(process, 30)
             _kill_group(process.pid)
 
     def runs(self) -> list[dg.DagsterRun]:

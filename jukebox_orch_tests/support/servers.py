@@ -186,8 +186,17 @@ def running(command: list, log: Path, environment: dict[str, str] | None = None)
         try:
             yield
         finally:
-            process.terminate()
-            process.wait(20)
+            stop(process)
+
+
+def stop(process: subprocess.Popen, seconds: float = 20) -> None:
+    """Ask the process to end; kill it if it does not."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _rfc3339(moment: float) -> str:
