@@ -19,7 +19,7 @@ help: ## list the commands
 
 install: .venv/installed $(DAGSTER_HOME)/dagster.yaml ## create .venv with the locked packages and this checkout
 
-train: install ## run the training job: make train [PROJECT=jukebox] [DATA=../shared/data]
+train: install ## train and register: make train [PROJECT=jukebox] [DATA=FOLDER]
 	printf 'source: {location: "%s"}\n' '$(DATA)' > $(DAGSTER_HOME)/train.yaml
 	$(BIN)/dagster job execute -m jukebox_orch.definitions -j $(PROJECT)_training -c $(DAGSTER_HOME)/train.yaml
 	$(BIN)/jukebox-orch show $(PROJECT)
@@ -34,7 +34,7 @@ mlflow-ui: install ## MLflow's web server over the embedded store, on port 5000
 test: install ## the test suite: make test [PYTEST_ARGS=--require-parts]
 	$(BIN)/pytest -n 3 --dist loadfile -m "not slow and not cluster" $(PYTEST_ARGS)
 
-test-tutorial: install ## the tutorial as typed, and the wheel alone, each in a new environment
+test-tutorial: install ## the tutorial as typed, the wheel alone: new environments
 	$(BIN)/pytest -m slow jukebox_orch_tests/test_tutorial.py jukebox_orch_tests/test_packaging.py $(PYTEST_ARGS)
 
 test-slow: install ## the repeated crash tests and other long ones
@@ -54,19 +54,19 @@ format: install ## format and sort imports
 bench: install ## measure medians of three with their spread, in one run
 	$(BIN)/python -m benchmarks
 
-replay: install ## play the real days with the real daemon: make replay [DATA=../shared/data]
+replay: install ## play the real days with the daemon: make replay [DATA=FOLDER]
 	$(BIN)/python -m benchmarks.replay $(or $(DATA),../shared/data)
 
-kfp-test: install ## exported pipelines on a real KFP: make kfp-test KFP_HOST=URL IMAGE=NAME [KFP_ARGS=...]
+kfp-test: install ## test on a real KFP: make kfp-test KFP_HOST=URL IMAGE=NAME
 	$(BIN)/python -m jukebox_orch_tests.bridge.kfp.acceptance --host $(KFP_HOST) --image $(IMAGE) $(KFP_ARGS)
 
-image: ## images for Kubernetes: localhost/jukebox-{orchestrator,step,mlflow}:dev
+image: ## the images localhost/jukebox-{orchestrator,step,mlflow}:dev
 	k8s/image/build dev
 
-k8s-test-images: ## images of the tests: step-test, PostgreSQL and those of a second commit
+k8s-test-images: ## images of the tests: step-test, PostgreSQL, a 2nd commit
 	k8s/tests/images/build
 
-k8s-up: ## apply the system to the cluster of KUBECONFIG: make k8s-up [OVERLAY=k8s/overlays/local]
+k8s-up: ## apply to KUBECONFIG's cluster: make k8s-up [OVERLAY=FOLDER]
 	k8s/create-secrets
 	kubectl apply -k $(OVERLAY)
 	for d in $$(kubectl -n jukebox get statefulset,deployment -o name); do kubectl -n jukebox rollout status $$d --timeout=300s || exit 1; done

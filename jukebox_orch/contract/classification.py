@@ -53,7 +53,8 @@ class Classification(Task):
         rows = row_counts(split, prediction.shape[1])
         total = rows.sum()
         k = min(5, prediction.shape[1])
-        top = np.argpartition(prediction, -k, axis=1)[:, -k:]
+        # A stable sort: which of equal probabilities a partition takes depends on the processor.
+        top = np.argsort(prediction, axis=1, kind="stable")[:, -k:]
         hits = np.take_along_axis(rows, prediction.argmax(axis=1)[:, None], axis=1)
         calibration = _calibration(split, prediction)
         gaps = (calibration["confidence"] - calibration["accuracy"]).abs()

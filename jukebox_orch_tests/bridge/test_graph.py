@@ -8,6 +8,7 @@ import dagster as dg
 
 from jukebox_orch_tests.bridge import graphs as bridge_graphs
 from jukebox_orch_tests.bridge.graph_reader import DATASET, SOURCE, graph_of, steps
+from jukebox_orch_tests.bridge.kfp.greeting import greeting
 from kfp_bridge.compiling.compiler import export
 from kfp_bridge.pipeline_graph import Retry, Schedule
 from kfp_bridge.pipeline_spec import read_pipeline_spec
@@ -246,7 +247,7 @@ def test_asset_tag_overrides_pod_config_of_all_tasks():
 
 
 def test_acceptance_graph_exports_and_verifies(tmp_path: Path):
-    graph = read_graph(bridge_graphs.greeting, SOURCE, job="greeting")
+    graph = read_graph(greeting, SOURCE, job="greeting")
     export(graph, "image:1", tmp_path / "greeting.yaml")
     assert verify(graph, "image:1", read_pipeline_spec(tmp_path / "greeting.yaml")) == []
     assert graph.schedules == (Schedule("every_minute", ("* * * * *",), "UTC", True, {}),)

@@ -56,6 +56,16 @@ def test_classification_metrics_equal_scikit_learn_on_rows(data):
     assert scores["log_loss"] == pytest.approx(-np.log(clipped).mean(), abs=1e-6)
 
 
+def test_top_5_of_equal_probabilities_equals_scikit_learn():
+    counts, probabilities = np.tile(np.arange(CLASSES), (4, 1)), np.zeros((4, CLASSES))
+    for row, certain in enumerate(([1], [2, 3], [0, 2, 3], [0, 1, 2, 3])):
+        probabilities[row, certain] = 1 / len(certain)
+    labels, predicted = expanded(counts, probabilities)
+    assert Classification().score(split_of(counts), probabilities)["top_5_accuracy"] == (
+        metrics.top_k_accuracy_score(labels, predicted, k=5, labels=range(CLASSES))
+    )
+
+
 @given(aggregated())
 @settings(deadline=None, max_examples=60)
 def test_calibration_error_equals_definition_on_rows(data):

@@ -23,13 +23,7 @@ import dagster as dg
 import yaml
 
 from jukebox_orch_tests.bridge.kfp.metadata import Metadata, forwarded
-from jukebox_orch_tests.bridge.kfp.site import (
-    CHARTS,
-    Site,
-    executor_input,
-    expect,
-    main_container,
-)
+from jukebox_orch_tests.bridge.kfp.site import CHARTS, Site, executor_input, expect, main_container
 from jukebox_orch_tests.bridge.kfp.timing import time_split
 from jukebox_orch_tests.support.dagster_runs import failed_gate, materializations
 from jukebox_orch_tests.support.jukebox_files import write_charts
@@ -68,7 +62,7 @@ def main() -> int:
 
 def checks(site: Site, work: Path) -> list[tuple[str, Callable[[], str]]]:
     """Return the checks with their names; later checks use the runs of earlier ones."""
-    graphs = "jukebox_orch_tests.bridge.graphs"
+    graphs = "jukebox_orch_tests.bridge.kfp.greeting"
     site.put_secret(site.greeting)
     site.put_charts(write_charts(work / "charts.parquet"))
     foreign = site.exported(work, graphs, "greeting", "greeting")

@@ -17,7 +17,7 @@ from jukebox_orch_tests.bridge.kfp.timing import time_split
 from kfp_bridge.pipeline_spec import read_pipeline_spec
 from kfp_bridge.service.client import KfpHost
 
-GRAPHS = "jukebox_orch_tests.bridge.graphs"
+GREETING = "jukebox_orch_tests.bridge.kfp.greeting"
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Rehearsal:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("exported")
     exporter = Site(None, None, None, "kubeflow", "", "image:1")  # type: ignore[arg-type]
-    first = exporter.exported(folder, GRAPHS, "greeting", "greeting")
-    return first, exporter.exported(folder, GRAPHS, "greeting", "greeting_recoded")
+    first = exporter.exported(folder, GREETING, "greeting", "greeting")
+    return first, exporter.exported(folder, GREETING, "greeting", "greeting_recoded")
 
 
 @pytest.fixture
