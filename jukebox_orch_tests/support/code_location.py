@@ -1,7 +1,7 @@
 """A code location with the graphs of the test projects, configured by the environment like a deployment.
 
-A test can kill the process: DIE_IN is a function, "package.module:function", whose first call kills the process with
-SIGKILL. DIE_ONCE is a file that is written then, so that the next process is not killed.
+A test can kill the process: DIE_IN lists functions, "package.module:function", whose first call kills the process with
+SIGKILL. DIE_ONCE is a folder with a file for each that was called, so that the next process is not killed.
 """
 
 import importlib
@@ -31,8 +31,8 @@ def _die_in(function: str, once: Path) -> None:
     setattr(owner, name, die)
 
 
-if "DIE_IN" in os.environ:
-    _die_in(os.environ["DIE_IN"], Path(os.environ["DIE_ONCE"]))
+for _function in os.environ.get("DIE_IN", "").split():
+    _die_in(_function, Path(os.environ["DIE_ONCE"], _function))
 
 defs = dg.Definitions.merge(
     build_training_graph(Blobs()),
