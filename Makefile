@@ -32,7 +32,7 @@ mlflow-ui: install ## MLflow's web server over the embedded store, on port 5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri sqlite:///$(DAGSTER_HOME)/mlflow.db --default-artifact-root $(DAGSTER_HOME)/mlflow --host 127.0.0.1
 
 test: install ## the test suite: make test [PYTEST_ARGS=--require-parts]
-	$(BIN)/pytest -n 3 --dist loadfile -m "not slow and not cluster" $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not cluster" $(PYTEST_ARGS)
 
 test-tutorial: install ## the tutorial as typed, the wheel alone: new environments
 	$(BIN)/pytest -m slow jukebox_orch_tests/test_tutorial.py jukebox_orch_tests/test_packaging.py $(PYTEST_ARGS)
