@@ -60,7 +60,7 @@ def test_job_snapshots_contain_no_secret(run_with_secrets):
 def test_mlflow_contains_no_secret(
     run_with_secrets, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory
 ):
-    server = tmp_path_factory.getbasetemp() / "mlflow-server0"
+    *_, server = sorted(tmp_path_factory.getbasetemp().glob("mlflow-server[0-9]*"))
     assert (server / "server.db").exists()
     assert list((server / "artifacts").rglob("model.onnx"))
     assert files_containing(server, PASSWORD, KEY) == []

@@ -101,7 +101,8 @@ def serve_mlflow(folder: Path, database: Path) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(scope="session")
+# One server per file: the files register models of the same name.
+@pytest.fixture(scope="module")
 def mlflow_server(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[str]:
     with serve_mlflow(tmp_path_factory.mktemp("mlflow-server"), migrated) as url:
         yield url
