@@ -31,7 +31,7 @@ MISTAKES = {
     ),
     "bridge imports product": ("kfp_bridge/names.py", "import jukebox_orch", "do not import each other"),
     "plugin imports Dagster": ("jukebox_orch/projects/jukebox/rules.py", "import dagster", "neither Dagster"),
-    "decision imports time": ("jukebox_orch/sensors/decisions.py", "import time", "Decisions of sensors"),
+    "decision imports time": ("jukebox_orch/sensors/trigger_types.py", "import time", "Decisions of sensors"),
     "trigger imports other trigger": (
         "jukebox_orch/sensors/git_tags/remote.py",
         "from jukebox_orch.sensors.new_data import decision",

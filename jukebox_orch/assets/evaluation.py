@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from jukebox_orch.assets import trained_model as training_module
-from jukebox_orch.assets.check_results import (
+from jukebox_orch.assets.check_builder import (
     Check,
     Outcome,
     check_results,

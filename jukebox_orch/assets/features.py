@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from jukebox_orch.assets.check_results import Check, Outcome, check_results
+from jukebox_orch.assets.check_builder import Check, Outcome, check_results
 from jukebox_orch.assets.metadata import image
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
 from jukebox_orch.contract import Dataset, Features, ModelProject

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from jukebox_orch.assets import trained_model as training_module
-from jukebox_orch.assets.check_results import Check, Outcome, check_results
+from jukebox_orch.assets.check_builder import Check, Outcome, check_results
 from jukebox_orch.assets.metadata import table
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
 from jukebox_orch.contract import ModelProject

@@ -7,7 +7,7 @@ import dagster as dg
 
 from jukebox_orch.assets import evaluation as evaluation_module
 from jukebox_orch.assets import onnx_model as onnx_module
-from jukebox_orch.assets.check_results import Check, Outcome, check_results, refuse_unless_passed
+from jukebox_orch.assets.check_builder import Check, Outcome, check_results, refuse_unless_passed
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
 from jukebox_orch.contract import InputError, ModelProject
 from jukebox_orch.deployed_code import DeployedCode

@@ -6,7 +6,7 @@ import dagster as dg
 
 from jukebox_orch.assets import features as features_module
 from jukebox_orch.assets import validated_data as validation_module
-from jukebox_orch.assets.check_results import (
+from jukebox_orch.assets.check_builder import (
     Check,
     Outcome,
     check_results,

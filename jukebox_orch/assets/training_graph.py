@@ -9,7 +9,7 @@ from typing import Any, Literal
 import dagster as dg
 from pydantic import BaseModel
 
-from jukebox_orch.assets.check_results import Check
+from jukebox_orch.assets.check_builder import Check
 from jukebox_orch.assets.code_version import code_version, fingerprint
 from jukebox_orch.assets.run_config import config_schema, parse, run_settings
 from jukebox_orch.contract import InputError, ModelProject

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 
 FORMAT_VERSION = 1
 INLINE_BYTES = 32 * 1024

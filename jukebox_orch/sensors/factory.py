@@ -7,11 +7,11 @@ from typing import Any
 import dagster as dg
 
 from jukebox_orch.deployed_code import DeployedCode
-from jukebox_orch.sensors.decisions import Decision, Evaluate, SourceUnavailableError, count
 from jukebox_orch.sensors.git_tags.tick import git_tags_tick
 from jukebox_orch.sensors.model_alerts.tick import model_alerts_tick
 from jukebox_orch.sensors.new_data.tick import new_data_tick
 from jukebox_orch.sensors.settings import Triggers
+from jukebox_orch.sensors.trigger_types import Decision, Evaluate, SourceUnavailableError, count
 
 _IDLE_SECONDS = 3_600
 

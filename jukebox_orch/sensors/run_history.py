@@ -2,7 +2,7 @@
 
 from dagster import DagsterInstance, RunsFilter
 
-from jukebox_orch.sensors.decisions import EVENT_ID_TAG, EVENT_TAG, StartedEvent
+from jukebox_orch.sensors.trigger_types import EVENT_ID_TAG, EVENT_TAG, StartedEvent
 
 _PAGE = 500
 

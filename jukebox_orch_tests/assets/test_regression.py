@@ -6,7 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from jukebox_orch.assets.check_results import check_results
+from jukebox_orch.assets.check_builder import check_results
 from jukebox_orch.assets.evaluation import CHECKS
 from jukebox_orch_tests.support.deployment import Deployment, checks, failures
 from jukebox_orch_tests.support.projects import Rents

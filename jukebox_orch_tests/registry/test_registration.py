@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jukebox_orch.assets.check_results import check_results
+from jukebox_orch.assets.check_builder import check_results
 from jukebox_orch.assets.evaluation import CHECKS
 from jukebox_orch.ml.keras_runtime import predict
 from jukebox_orch.registry.promotion import champion_history, rollback

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.model_alerts.alertmanager import active_alerts
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 from jukebox_orch_tests.support.servers import Misbehaviour, alertmanager, self_signed_certificate
 from jukebox_orch_tests.support.waiting import free_port, wait_until
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jukebox_orch.sensors.cursor import CursorCodec, CursorError, SnapshotStore, with_head
-from jukebox_orch.sensors.decisions import SourceUnavailableError
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 
 SMALL = {"tags": {"v1.0.0": "a" * 40}}
 LARGE = {"files": {f"{os.urandom(16).hex()}.csv": [1, "t", os.urandom(32).hex()] for _ in range(5_000)}}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.git_tags.remote import list_tags
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 from jukebox_orch_tests.support.git_server import Repository, git_http_server
 from jukebox_orch_tests.support.servers import Misbehaviour, self_signed_certificate
 from jukebox_orch_tests.support.waiting import free_port

@@ -11,8 +11,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.git_tags.remote import list_tags
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 from jukebox_orch_tests.support.git_server import GitOverSsh, Repository, git_ssh_server, make_ssh_key
 from jukebox_orch_tests.support.sensor import Sensor
 

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jukebox_orch.deployed_code import DeployedCode
-from jukebox_orch.sensors.decisions import Decision, StartedEvent
 from jukebox_orch.sensors.git_tags.decision import GitTagsState, decide, rebuilt
+from jukebox_orch.sensors.trigger_types import Decision, StartedEvent
 
 A, B, C = "a" * 40, "b" * 40, "c" * 40
 UNKNOWN = DeployedCode(None, None)

@@ -8,10 +8,10 @@ import time
 import fsspec
 import pytest
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.new_data.decision import Contents, Entry, NewDataState
 from jukebox_orch.sensors.new_data.locations import open_location
 from jukebox_orch.sensors.new_data.scan import read_digests, scan
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 from jukebox_orch_tests.support.servers import Misbehaviour, s3_server, self_signed_certificate
 from jukebox_orch_tests.support.waiting import free_port
 

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jukebox_orch.sensors.decisions import Decision, StartedEvent
 from jukebox_orch.sensors.model_alerts.decision import (
     RETENTION_SECONDS,
     Alert,
@@ -14,6 +13,7 @@ from jukebox_orch.sensors.model_alerts.decision import (
     decide,
     rebuilt,
 )
+from jukebox_orch.sensors.trigger_types import Decision, StartedEvent
 
 NOW = 1_700_000_000.0
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError, StartedEvent
 from jukebox_orch.sensors.new_data.decision import (
     Contents,
     Decision,
@@ -20,6 +19,7 @@ from jukebox_orch.sensors.new_data.decision import (
     rebuilt,
     select,
 )
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError, StartedEvent
 
 NOW = 1_000_000.0
 OLD = NOW - 3_600

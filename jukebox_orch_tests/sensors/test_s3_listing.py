@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.new_data.decision import NewDataState
 from jukebox_orch.sensors.new_data.locations import open_location
 from jukebox_orch.sensors.new_data.s3_listing import join_ranges, parse_quickly, split_ranges, take_objects
 from jukebox_orch.sensors.new_data.scan import scan
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 from jukebox_orch_tests.support.servers import Misbehaviour, s3_server
 
 ODD_KEYS = ["a b&c<d>\"e'.csv", "100%+1=2;x.csv", "ü/ñ/日本.csv", "&amp;.csv", "plain.csv", "folder/"]

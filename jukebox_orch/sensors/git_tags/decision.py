@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from packaging.version import InvalidVersion, Version
 
 from jukebox_orch.deployed_code import DeployedCode
-from jukebox_orch.sensors.decisions import (
+from jukebox_orch.sensors.trigger_types import (
     EVENT_ID_TAG,
     EVENT_TAG,
     Decision,

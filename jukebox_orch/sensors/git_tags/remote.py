@@ -11,8 +11,8 @@ import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.settings import checked_repository
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 
 SECONDS = 15.0
 """Below 20 s, so that a tick stays well below Dagster's limit."""

@@ -7,11 +7,11 @@ import dagster as dg
 
 from jukebox_orch.deployed_code import DeployedCode
 from jukebox_orch.sensors.cursor import CursorCodec
-from jukebox_orch.sensors.decisions import Decision, Evaluate, explained
 from jukebox_orch.sensors.git_tags.decision import EVENT, GitTagsState, decide, rebuilt
 from jukebox_orch.sensors.git_tags.remote import list_tags
 from jukebox_orch.sensors.run_history import started_events
 from jukebox_orch.sensors.settings import GitTagsTrigger
+from jukebox_orch.sensors.trigger_types import Decision, Evaluate, explained
 
 
 def git_tags_tick(

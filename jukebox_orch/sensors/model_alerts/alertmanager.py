@@ -8,8 +8,8 @@ from typing import Annotated
 import httpx
 from pydantic import AwareDatetime, BaseModel, Field, TypeAdapter, ValidationError
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.model_alerts.decision import Alert
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 
 SECONDS = 10.0
 MAX_BYTES = 32 * 1024**2

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from jukebox_orch.sensors.decisions import (
+from jukebox_orch.sensors.trigger_types import (
     EVENT_ID_TAG,
     EVENT_TAG,
     Decision,

@@ -6,10 +6,10 @@ from typing import Any
 import dagster as dg
 
 from jukebox_orch.sensors.cursor import CursorCodec
-from jukebox_orch.sensors.decisions import Decision, Evaluate, explained
 from jukebox_orch.sensors.model_alerts.decision import EVENT, ModelAlertsState, decide, rebuilt
 from jukebox_orch.sensors.run_history import started_events
 from jukebox_orch.sensors.settings import ModelAlertsTrigger
+from jukebox_orch.sensors.trigger_types import Decision, Evaluate, explained
 
 
 def model_alerts_tick(trigger: ModelAlertsTrigger, job_name: str, state_root: str) -> Evaluate:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
 
-from jukebox_orch.sensors.decisions import (
+from jukebox_orch.sensors.trigger_types import (
     EVENT_ID_TAG,
     EVENT_TAG,
     Decision,

@@ -15,9 +15,9 @@ import fsspec
 import httpx
 from fsspec.implementations.local import LocalFileSystem
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.new_data.decision import Entry, Listing, NewDataState
 from jukebox_orch.sensors.new_data.s3_listing import Range, join_ranges, parse_quickly, split_ranges
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 
 SWEEP_SECONDS = 0.5
 """Time in which one tick lists a bucket, besides its newest keys; a large bucket is listed over several ticks."""

@@ -12,9 +12,9 @@ from typing import TypeVar
 
 import httpx
 
-from jukebox_orch.sensors.decisions import SourceUnavailableError
 from jukebox_orch.sensors.new_data.decision import MANIFEST, Contents, Entry, Listing, NewDataState
 from jukebox_orch.sensors.new_data.locations import Location
+from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 
 SCAN_SECONDS = 20.0
 READ_SECONDS = 25.0

@@ -7,7 +7,6 @@ from typing import Any
 import dagster as dg
 
 from jukebox_orch.sensors.cursor import CursorCodec, with_head
-from jukebox_orch.sensors.decisions import Decision, Evaluate, explained
 from jukebox_orch.sensors.new_data.decision import (
     EVENT,
     Limits,
@@ -19,6 +18,7 @@ from jukebox_orch.sensors.new_data.decision import (
 )
 from jukebox_orch.sensors.run_history import started_events
 from jukebox_orch.sensors.settings import NewDataTrigger
+from jukebox_orch.sensors.trigger_types import Decision, Evaluate, explained
 
 RECENT_RUNS = 200
 """Runs to check before new files start one: Dagster drops an interrupted tick after a day, but its run may exist."""
