@@ -53,7 +53,7 @@ class Classification(Task):
         rows = row_counts(split, prediction.shape[1])
         total = rows.sum()
         k = min(5, prediction.shape[1])
-        # A stable sort: which of equal probabilities a partition takes depends on the processor.
+        # A stable sort, as in scikit-learn: argpartition leaves open which of equal probabilities it takes.
         top = np.argsort(prediction, axis=1, kind="stable")[:, -k:]
         hits = np.take_along_axis(rows, prediction.argmax(axis=1)[:, None], axis=1)
         calibration = _calibration(split, prediction)
