@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jukebox_orch.ml.artifact_formats import format_of
 from jukebox_orch.ml.evaluation import evaluate
 from jukebox_orch.ml.features import make_features
-from jukebox_orch.ml.formats import format_of
 from jukebox_orch.ml.onnx_export import export
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.ml.training import train

@@ -106,7 +106,7 @@ def dataset_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
 
     @graph.asset(NODE, CHECKS)
     def dataset(context: dg.AssetExecutionContext, model_store: ModelStore):
-        from jukebox_orch.ml.formats import format_of
+        from jukebox_orch.ml.artifact_formats import format_of
 
         settings = graph.settings(NODE, context)
         tables = graph.project.load(settings.source)

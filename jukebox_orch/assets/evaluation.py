@@ -102,8 +102,8 @@ def evaluation_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         mlflow: MlflowResource,
         model_store: ModelStore,
     ):
+        from jukebox_orch.ml.artifact_formats import format_of
         from jukebox_orch.ml.evaluation import evaluate
-        from jukebox_orch.ml.formats import format_of
         from jukebox_orch.registry import tracking
 
         settings = graph.settings(NODE, context)

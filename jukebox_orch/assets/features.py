@@ -116,8 +116,8 @@ def features_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, dataset: Dataset, artifact_store: dg.ResourceParam[ArtifactStore]
     ):
         from jukebox_orch.assets import figures
+        from jukebox_orch.ml.artifact_formats import format_of
         from jukebox_orch.ml.features import make_features
-        from jukebox_orch.ml.formats import format_of
 
         settings = graph.settings(NODE, context)
         digest = format_of(dataset).digest(dataset)

@@ -54,7 +54,7 @@ def validated_data_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
 
     @graph.asset(NODE, checks(project))
     def validated_data(context: dg.AssetExecutionContext, dataset: Dataset):
-        from jukebox_orch.ml.formats import format_of
+        from jukebox_orch.ml.artifact_formats import format_of
 
         validation = project.validate(dataset)
         report = ValidationReport(

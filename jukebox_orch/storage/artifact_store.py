@@ -37,7 +37,7 @@ class ReusedValue:
 
 
 class ArtifactStore(dg.ConfigurableIOManager):
-    """Stores asset values by type (see `jukebox_orch.ml.formats`) and verifies the sha256 on every load."""
+    """Stores asset values by type (see `jukebox_orch.ml.artifact_formats`) and verifies the sha256 on every load."""
 
     root: str = Field(
         description="Folder or fsspec URL of all artifacts, for example /data/artifacts or s3://b/a"
@@ -51,7 +51,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
             return
         from upath import UPath
 
-        from jukebox_orch.ml.formats import format_of
+        from jukebox_orch.ml.artifact_formats import format_of
 
         started = time.perf_counter()
         value_format = format_of(obj)
@@ -120,7 +120,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
         """
         from upath import UPath
 
-        from jukebox_orch.ml.formats import FORMATS, FormatError
+        from jukebox_orch.ml.artifact_formats import FORMATS, FormatError
 
         try:
             path, sha256 = str(metadata["path"].value), str(metadata["sha256"].value)

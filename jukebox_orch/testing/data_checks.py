@@ -133,7 +133,7 @@ def check_dataset(project: ModelProject, dataset: Dataset) -> None:
 
 def check_storage(dataset: Dataset, folder: Path) -> None:
     """Check that the dataset has the same digest after it was written and read."""
-    from jukebox_orch.ml.formats import format_of
+    from jukebox_orch.ml.artifact_formats import format_of
 
     dataset_format = format_of(dataset)
     dataset_format.write(dataset, folder)
@@ -184,7 +184,7 @@ def check_bad_data(project: ModelProject, dataset: Dataset, seed: int) -> None:
 
 def dataset_digest(dataset: Dataset) -> str:
     """Return the digest of all values of the dataset."""
-    from jukebox_orch.ml.formats import format_of
+    from jukebox_orch.ml.artifact_formats import format_of
 
     return format_of(dataset).digest(dataset)
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from upath import UPath
 
 from jukebox_orch.contract import Features, Normalization, Split
+from jukebox_orch.ml.artifact_formats import FORMATS, format_of
 from jukebox_orch.ml.artifacts import StoredFeatures
-from jukebox_orch.ml.formats import FORMATS, format_of
 from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
 from jukebox_orch.storage.publishing import combined_digest, file_digest, publish
 from jukebox_orch_tests.support.artifacts import KEY, stored

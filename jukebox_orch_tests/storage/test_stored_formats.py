@@ -9,7 +9,7 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from jukebox_orch.ml.formats import FORMATS, format_of
+from jukebox_orch.ml.artifact_formats import FORMATS, format_of
 from jukebox_orch.ml.keras_runtime import predict
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
