@@ -1,4 +1,4 @@
-"""The training job from the command line: exit codes, the steps that run, steps in their own processes."""
+"""The training job: the quickstart's command, and what a failed check stops in this run and in later ones."""
 
 import shutil
 import subprocess
@@ -86,12 +86,12 @@ def test_failed_validation_stops_training(deployment: Deployment):
     rows["color"] = rows["color"].where(rows.index % 3 > 0, "pink")
     rows.to_csv(broken, index=False)
     before = broken.read_bytes()
-    result = deployment.execute("blobs_training", {"source": {"location": str(broken)}})
-    assert result.returncode == 1
-    assert sorted(materialized(deployment)) == ["dataset", "features", "validated_data"]
+    result = deployment.run(source={"location": str(broken)})
+    assert not result.success
+    assert sorted(made(result)) == ["dataset", "features", "validated_data"]
     assert deployment.versions() == []
     assert not Path(deployment.models).exists()
-    assert "missing or unknown target" in result.stderr
+    assert "missing or unknown target" in (checks(result)["validated_data:target"].description or "")
     assert broken.read_bytes() == before
 
 
@@ -136,50 +136,6 @@ def test_bad_input_fails_step_once_with_instruction(deployment: Deployment):
     assert made(result) == []
     assert "nothing.csv: not found; check the path or URL" in failures(result)
     assert not [e for e in result.all_events if e.is_step_up_for_retry]
-
-
-@pytest.fixture(scope="module")
-def multiprocess(tmp_path_factory: pytest.TempPathFactory, migrated: Path) -> Iterator[Deployment]:
-    """Run each step in its own process; the first ones of `features` and `registered_model` are killed."""
-    folder = tmp_path_factory.mktemp("processes")
-    shutil.copy(migrated, folder / "mlflow.db")
-    (folder / "killed").mkdir()
-    deployment = Deployment(folder)
-    result = deployment.execute(
-        "blobs_training",
-        {**SMALL, "version": "1.0.0", "seed": 42},
-        JUKEBOX_ORCH_EXECUTOR="multiprocess",
-        OPENBLAS_NUM_THREADS="1",
-        DIE_IN="jukebox_orch.assets.features:check_results jukebox_orch.registry.promotion:promote",
-        DIE_ONCE=str(folder / "killed"),
-    )
-    assert result.returncode == 0, result.stderr[-3_000:]
-    yield deployment
-    deployment.instance.dispose()
-
-
-def test_multiprocess_run_gives_same_files_as_one_process(finished, multiprocess: Deployment):
-    pids = {event.pid for event in multiprocess.events(dg.DagsterEventType.STEP_SUCCESS)}
-    assert len(pids) == len(ASSETS)
-    for asset in ("dataset", "features", "trained_model", "evaluation"):
-        assert multiprocess.version(f"blobs/{asset}") == finished[0].version(f"blobs/{asset}"), asset
-    onnx_sha256 = multiprocess.metadata("blobs/onnx_model")["onnx_sha256"]
-    assert onnx_sha256 == finished[0].metadata("blobs/onnx_model")["onnx_sha256"]
-
-
-def test_killed_step_is_retried_and_leaves_no_files(multiprocess: Deployment):
-    assert len(list((multiprocess.folder / "killed").iterdir())) == 2
-    retried = multiprocess.events(dg.DagsterEventType.STEP_RESTARTED)
-    assert [event.step_key for event in retried] == ["blobs__features", "blobs__registered_model"]
-    folders = list(Path(multiprocess.artifacts, "blobs", "features").iterdir())
-    assert len(folders) == 1
-    assert list(Path(multiprocess.artifacts, ".incoming").iterdir()) == []
-
-
-def test_killed_registration_is_completed_by_retry(multiprocess: Deployment):
-    assert multiprocess.versions() == [1]
-    assert multiprocess.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
-    assert multiprocess.value("blobs/registered_model").adopted
 
 
 def test_later_job_does_not_register_model_with_failed_gate(deployment: Deployment):

@@ -19,7 +19,8 @@ import yaml
 from fastapi.openapi.models import OpenAPI
 
 from jukebox_orch.assets import NODES
-from jukebox_orch.run_api import KEY_TAG, ErrorResponse, Parameters, RunRequest, RunStarter, build_app
+from jukebox_orch.contract import InputError
+from jukebox_orch.run_api import KEY_TAG, ErrorResponse, Parameters, RunRequest, RunStarter, build_app, main
 from jukebox_orch_tests.support.waiting import answers, free_port, wait_until
 
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -355,13 +356,7 @@ def test_token_below_16_characters_is_refused():
         build_app(RunStarter("127.0.0.1", 1, frozenset()), TOKEN[:15])
 
 
-def test_missing_token_file_is_named():
-    process = subprocess.run(
-        [sys.executable, "-m", "jukebox_orch.run_api"],
-        env=os.environ | {"JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE": "/nowhere/token"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode != 0
-    assert "JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE = '/nowhere/token': cannot be read" in process.stderr
+def test_missing_token_file_is_named(monkeypatch):
+    monkeypatch.setenv("JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE", "/nowhere/token")
+    with pytest.raises(InputError, match="TOKEN_FILE = '/nowhere/token': cannot be read"):
+        main()
