@@ -1,4 +1,4 @@
-"""The deployment's configuration: the only module that reads the environment.
+"""The deployment's configuration: the only module that reads these variables.
 
 | variable | meaning | default |
 |---|---|---|
@@ -154,13 +154,16 @@ def run_api_settings() -> RunApiSettings:
     Raises:
         InputError: the port or address is invalid, or the token file cannot be read.
     """
-    host, _, port = _setting("WEBSERVER", "localhost:3000").rpartition(":")
+    webserver = _setting("WEBSERVER", "localhost:3000")
+    host, _, port = webserver.rpartition(":")
+    if not (host and port.isdigit()):
+        raise InputError(f"JUKEBOX_ORCH_WEBSERVER = {webserver!r}: use host:port, for example localhost:3000")
     own_port = os.environ.get("PORT") or "8080"
-    if not (host and port.isdigit() and own_port.isdigit()):
-        raise InputError(
-            f"JUKEBOX_ORCH_WEBSERVER must be host:port (is {host}:{port}), PORT a number (is {own_port!r})"
-        )
+    if not own_port.isdigit():
+        raise InputError(f"PORT = {own_port!r}: use a number")
     file = _setting("LAUNCHER_TOKEN_FILE", "")
+    if not file:
+        raise InputError("JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE is not set: name the file that holds the token")
     try:
         token = Path(file).read_text().strip()
     except OSError as error:

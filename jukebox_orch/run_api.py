@@ -11,7 +11,7 @@
 `/openapi.json` describes it for programs, `/docs` for people; neither needs a token.
 
 Two requests with one key at the same time start one run only while a single process serves: the lock is in the
-process. That is why the manifest sets `maxScale: 1`.
+process. That is why the manifest sets `autoscaling.knative.dev/max-scale: "1"`.
 """
 
 import hmac
@@ -207,7 +207,9 @@ def build_app(starter: RunStarter, token: str) -> FastAPI:
         ValueError: a token of fewer than 16 characters.
     """
     if len(token) < 16:
-        raise ValueError(f"the token has {len(token)} characters; use at least 16")
+        raise ValueError(
+            f"the token (JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE) has {len(token)} characters; use at least 16"
+        )
 
     async def authorize(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
         if given is None or not hmac.compare_digest(given.credentials.encode(), token.encode()):

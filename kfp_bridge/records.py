@@ -91,7 +91,9 @@ def parse_record(text: str, place: str) -> TaskRecord:
     try:
         content = json.loads(text)
         if content["version"] != VERSION:
-            raise BridgeError(f"{place}: record version {content['version']!r}, this bridge reads {VERSION}")
+            raise BridgeError(
+                f"{place}: record version {content['version']!r}, this bridge reads {VERSION}; run the step again"
+            )
         assets = tuple(parse_asset_record(item, place) for item in content["assets"])
         checks = tuple(_event(check, dg.AssetCheckEvaluation) for check in content["checks"])
     except (ValueError, TypeError, KeyError, dg.DagsterError) as error:

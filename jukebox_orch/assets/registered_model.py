@@ -113,7 +113,7 @@ def _refuse_unchecked(
         raise InputError("onnx_model and evaluation are of different models: materialize both again")
     if features.digest != evaluation.features_digest:
         raise InputError("evaluation used other features than the latest ones: materialize it again")
-    remedy = "the model is not registered"
+    remedy = "not registered; correct the data, settings or gates and train again"
     refuse_unless_passed("evaluation", project, evaluation_module.CHECKS, evaluation, remedy)
     refuse_unless_passed("onnx_model", project, onnx_module.CHECKS, onnx_model.report, remedy)
 

@@ -22,7 +22,7 @@ from jukebox_orch.storage.artifact_store import ArtifactStore
 
 NODE = AssetNode(
     name="trained_model",
-    description="Keras model from raw inputs to outputs, including normalisation, with its training history.",
+    description="Keras model from raw inputs to outputs, including normalization, with its training history.",
     kinds=frozenset({"keras", "tensorflow"}),
     artifact_type="Model",
     inputs=("features", "validated_data"),

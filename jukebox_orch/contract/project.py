@@ -76,7 +76,7 @@ class ModelProject(ABC):
         """Build the Keras network that maps a normalised float32 batch (batch, *features.shape) to the outputs.
 
         Classification ends with a softmax over `features.labels`, regression with one linear unit. The product
-        adds the normalisation in front and chooses the loss.
+        adds the normalization in front and chooses the loss.
         """
 
     def optimizer(self, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:

@@ -31,7 +31,7 @@ def split_by_share(
     import numpy as np
 
     if not len(keys):
-        raise InputError("no usable rows: nothing to split")
+        raise InputError("no usable rows to split; see the checks of validated_data and correct the data")
     classes = np.zeros(len(keys)) if strata is None else strata
     random = np.random.default_rng(seed)
     split = np.full(len(keys), "train", "U10")

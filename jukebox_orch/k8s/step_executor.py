@@ -143,7 +143,10 @@ def _read(settings_file: str) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise InputError(f"JUKEBOX_ORCH_EXECUTOR_CONFIG = {settings_file!r}: {error}") from error
     if not isinstance(settings, dict):
-        raise InputError(f"JUKEBOX_ORCH_EXECUTOR_CONFIG = {settings_file!r}: must be a mapping")
+        raise InputError(
+            f"JUKEBOX_ORCH_EXECUTOR_CONFIG = {settings_file!r}: is a {type(settings).__name__}; "
+            "use a mapping such as k8s/base/executor.yaml"
+        )
     return settings
 
 

@@ -89,7 +89,7 @@ def load_keras(path: Path) -> keras.Model:
         config = json.loads(archive.read("config.json"))
     if layer := _lambda_layer(config):
         raise UnsafeFileError(
-            f"{path.name}: layer {layer!r} is a Lambda layer, which is Python code: refused"
+            f"{path.name}: layer {layer!r} is a Lambda layer, which is Python code; use a layer class instead"
         )
     keras = import_keras()
     model = keras.saving.load_model(path, compile=False, safe_mode=True)

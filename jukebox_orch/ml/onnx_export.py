@@ -1,6 +1,6 @@
 """Exports the trained model as one ONNX file and compares it with Keras on the whole test split.
 
-The file takes raw features (it contains the normalisation), has the project's input names and a dynamic batch
+The file takes raw features (it contains the normalization), has the project's input names and a dynamic batch
 dimension, and stores labels, features and lineage in its metadata.
 """
 

@@ -83,7 +83,7 @@ def refuse_external_data(content: bytes) -> None:
         if external_data_helper.uses_external_data(tensor):
             location = {entry.key: entry.value for entry in tensor.external_data}.get("location", "?")
             raise UnsafeFileError(
-                f"tensor {tensor.name!r} is stored outside the ONNX file, in {location!r}: refused"
+                f"tensor {tensor.name!r} is stored outside the ONNX file, in {location!r}; save the model as one file"
             )
 
 

@@ -131,7 +131,7 @@ def _best_epoch(hyperparameters: Hyperparameters, history: Mapping[str, Sequence
 
 
 def serving_model(project: ModelProject, features: Features, hyperparameters: Any) -> keras.Model:
-    """Build the project's network with the normalisation in front, so that it takes raw inputs.
+    """Build the project's network with the normalization in front, so that it takes raw inputs.
 
     Raises:
         InputError: the network's input or output shape does not match the features.

@@ -44,7 +44,7 @@ def model_card(
             "",
             "## Input and output",
             "",
-            "Raw values; the model contains the normalisation.",
+            "Raw values; the model contains the normalization.",
             "",
             _table(["input", "type and shape"], [[n, " ".join(map(str, t))] for n, t in onnx.inputs.items()]),
             "",

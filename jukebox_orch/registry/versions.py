@@ -74,11 +74,14 @@ def verify(mlflow: MlflowResource, store: ModelStore, model_name: str, number: s
     downloaded = _download(client, model_name, number)
     if hashlib.sha256(downloaded).hexdigest() != recorded:
         raise RegistrationError(
-            f"{model_name} version {number}: the file in MLflow is not the registered one"
+            f"{model_name} version {number}: the file in MLflow has sha256 {hashlib.sha256(downloaded).hexdigest()}, "
+            f"not {recorded} as registered; restore it or use another version"
         )
     example = store.side_file(model_name, number, "example.json")
     if example is None:
-        raise RegistrationError(f"{model_name} version {number}: example.json is missing in the model store")
+        raise RegistrationError(
+            f"{model_name} version {number}: example.json is missing in the model store; restore it"
+        )
     predictor = OnnxPredictor(content)
     feed = {i.name: np.asarray(example["inputs"][i.name]) for i in predictor.session.get_inputs()}
     types = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
@@ -88,7 +91,7 @@ def verify(mlflow: MlflowResource, store: ModelStore, model_name: str, number: s
     if not difference <= EXAMPLE_TOLERANCE:
         raise RegistrationError(
             f"{model_name} version {number}: the prediction of the recorded example differs by {difference:.2g} "
-            f"(at most {EXAMPLE_TOLERANCE:g})"
+            f"(at most {EXAMPLE_TOLERANCE:g}); use another version"
         )
     return difference
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from jukebox_orch.storage.publishing import file_digest, is_local, publish
+from jukebox_orch.storage.publishing import is_local, publish
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -74,10 +74,12 @@ class ModelStore(dg.ConfigurableResource):
         """
         path = self.entry(model_name, version) / "model.onnx"
         if not path.exists():
-            raise StoreError(f"{path} is missing in the model store")
+            raise StoreError(f"{path} is missing in the model store; restore it")
         content = path.read_bytes()
-        if _sha256(content) != sha256:
-            raise StoreError(f"{path} has sha256 {file_digest(path)}, {sha256} was registered: refused")
+        if (found := _sha256(content)) != sha256:
+            raise StoreError(
+                f"{path} has sha256 {found}, this version's model has {sha256}: restore its file or remove the entry"
+            )
         return content
 
     def side_file(self, model_name: str, version: str, name: str) -> Any:

@@ -117,8 +117,10 @@ def check_dataset(project: ModelProject, dataset: Dataset) -> None:
     """Check that the dataset is a dict of non-empty tables and arrays with the declared names and columns."""
     assert isinstance(dataset, dict), f"load() returns {type(dataset).__name__}, not a dict of tables"
     for name, value in dataset.items():
-        assert isinstance(value, pd.DataFrame | np.ndarray), f"{name!r} is {type(value).__name__}"
-        assert len(value), f"{name!r} is empty"
+        assert isinstance(value, pd.DataFrame | np.ndarray), (
+            f"load()[{name!r}] is {type(value).__name__}, not a table or array"
+        )
+        assert len(value), f"load()[{name!r}] has no rows"
         if isinstance(value, np.ndarray):
             assert value.dtype != object, f"array {name!r} contains Python objects"
     assert set(dataset) == set(project.tables), (

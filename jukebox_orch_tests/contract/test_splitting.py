@@ -62,5 +62,5 @@ def test_class_with_too_few_keys_is_refused() -> None:
 
 
 def test_empty_input_is_refused() -> None:
-    with pytest.raises(InputError, match="no usable rows: nothing to split"):
+    with pytest.raises(InputError, match="no usable rows to split"):
         split_by_share(np.array([]), 0.1, 0.1, 0)

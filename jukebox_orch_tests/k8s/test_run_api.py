@@ -352,7 +352,7 @@ def test_absent_webserver_is_502_and_sigterm_ends_server(tmp_path):
 
 
 def test_token_below_16_characters_is_refused():
-    with pytest.raises(ValueError, match="token has 15 characters; use at least 16"):
+    with pytest.raises(ValueError, match="TOKEN_FILE\\) has 15 characters; use at least 16"):
         build_app(RunStarter("127.0.0.1", 1, frozenset()), TOKEN[:15])
 
 

@@ -101,7 +101,7 @@ def test_run_resources_are_merged_into_deployment_settings():
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [(None, "No such file"), ("- a", "must be a mapping"), ("{", "")]
+    ("content", "reason"), [(None, "No such file"), ("- a", "is a list; use a mapping"), ("{", "")]
 )
 def test_bad_settings_file_is_named(tmp_path, content, reason):
     file = tmp_path / "executor.yaml"

@@ -154,7 +154,7 @@ def test_store_entry_with_another_model_is_refused(again: Deployment):
     entry = Path(again.store().entry("blobs", "2").path)
     entry.mkdir()
     (entry / "model.onnx").write_bytes(b"another model")
-    with pytest.raises(RuntimeError, match="was registered: refused"):
+    with pytest.raises(RuntimeError, match="restore its file or remove the entry"):
         add(again, "second")
     assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
     assert (entry / "model.onnx").read_bytes() == b"another model"

@@ -61,7 +61,7 @@ def test_entry_is_not_replaced_by_another_model(root: str, s3: str, tmp_path: Pa
     store = ModelStore(root=f"{s3}/never" if root == "s3" else str(tmp_path))
     store.save("blobs", "1", {"model.onnx": b"one"})
     store.save("blobs", "1", {"model.onnx": b"one"})
-    with pytest.raises(StoreError, match="was registered: refused"):
+    with pytest.raises(StoreError, match="restore its file or remove the entry"):
         store.save("blobs", "1", {"model.onnx": b"two"})
     assert (store.entry("blobs", "1") / "model.onnx").read_bytes() == b"one"
 

@@ -250,8 +250,24 @@ class Dagster:
 
     def finished(self, run_id: str, timeout: float = 600) -> dict[str, Any]:
         """Wait until the run is finished and return it with its events."""
-        wait_until(lambda: self.status(run_id) in FINISHED, timeout, f"run {run_id} to finish")
+        wait_until(
+            lambda: self.status(run_id) in FINISHED,
+            timeout,
+            lambda: f"run {run_id} to finish: {events_text(self.run(run_id))}",
+        )
         return self.run(run_id)
+
+    def step_started(self, run_id: str, name: str) -> None:
+        """Wait until the step's process has recorded that it started."""
+
+        def started() -> bool:
+            events = self.run(run_id)["eventConnection"]["events"]
+            return any(
+                e["__typename"] == "ExecutionStepStartEvent" and e["stepKey"].endswith(f"__{name}")
+                for e in events
+            )
+
+        wait_until(started, 240, f"step {name} to start", every=0.5)
 
     def runs(self, tag: str, value: str) -> list[dict[str, Any]]:
         return self.query(_RUNS, tags=[{"key": tag, "value": value}])["runsOrError"]["results"]

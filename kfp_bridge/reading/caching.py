@@ -1,4 +1,4 @@
-"""Which tasks KFP may take from its cache, and which of them run every time nevertheless."""
+"""Which tasks KFP may take from its cache, and which cached tasks still run every time."""
 
 import graphlib
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def read_cache(
 
 
 def rerun_rows(steps: Sequence[Step]) -> list[MappingRow]:
-    """Return a row for each cached task that KFP runs every time nevertheless.
+    """Return a row for each cached task that KFP still runs every time.
 
     KFP identifies an input by its artifact's id, and a task that runs makes new artifacts, even if their content is
     equal.

@@ -43,9 +43,9 @@ def read_parameters(job: dg.JobDefinition) -> tuple[tuple[Parameter, ...], list[
     ]
     for name, count in Counter(names).items():
         if count > 1:
-            rows.append(
-                MappingRow(f"parameter {name}", "name", "two config fields have this name", "unmapped")
-            )
+            paths = " and ".join(".".join(p.path) for p in parameters if p.name == name)
+            reason = f"the config fields {paths} have this name; rename one"
+            rows.append(MappingRow(f"parameter {name}", "name", reason, "unmapped"))
     return tuple(sorted(parameters, key=lambda parameter: parameter.name)), rows
 
 

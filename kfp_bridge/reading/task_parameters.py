@@ -2,8 +2,8 @@
 
 Without a config mapping a task takes the fields of its op. With one, any op may depend on any field, so a task takes
 all of them and changing any of them is a cache miss, unless the asset declares in its metadata (`kfp/config`) the
-fields that its config depends on. A task that always runs takes all of them nevertheless: a mapping that refuses a
-bad value then does so in the first task, as Dagster does before any task.
+fields that its config depends on. A task that always runs takes all of them, even with that declaration: a mapping
+that refuses a bad value then does so in the first task, as Dagster does before any task.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -38,7 +38,7 @@ class ExecutorInput:
         """Return the input artifact of this name; it exists on disk."""
         if name not in self.inputs:
             raise BridgeError(
-                f"executor input: artifact {name!r} is missing; the pipeline and the image do not match"
+                f"executor input: artifact {name!r} is missing; export the pipeline with the image's kfp_bridge"
             )
         artifact = self.inputs[name]
         if not artifact.path.exists():
@@ -49,7 +49,7 @@ class ExecutorInput:
         """Return the output artifact of this name; its folder is created."""
         if name not in self.outputs:
             raise BridgeError(
-                f"executor input: output {name!r} is missing; the pipeline and the image do not match"
+                f"executor input: output {name!r} is missing; export the pipeline with the image's kfp_bridge"
             )
         artifact = self.outputs[name]
         artifact.path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def write_parameter(task: ExecutorInput, name: str, value: str) -> None:
     """Write an output parameter to the path where the launcher reads it."""
     if name not in task.output_parameters:
         raise BridgeError(
-            f"executor input: output parameter {name!r} is missing; the pipeline and the image do not match"
+            f"executor input: output parameter {name!r} is missing; export the pipeline with the image's kfp_bridge"
         )
     path = task.output_parameters[name]
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -141,7 +141,9 @@ class KfpHost:
         """Return all runs of a pipeline's versions, oldest first."""
         pipeline_id = self.retried(lambda: self._pipeline_id_of(pipeline_name))
         if pipeline_id is None:
-            raise BridgeError(f"{self.host}: has no pipeline {pipeline_name!r}")
+            raise BridgeError(
+                f"{self.host}: has no pipeline {pipeline_name!r}; upload it with `kfp-bridge upload`"
+            )
         listed = self._list(self.runs.run_service_list_runs, "runs", None, namespace=self.namespace)
         found = [
             run

@@ -90,7 +90,7 @@ def _members(where: str, unpacked: IO[bytes]) -> dict[str, np.ndarray]:
             if outside or not member.isreg() or member.issparse():
                 raise InputError(
                     f"{where}: member {member.name!r} is a link, device or sparse file, or "
-                    "points outside of the archive: refused"
+                    "points outside of the archive; keep only files"
                 )
             if not _KNOWN.fullmatch(path.name):
                 raise InputError(
@@ -98,7 +98,7 @@ def _members(where: str, unpacked: IO[bytes]) -> dict[str, np.ndarray]:
                     f"(data_batch_N.bin, test_batch.bin, {_CLASSES})"
                 )
             if path.name in known:
-                raise InputError(f"{where}: member {path.name!r} occurs twice")
+                raise InputError(f"{where}: member {path.name!r} occurs twice; keep one")
             known[path.name] = content[member.offset_data :][: max(0, member.size)]
             if len(known[path.name]) != member.size:
                 raise tarfile.ReadError(f"it ends inside of member {member.name!r}")

@@ -71,9 +71,11 @@ def _map_arrays(where: str, file: IO[bytes]) -> dict[str, np.ndarray]:
     for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
         if name not in _ARRAYS or name == info.filename:
-            raise InputError(f"{where}: member {info.filename!r} is not one of {', '.join(_ARRAYS)}: refused")
+            raise InputError(
+                f"{where}: member {info.filename!r} is not one of {', '.join(_ARRAYS)}; remove it"
+            )
         if name in members:
-            raise InputError(f"{where}: array {name!r} occurs twice")
+            raise InputError(f"{where}: array {name!r} occurs twice; keep one")
         if info.file_size > max(_BOMB_BYTES, _BOMB_RATIO * size):
             raise InputError(
                 f"{where}: member {info.filename!r} unpacks to {info.file_size} bytes, more than {_BOMB_RATIO} "

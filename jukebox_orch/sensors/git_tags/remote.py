@@ -15,7 +15,7 @@ from jukebox_orch.sensors.settings import checked_repository
 from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 
 SECONDS = 15.0
-"""Below 20 s, so that a tick stays well below Dagster's limit."""
+"""Well below the 60 s that Dagster allows for a tick."""
 MAX_BYTES = 64 * 1024**2
 _LINE = re.compile(r"([0-9a-f]{40}|[0-9a-f]{64})\trefs/tags/(.+?)(\^\{\})?")
 
