@@ -145,7 +145,7 @@ def test_unreachable_registry_fails_run_after_retries(again: Deployment, monkeyp
 def test_wrong_file_in_mlflow_prevents_alias(again: Deployment, monkeypatch: pytest.MonkeyPatch):
     original = versions._download
     monkeypatch.setattr(versions, "_download", lambda *a: original(*a) + b"\0")
-    with pytest.raises(RegistrationError, match="version 2: the file in MLflow has sha256 .*, not .* as registered"):
+    with pytest.raises(RegistrationError, match=r"version 2: the file in MLflow has sha256 .*, not"):
         add(again, "broken")
     assert again.aliases() == {"challenger": "1", "champion": "1", "staging": "1"}
 
