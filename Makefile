@@ -12,7 +12,7 @@ PYTEST_ARGS ?=
 # One place for runs, artifacts, the MLflow database and the model store.
 export DAGSTER_HOME ?= $(CURDIR)/.dagster
 
-.PHONY: help install train ui mlflow-ui test test-tutorial test-slow lint format bench replay kfp-test image k8s-test-images k8s-up k8s-test k8s-test-faults k8s-down k8s-render lock clean
+.PHONY: help install train ui mlflow-ui test test-tutorial test-crashes test-slow lint format bench replay kfp-test image k8s-test-images k8s-up k8s-test k8s-test-faults k8s-down k8s-render lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -32,10 +32,13 @@ mlflow-ui: install ## MLflow's web server over the embedded store, on port 5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --backend-store-uri sqlite:///$(DAGSTER_HOME)/mlflow.db --default-artifact-root $(DAGSTER_HOME)/mlflow --host 127.0.0.1
 
 test: install ## the test suite: make test [PYTEST_ARGS=--require-parts]
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not cluster" $(PYTEST_ARGS)
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not crash and not cluster" $(PYTEST_ARGS)
 
 test-tutorial: install ## the tutorial as typed, the wheel alone: new environments
 	$(BIN)/pytest -m slow jukebox_orch_tests/test_tutorial.py jukebox_orch_tests/test_packaging.py $(PYTEST_ARGS)
+
+test-crashes: install ## daemon, steps and registrations killed at each point
+	$(BIN)/pytest -n 2 --dist loadfile -m "crash and not slow" $(PYTEST_ARGS)
 
 test-slow: install ## the repeated crash tests and other long ones
 	$(BIN)/pytest -m "slow and not cluster" $(PYTEST_ARGS)

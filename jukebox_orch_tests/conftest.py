@@ -1,8 +1,5 @@
 """Settings of every session. Fixtures are in `support/fixtures.py`, which imports frameworks only when used."""
 
-import gc
-
-import pytest
 from hypothesis import HealthCheck, settings
 
 from jukebox_orch.ml.keras_runtime import set_tensorflow
@@ -15,12 +12,3 @@ settings.load_profile("busy")
 
 # Before a test module imports Keras, because other settings change the last digits of predictions.
 set_tensorflow()
-
-
-def pytest_collection_finish(session: pytest.Session) -> None:
-    """Leave what is imported out of later garbage collections, of which Keras makes one for every training.
-
-    They took a fifth of the time of the tests that train.
-    """
-    gc.collect()
-    gc.freeze()

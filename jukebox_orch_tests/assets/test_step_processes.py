@@ -14,6 +14,7 @@ import pytest
 from jukebox_orch.assets import NODES
 from jukebox_orch_tests.support.deployment import SMALL, Deployment
 
+pytestmark = pytest.mark.crash
 PASSWORD, KEY = "canary-password-7f3a", "canary-key-91bc"
 
 

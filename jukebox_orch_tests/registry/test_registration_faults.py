@@ -53,6 +53,7 @@ def crashed(
     deployment.instance.dispose()
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_registration_leaves_no_alias_and_next_run_succeeds(point: str, crashed):
     deployment, exit_codes = crashed

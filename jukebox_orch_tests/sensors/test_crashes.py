@@ -9,6 +9,8 @@ import pytest
 from jukebox_orch_tests.support.daemon import POINTS, DaemonDeployment
 from jukebox_orch_tests.support.git_server import Repository
 
+pytestmark = pytest.mark.crash
+
 
 @pytest.mark.timeout(400)
 def test_daemon_killed_anywhere_starts_one_run_per_event(tmp_path):

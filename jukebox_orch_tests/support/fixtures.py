@@ -39,7 +39,7 @@ def deployment(tmp_path: Path, migrated: Path) -> Iterator[Deployment]:
     """Yield a new deployment with an empty MLflow."""
     from jukebox_orch_tests.support.deployment import Deployment
 
-    shutil.copy(migrated, tmp_path / "mlflow.db")
+    shutil.copytree(migrated.parent, tmp_path, dirs_exist_ok=True)
     deployment = Deployment(tmp_path)
     yield deployment
     deployment.instance.dispose()
@@ -53,7 +53,7 @@ def finished(
     from jukebox_orch_tests.support.deployment import SMALL, Deployment
 
     folder = tmp_path_factory.mktemp("finished")
-    shutil.copy(migrated, folder / "mlflow.db")
+    shutil.copytree(migrated.parent, folder, dirs_exist_ok=True)
     deployment = Deployment(folder)
     result = deployment.run(
         **SMALL, version="1.0.0", tags={"git/tag": "v1.0.0", "git/code_matches_tag": "no"}
@@ -73,12 +73,14 @@ def again(finished: tuple[Deployment, dg.ExecuteInProcessResult], tmp_path: Path
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return an empty MLflow database, created once because its migrations take seconds."""
-    from jukebox_orch.registry.mlflow_resource import MlflowResource
+    """Return an empty MLflow database beside Dagster's empty ones, created once because migrations take seconds."""
+    from jukebox_orch_tests.support.deployment import Deployment
 
-    database = tmp_path_factory.mktemp("migrated") / "mlflow.db"
-    MlflowResource(tracking_uri=f"sqlite:///{database}", artifact_root="").client()
-    return database
+    deployment = Deployment(tmp_path_factory.mktemp("migrated"))
+    deployment.client()
+    deployment.instance.get_runs()
+    deployment.instance.dispose()
+    return deployment.folder / "mlflow.db"
 
 
 @contextmanager

@@ -47,6 +47,9 @@ def run(folder: Path, source: str, *selected: str) -> dict[str, tuple[str, str]]
         "--import-mode=importlib",
         "-p",
         "no:cacheprovider",
+        # It collects all garbage at the end of a session, of which there is one per test.
+        "-p",
+        "no:unraisableexception",
         "-c",
         "/dev/null",
         f"--rootdir={folder}",
