@@ -67,7 +67,8 @@ def set_tensorflow() -> None:
 def seeded_keras(seed: int) -> Any:
     """Return Keras with all random seeds set and the layer counters reset."""
     keras = import_keras()
-    # Keras numbers layers per process, and their names are written to the ONNX file. A step has nothing to free yet.
+    # Keras numbers layers per process, and their names are written to the ONNX file. No full garbage
+    # collection (0.24 s with the libraries loaded): a step builds one or two models.
     keras.utils.clear_session(free_memory=False)
     keras.utils.set_random_seed(seed)
     return keras

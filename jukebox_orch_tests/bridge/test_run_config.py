@@ -12,7 +12,7 @@ from jukebox_orch_tests.bridge import graphs as bridge_graphs
 from jukebox_orch_tests.bridge.graph_reader import DATASET, SOURCE, graph_of, steps, strict_export_error
 from kfp_bridge.pipeline_graph import Parameter, PipelineGraph
 from kfp_bridge.reading.graph import read_graph
-from kfp_bridge.reading.run_config import parameter_values, run_config
+from kfp_bridge.reading.run_config import parameter_values, read_parameters, run_config
 
 
 def test_config_mapping_fields_become_parameters():
@@ -130,3 +130,24 @@ def test_incomplete_declaration_stops_export(tmp_path: Path):
 def test_declared_unknown_field_stops_export(tmp_path: Path):
     message = strict_export_error(declared(["epochs", "epoch"]), tmp_path)
     assert "task model: kfp/config: the job has no config field 'epoch'" in message
+
+
+def test_fields_whose_names_collide_are_named():
+    nested = {"a_b": {"x": int}, "a": {"b": {"x": int}}}
+
+    @dg.config_mapping(config_schema=nested)
+    def settings(_config: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+    @dg.op
+    def nothing() -> None: ...
+
+    @dg.job(config=settings)
+    def plain() -> None:
+        nothing()
+
+    _, rows = read_parameters(plain)
+    (unmapped,) = [row for row in rows if row.outcome == "unmapped"]
+    assert unmapped.subject == "parameter a_b_x"
+    assert {"a_b.x", "a.b.x"} <= set(unmapped.becomes.split())
+    assert "rename one" in unmapped.becomes

@@ -356,7 +356,20 @@ def test_token_below_16_characters_is_refused():
         build_app(RunStarter("127.0.0.1", 1, frozenset()), TOKEN[:15])
 
 
-def test_missing_token_file_is_named(monkeypatch):
-    monkeypatch.setenv("JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE", "/nowhere/token")
-    with pytest.raises(InputError, match="TOKEN_FILE = '/nowhere/token': cannot be read"):
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE",
+            "/nowhere/token",
+            "TOKEN_FILE = '/nowhere/token': cannot be read",
+        ),
+        ("JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE", "", "TOKEN_FILE is not set: name the file"),
+        ("JUKEBOX_ORCH_WEBSERVER", "localhost", "WEBSERVER = 'localhost': use host:port"),
+        ("PORT", "http", "PORT = 'http': use a number"),
+    ],
+)
+def test_bad_variable_is_named_with_value(name: str, value: str, message: str, monkeypatch):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
         main()
