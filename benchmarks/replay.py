@@ -81,9 +81,9 @@ def replay(data: Path, home: Path, first_days: int) -> list[Day]:
         "include_earlier": True,
         "interval_seconds": 1,
     }
-    (home / "triggers.yaml").write_text(yaml.safe_dump({PROJECT: {"new_data": settings}}))
+    (home / "projects.yaml").write_text(yaml.safe_dump({PROJECT: {"triggers": {"new_data": settings}}}))
     (home / "dagster.yaml").write_text(Path("dagster.yaml").read_text())
-    os.environ |= {"DAGSTER_HOME": str(home), "JUKEBOX_ORCH_TRIGGERS": str(home / "triggers.yaml")}
+    os.environ |= {"DAGSTER_HOME": str(home), "JUKEBOX_ORCH_PROJECTS": str(home / "projects.yaml")}
     rankings = pd.read_parquet(data / "song_rankings.parquet")
     dates = pd.to_datetime(rankings["snapshot_date"]).dt.strftime("%Y-%m-%d")
     calendar = sorted(dates.unique())

@@ -17,9 +17,10 @@ import pytest
 from jukebox_orch import deployment
 from jukebox_orch.assets import NODES
 from jukebox_orch.components import training_pipeline
-from jukebox_orch.sensors import Triggers
+from jukebox_orch.project_settings import ProjectSettings
 from jukebox_orch.storage.artifact_store import ArtifactStore
 from jukebox_orch_tests.support.installed import install
+from jukebox_orch_tests.support.projects import Blobs
 
 COMPONENT = "jukebox_orch.components.TrainingPipeline"
 REGIONS = ("emea", "apac")
@@ -168,8 +169,8 @@ def test_instances_have_separate_cursors_for_same_files(
         (tmp_path / "landing" / f"{uuid.uuid4().hex}.csv").write_text("a\n1\n")
     trigger = {"location": str(tmp_path / "landing"), "patterns": ["*"], "quiet_seconds": 0}
     for region in REGIONS:
-        triggers = Triggers.model_validate({"new_data": trigger})
-        sensor = deployment.sensors(f"{region}_blobs", triggers)[0]
+        settings = ProjectSettings(triggers={"new_data": trigger})
+        sensor, *_ = deployment.automation(f"{region}_blobs", Blobs(), settings).sensors or ()
         requests, cursor = [], None
         for _ in range(4):
             with dg.DagsterInstance.ephemeral() as instance:

@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
-from urllib.parse import urlsplit
 
 from jukebox_orch.contract.settings import InputError, SourceFile
+from jukebox_orch.contract.urls import display_url
 
 _BLOCK = 1 << 20
 
@@ -51,14 +51,6 @@ def read_bytes(file: SourceFile, limit: int = 1 << 30) -> bytes:
     if file.sha256:
         _verify(file, hashlib.sha256(data).hexdigest())
     return data
-
-
-def display_url(url: str) -> str:
-    """Return `url` for messages: without user name, password and query (which may hold a signature)."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}".removeprefix("file://")
 
 
 def read_error(url: str, error: Exception) -> Exception:

@@ -8,7 +8,12 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from jukebox_orch.registry.promotion import champion_history, promote, rollback
+from jukebox_orch.registry.promotion import (
+    ChampionChange,
+    champion_history,
+    move_champion,
+    promote,
+)
 from jukebox_orch.registry.versions import RegistrationError
 from jukebox_orch_tests.support.deployment import Deployment, failures
 from jukebox_orch_tests.support.registration_crash import add
@@ -37,11 +42,11 @@ def test_rollback_job_moves_aliases_and_records_reason(ready: Deployment):
     assert result.success, failures(result)
     assert ready.aliases() == {"challenger": "3", "champion": "2", "production": "2", "staging": "1"}
     *before, last = champion_history(ready.mlflow(), "blobs")
-    assert [e["version"] for e in before] == ["1", "2", "3"]
-    assert last["version"] == "2"
-    assert last["why"] == "wrong on Sundays"
-    assert last["by"] == f"ops, dagster run {result.run_id}"
-    assert last["at"].startswith("20")
+    assert [e.version for e in before] == ["1", "2", "3"]
+    assert last.version == "2"
+    assert last.why == "wrong on Sundays"
+    assert last.by == f"ops, dagster run {result.run_id}"
+    assert last.at.startswith("20")
 
 
 @pytest.mark.parametrize(
@@ -65,17 +70,16 @@ def test_rollback_with_invalid_config_does_not_start(
 
 
 def test_named_version_becomes_champion(ready: Deployment):
-    moved = rollback(ready.mlflow(), ready.store(), "blobs", "1", by="me", why="test")
-    assert moved == ("3", "1")
+    moved = move_champion(ready.mlflow(), ready.store(), "blobs", "1", by="me", why="test")
+    assert (moved.before["champion"], moved.version) == ("3", "1")
     assert ready.aliases()["champion"] == "1"
 
 
 def test_retried_rollback_moves_champion_once(ready: Deployment):
     """The step is retried if its pod dies after the alias was moved."""
     mlflow, store = ready.mlflow(), ready.store()
-    assert rollback(mlflow, store, "blobs", "", by="run 1", why="test") == ("3", "2")
-    ready.client().set_registered_model_alias("blobs", "production", "3")
-    assert rollback(mlflow, store, "blobs", "", by="run 1", why="test") == ("3", "2")
+    assert moved(move_champion(mlflow, store, "blobs", "", by="run 1", why="test")) == ("3", "2")
+    assert moved(move_champion(mlflow, store, "blobs", "", by="run 1", why="test")) == ("3", "2")
     assert ready.aliases()["champion"] == "2"
     assert ready.aliases()["production"] == "2"
 
@@ -88,9 +92,9 @@ def test_rollback_killed_before_alias_is_completed_by_retry(
     with monkeypatch.context() as patch:
         patch.setattr(client, "set_registered_model_alias", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            rollback(mlflow, store, "blobs", "", by="run 1", why="test")
+            move_champion(mlflow, store, "blobs", "", by="run 1", why="test")
     assert ready.aliases()["champion"] == "3"
-    assert rollback(mlflow, store, "blobs", "", by="run 1", why="test") == ("3", "2")
+    assert moved(move_champion(mlflow, store, "blobs", "", by="run 1", why="test")) == ("3", "2")
     assert ready.aliases()["champion"] == "2"
 
 
@@ -101,8 +105,12 @@ def test_rollback_skips_version_of_interrupted_promotion(ready: Deployment, monk
     with monkeypatch.context() as patch:
         patch.setattr(client, "set_registered_model_alias", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            promote(mlflow, "blobs", number, alias="staging", by="run 4", why="test")
-    assert rollback(mlflow, ready.store(), "blobs", "", by="me", why="test") == ("3", "2")
+            promote(mlflow, "blobs", number, aliases=["staging"], by="run 4", why="test")
+    assert moved(move_champion(mlflow, ready.store(), "blobs", "", by="me", why="test")) == ("3", "2")
+
+
+def moved(change: ChampionChange) -> tuple[str, str]:
+    return change.before["champion"], change.version
 
 
 def interrupt(*arguments: Any) -> None:
@@ -121,7 +129,7 @@ def test_rollback_to_tampered_version_is_refused(where: str, ready: Deployment):
         example = json.loads((entry / "example.json").read_text())
         example["outputs"]["probabilities"][0][0] += 0.01
         (entry / "example.json").write_text(json.dumps(example))
-    result = ready.run("rollback", version="2", reason="test")
+    result = ready.run("promote", version="2", reason="test")
     assert not result.success
     assert "blobs version 2" in failures(result)
     assert not [e for e in result.all_events if e.is_step_up_for_retry]
@@ -134,29 +142,29 @@ def test_rollback_to_tampered_version_is_refused(where: str, ready: Deployment):
     [
         ("blobs", "99", "blobs has no version '99' in the registry"),
         ("blobs", "../1", "blobs has no version '../1' in the registry"),
-        ("nothing", "", "nothing: no champion before version None; name a version"),
+        ("nothing", "", "nothing: no champion before version none: promote a version"),
         ("nothing", "1", "nothing has no version '1' in the registry"),
     ],
 )
 def test_rollback_to_unknown_version_is_refused(model: str, version: str, message: str, promoted: Deployment):
     with pytest.raises(RegistrationError) as error:
-        rollback(promoted.mlflow(), promoted.store(), model, version, by="me", why="test")
+        move_champion(promoted.mlflow(), promoted.store(), model, version, by="me", why="test")
     assert message in str(error.value)
 
 
 def test_rollback_of_first_champion_is_refused(finished):
     deployment, _ = finished
-    with pytest.raises(RegistrationError, match="no champion before version 1; name a version"):
-        rollback(deployment.mlflow(), deployment.store(), "blobs", "", by="me", why="test")
+    with pytest.raises(RegistrationError, match="no champion before version 1: promote a version"):
+        move_champion(deployment.mlflow(), deployment.store(), "blobs", "", by="me", why="test")
 
 
 def test_history_keeps_last_twenty_entries(ready: Deployment):
     mlflow = ready.mlflow()
     for number in range(22):
-        promote(mlflow, "blobs", str(1 + number % 2), alias="staging", by=f"run {number}", why="test")
+        promote(mlflow, "blobs", str(1 + number % 2), aliases=["staging"], by=f"run {number}", why="test")
     history = champion_history(mlflow, "blobs")
     assert len(history) == 20
-    assert history[-1]["by"] == "run 21"
+    assert history[-1].by == "run 21"
 
 
 def test_aliases_of_other_models_do_not_change(promoted: Deployment):

@@ -5,8 +5,9 @@ import pytest
 
 from jukebox_orch import deployment
 from jukebox_orch.deployed_code import DeployedCode
-from jukebox_orch.sensors import Triggers
+from jukebox_orch.project_settings import ProjectSettings
 from jukebox_orch_tests.support.git_server import Repository, git
+from jukebox_orch_tests.support.projects import Blobs
 
 
 @pytest.mark.parametrize(("executor", "starts"), [("k8s", False), ("in_process", True)])
@@ -16,13 +17,14 @@ def test_tag_in_kubernetes_waits_for_deployment_of_its_code(tmp_path, monkeypatc
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("JUKEBOX_ORCH_EXECUTOR", executor)
     monkeypatch.setenv("JUKEBOX_ORCH_VERSION", "1.2.1")
-    triggers = Triggers.model_validate({"git_tags": {"repository": repository.url}})
+    settings = ProjectSettings(triggers={"git_tags": {"repository": repository.url}})
     cursor = None
 
     def tick(commit: str) -> dg.SensorResult:
         nonlocal cursor
         monkeypatch.setenv("JUKEBOX_ORCH_GIT_COMMIT", commit)
-        (sensor,) = [s for s in deployment.sensors("p", triggers) if s.name == "p_git_tags"]
+        sensors = deployment.automation("p", Blobs(), settings).sensors or ()
+        (sensor,) = [s for s in sensors if s.name == "p_git_tags"]
         with dg.DagsterInstance.ephemeral() as instance:
             result = sensor(dg.build_sensor_context(instance=instance, cursor=cursor))
         assert isinstance(result, dg.SensorResult)
