@@ -55,7 +55,8 @@ class Listing:
     `unchanged` are paths whose size and token the state already has; a location may leave them out of `entries`.
     `covered` are the ranges of paths (after, up to) that were listed completely, None meaning the end; a large
     bucket is listed in ranges, and `sweep` is the path after which the next tick continues. `manifests` maps a
-    folder to the digests in its `SHA256SUMS`.
+    folder to the digests in its `SHA256SUMS`. `unreadable` maps a folder (ending in `/`), an entry or a manifest that
+    could not be read to the reason; the rest of the location is listed.
     """
 
     entries: Sequence[Entry]
@@ -63,6 +64,7 @@ class Listing:
     covered: Sequence[tuple[str, str | None]] = (("", None),)
     sweep: str = ""
     manifests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,7 @@ def decide(
     )
     earlier = _earlier(files, new, selection, digests) if limits.include_earlier else {}
     notes, warnings = _reasons(selection, failures, read, new)
+    warnings += _not_read(listing.unreadable)
     listed = len(listing.entries) + len(listing.unchanged)
     seen = f"{count(listed, 'entry', 'entries')} listed in {location}"
     if len(new) + len(earlier) > MAX_FILES_IN_RUN:
@@ -293,10 +296,7 @@ def _reasons(
     warnings = [
         f"refused ({problem}): {names(paths)}" for problem, paths in sorted(selection.refused.items())
     ]
-    by_failure: dict[str, list[str]] = {}
-    for path, failure in failures.items():
-        by_failure.setdefault(failure, []).append(path)
-    warnings += [f"not read ({failure}): {names(paths)}" for failure, paths in sorted(by_failure.items())]
+    warnings += _not_read(failures)
     if selection.waiting:
         notes.append(f"{count(len(selection.waiting), 'file')} not complete yet: {names(selection.waiting)}")
     if known := read - len(new):
@@ -306,6 +306,13 @@ def _reasons(
     if not new and not notes and not warnings:
         notes.append("nothing new")
     return notes, warnings
+
+
+def _not_read(failures: Mapping[str, str]) -> list[str]:
+    by_failure: dict[str, list[str]] = {}
+    for path, failure in failures.items():
+        by_failure.setdefault(failure, []).append(path)
+    return [f"not read ({failure}): {names(paths)}" for failure, paths in sorted(by_failure.items())]
 
 
 def _refusal(entry: Entry, limits: Limits) -> str | None:
