@@ -205,6 +205,22 @@ def test_unavailable_repository_is_reported_and_tag_starts_later(instance, tmp_p
     assert "nothing new" in sensor.reason()
 
 
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
+def test_tag_with_line_separator_is_refused_alone(instance, tmp_path, separator):
+    repository = Repository(tmp_path / "git")
+    repository.tag("v1.0.0")
+    sensor = Sensor(instance, tmp_path, "git_tags", repository=repository.url)
+    sensor.reason()
+    repository.tag(f"v1.0.1{separator}")
+    repository.tag("v1.1.0")
+    result = sensor.tick()
+    assert [request.tags["git/tag"] for request in result.run_requests or []] == ["v1.1.0"]
+    reason = sensor.reason()
+    assert f"'v1.0.1{ascii(separator)[1:-1]}'" in reason
+    assert "refused (no version after 'v'" in reason
+    assert "2 tags match 'v*'" in reason
+
+
 def names_of(result: dg.SensorResult) -> list[str]:
     files = [file for r in result.run_requests or [] for file in r.run_config["source"]["files"]]
     return [Path(file["url"]).name for file in files]
