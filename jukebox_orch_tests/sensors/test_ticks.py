@@ -221,6 +221,24 @@ def test_tag_with_line_separator_is_refused_alone(instance, tmp_path, separator)
     assert "2 tags match 'v*'" in reason
 
 
+def test_semantic_prereleases_of_repository_start(instance, tmp_path):
+    repository = Repository(tmp_path / "git")
+    repository.tag("v1.0.0")
+    sensor = Sensor(instance, tmp_path, "git_tags", repository=repository.url, max_runs_per_tick=9)
+    sensor.reason()
+    names = [
+        "v1.1.0-SNAPSHOT",
+        "v1.1.0-alpha.beta",
+        "v1.1.0-hotfix.1",
+        "v1.1.0-rc.2",
+        "v1.1.0-rc.10",
+        "v1.1.0+5",
+    ]
+    repository.add_refs([*reversed(names), "v1.1.0rc1"])
+    assert [request.tags["git/tag"] for request in sensor.tick().run_requests or []] == names
+    assert "use for example v1.2.3 or v1.2.3-rc.1, see semver.org): 'v1.1.0rc1'" in sensor.reason()
+
+
 def names_of(result: dg.SensorResult) -> list[str]:
     files = [file for r in result.run_requests or [] for file in r.run_config["source"]["files"]]
     return [Path(file["url"]).name for file in files]
