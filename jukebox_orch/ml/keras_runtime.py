@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import hashlib
 import json
 import logging
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 # Eigen splits sums by thread. With a fixed number of threads, every machine adds in the same order.
 _THREADS = "2"
+_BLOCK = 1 << 20
 
 
 class UnsafeFileError(ValueError):
@@ -96,6 +99,30 @@ def load_keras(path: Path) -> keras.Model:
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     assert isinstance(model, keras.Model)  # noqa: S101
     return model
+
+
+def load_verified_keras(path: Path, sha256: str) -> keras.Model:
+    """Load a `.keras` archive as `load_keras` does, if it has this sha256.
+
+    Keras opens a file by its path, several times. So a private copy is verified and loaded, which nobody replaces
+    in between; it is deleted when the model is in memory.
+
+    Raises:
+        UnsafeFileError: as `load_keras`, or the file has another sha256.
+    """
+    with tempfile.TemporaryDirectory(prefix="keras-") as folder:
+        copy = Path(folder) / path.name
+        state = hashlib.sha256()
+        with path.open("rb") as source, copy.open("wb") as target:
+            while block := source.read(_BLOCK):
+                state.update(block)
+                target.write(block)
+        if state.hexdigest() != sha256:
+            raise UnsafeFileError(
+                f"{path} has sha256 {state.hexdigest()}, it was verified with {sha256}: the file was changed after "
+                "that; refused. Materialize the asset again."
+            )
+        return load_keras(copy)
 
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:

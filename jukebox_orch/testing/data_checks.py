@@ -139,7 +139,7 @@ def check_storage(dataset: Dataset, folder: Path) -> None:
 
     dataset_format = format_of(dataset)
     dataset_format.write(dataset, folder)
-    assert dataset_format.digest(dataset_format.read(folder)) == dataset_digest(dataset), (
+    assert dataset_format.digest(dataset_format.read(folder, {})) == dataset_digest(dataset), (
         "the dataset changes when it is stored as Parquet and .npy: use plain column types"
     )
 
