@@ -182,6 +182,16 @@ def test_allowed_code_mismatch_is_recorded_on_run():
     assert request.tags["git/deployed_version"] == "1.2.1"
 
 
+def test_dirty_commit_of_tag_is_a_code_mismatch():
+    dirty = DeployedCode(f"{B}-dirty", "1.3.0")
+    (request,) = tick({"v1.3.0": B}, deployed=dirty).requests
+    assert request.tags["git/code_matches_tag"] == "no"
+    assert request.tags["git/deployed_commit"] == f"{B}-dirty"
+    assert tick({"v1.3.0": B}, deployed=dirty, must_match=True).requests == []
+    short = DeployedCode(f"{B[:7]}-dirty", None)
+    assert tick({"v1.3.0": B}, deployed=short, must_match=True).requests == []
+
+
 def started(*pairs: tuple[str, str]) -> list[StartedEvent]:
     return [StartedEvent(name, {"git/tag": name, "git/commit": commit}, {}, 0) for name, commit in pairs]
 

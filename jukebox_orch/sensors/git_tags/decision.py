@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from jukebox_orch.deployed_code import DeployedCode
+from jukebox_orch.deployed_code import DIRTY, DeployedCode
 from jukebox_orch.sensors.git_tags.versions import Version, parse_version
 from jukebox_orch.sensors.trigger_types import (
     EVENT_ID_TAG,
@@ -149,14 +149,20 @@ def _request(event: _TagEvent, deployed: DeployedCode) -> RunEvent:
 def _waiting(held: Sequence[_TagEvent], deployed: DeployedCode) -> str:
     runs = f"v{deployed.version.removeprefix('v')}" if deployed.version else "of unknown version"
     if deployed.commit:
-        runs += f" ({deployed.commit[:12]})"
+        runs += f" ({deployed.commit.removesuffix(DIRTY)[:12]}{DIRTY if deployed.is_dirty else ''})"
     newest = held[-1]
     more = f" and {count(len(held) - 1, 'lower tag')}" if len(held) > 1 else ""
-    return f"{newest.name} ({newest.commit[:12]}){more} seen, this deployment is {runs}: waiting for the roll-out"
+    seen = f"{newest.name} ({newest.commit[:12]}){more} seen, this deployment is {runs}"
+    if deployed.is_dirty:
+        return f"{seen} with uncommitted changes: commit or remove them, and deploy the tag's commit"
+    return f"{seen}: waiting for the roll-out"
 
 
 def _matches(event: _TagEvent, deployed: DeployedCode) -> bool:
-    """Compare by commit if the deployment's is known (full or at least 7 digits), else by version."""
+    """Compare by commit if the deployment's is known (full or at least 7 digits), else by version.
+
+    A commit with uncommitted changes is not the tag's.
+    """
     if deployed.commit:
         return len(deployed.commit) >= 7 and event.commit.startswith(deployed.commit.lower())
     return parse_version((deployed.version or "").removeprefix("v")) == event.version
