@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -29,10 +30,17 @@ class UnsafeFileError(ValueError):
     """A model file that can run code or that refers to other files."""
 
 
+class UnfinishedImportError(RuntimeError):
+    """TensorFlow's import began in this process and did not finish."""
+
+
 def import_keras() -> Any:
     """Import Keras with TensorFlow set up so that every machine gives the same results.
 
     TensorFlow reads its settings when it is imported: they have no effect if it was imported before.
+
+    Raises:
+        UnfinishedImportError: an earlier import in this process was interrupted, for example by Ctrl-C, or failed.
     """
     set_tensorflow()
     _load_tensorflow()
@@ -47,6 +55,13 @@ def import_keras() -> Any:
 @functools.cache
 def _load_tensorflow() -> None:
     """Import TensorFlow without garbage collection, which would scan its 500,000 permanent objects many times."""
+    # Python forgets the modules whose import was interrupted and keeps the finished ones. A second import mixes both:
+    # it fails somewhere inside TensorFlow, or works with what it registered twice.
+    if "tensorflow" not in sys.modules and any(name.startswith("tensorflow.") for name in sys.modules):
+        raise UnfinishedImportError(
+            "TensorFlow was imported before in this process, and its import was interrupted or failed. It cannot be "
+            "repeated in the same process: start a new process, for example by running the job again."
+        )
     was_enabled = gc.isenabled()
     gc.disable()
     try:
