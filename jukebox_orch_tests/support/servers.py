@@ -178,12 +178,12 @@ def built_with_go(package: str) -> Path:
         go = shutil.which("go") or parts.absent(
             name, f"put it on PATH, or Go to build it: go install {package}"
         )
-        subprocess.run(
-            [go, "install", package],
-            env={**os.environ, "GOBIN": str(program.parent)},
-            check=True,
-            capture_output=True,
+        environment = {**os.environ, "GOBIN": str(program.parent)}
+        built = subprocess.run(
+            [go, "install", package], env=environment, capture_output=True, text=True, check=False
         )
+        if built.returncode:
+            parts.absent(name, f"`go install {package}` failed: {built.stderr.strip()[-300:]}")
     return program
 
 
