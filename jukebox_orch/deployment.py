@@ -22,6 +22,7 @@
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from typing import Any
 import dagster as dg
 
 from jukebox_orch.contract import InputError, ModelProject
-from jukebox_orch.deployed_code import DeployedCode
+from jukebox_orch.deployed_code import DIRTY, DeployedCode
 from jukebox_orch.project_settings import ProjectSettings, load_project_settings
 from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.sensors import build_schedules, build_sensors
@@ -175,19 +176,36 @@ def instance() -> dg.DagsterInstance:
 def deployed_code() -> DeployedCode:
     """Return the code that was recorded when the deployment was built, else that of this package's checkout."""
     return DeployedCode(
-        commit=_setting("GIT_COMMIT", "") or _git("rev-parse", "HEAD"),
-        version=_setting("VERSION", "") or _git("describe", "--tags", "--exact-match", "HEAD"),
+        commit=_setting("GIT_COMMIT", "") or _checked_out_commit(),
+        version=_setting("VERSION", "") or _git("describe", "--tags", "--exact-match", "HEAD") or None,
     )
 
 
+def _checked_out_commit() -> str | None:
+    """Return the checkout's commit, with `-dirty` if the code differs from it; None without a commit.
+
+    Changes of all tracked files count, and new files of this package, which Python may import. Other new files do not:
+    a checkout often has data and notes beside the code.
+    """
+    status = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no") or ""
+    commit = re.search(r"^# branch\.oid ([0-9a-f]{40,64})$", status, re.MULTILINE)
+    if commit is None:
+        return None
+    changed = re.search(r"^[^#]", status, re.MULTILINE)
+    new = _git("ls-files", "--others", "--exclude-standard", "--exclude=__pycache__", "--", ".")
+    is_clean = not changed and new == ""  # None: git did not answer, so it is not known to be clean
+    return commit[1] if is_clean else f"{commit[1]}{DIRTY}"
+
+
 def _git(*arguments: str) -> str | None:
-    """Return git's output for the checkout that contains this package; None without a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    """Return git's output for the checkout that contains this package; None without a checkout or an answer."""
+    # No optional locks: a sensor's tick must not disturb somebody who works in the checkout.
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
-    return result.stdout.strip() or None if result.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _home() -> Path:

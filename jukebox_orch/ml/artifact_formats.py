@@ -30,6 +30,7 @@ from jukebox_orch.contract.memmap import array_digest, release_pages
 from jukebox_orch.ml.artifacts import (
     DataOrigin,
     EvaluationReport,
+    KerasFile,
     OnnxModel,
     OnnxReport,
     RegisteredModel,
@@ -58,7 +59,8 @@ class Format:
         name: name recorded in the materialization.
         kind: type of the values.
         write: writes a value to an empty folder.
-        read: reads it back; raises FormatError if another version wrote different fields.
+        read: reads it back from a folder, with the verified sha256 of each file for those that are opened only
+            when they are used; raises FormatError if another version wrote different fields.
         digest: digest of a value's content, used as data version.
         rows: number of rows, or None.
     """
@@ -66,7 +68,7 @@ class Format:
     name: str
     kind: type
     write: Callable[[Any, Path], None]
-    read: Callable[[Path], Any]
+    read: Callable[[Path, Mapping[str, str]], Any]
     digest: Callable[[Any], str]
     rows: Callable[[Any], int | None]
 
@@ -123,7 +125,7 @@ def _write_dataset(value: SourcedDataset, folder: Path) -> None:
             release_pages(data)
 
 
-def _read_dataset(folder: Path) -> SourcedDataset:
+def _read_dataset(folder: Path, _digests: Mapping[str, str]) -> SourcedDataset:
     tables: Dataset = {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
     tables |= {path.stem: _load_array(path) for path in folder.glob("*.npy")}
     origin = folder / "origin.json"
@@ -166,7 +168,7 @@ def _write_features(value: StoredFeatures, folder: Path) -> None:
     _write_json(folder / "features.json", described)
 
 
-def _read_features(folder: Path) -> StoredFeatures:
+def _read_features(folder: Path, _digests: Mapping[str, str]) -> StoredFeatures:
     fields = ("dataset_digest", "profile", "inputs", "labels", "normalization", "slices")
     (digest, profile, inputs, labels, normalization, slices), split_kind, origin = _read_json(
         folder / "features.json",
@@ -202,9 +204,9 @@ def _write_keras(value: TrainedModel, folder: Path) -> None:
     value.keras_model.save(folder / "model.keras")
 
 
-def _read_keras(folder: Path) -> TrainedModel:
+def _read_keras(folder: Path, digests: Mapping[str, str]) -> TrainedModel:
     report = _read_json(folder / "training.json", lambda content: TrainingReport(**content))
-    return TrainedModel(report, folder / "model.keras")
+    return TrainedModel(report, KerasFile(folder / "model.keras", digests["model.keras"]))
 
 
 def _write_onnx(value: OnnxModel, folder: Path) -> None:
@@ -212,7 +214,7 @@ def _write_onnx(value: OnnxModel, folder: Path) -> None:
     _write_report(value.report, folder)
 
 
-def _read_onnx(folder: Path) -> OnnxModel:
+def _read_onnx(folder: Path, _digests: Mapping[str, str]) -> OnnxModel:
     return OnnxModel((folder / "model.onnx").read_bytes(), _read_report(OnnxReport, folder))
 
 
@@ -229,7 +231,7 @@ def _report_format(name: str, kind: type[Report]) -> Format:
         name=name,
         kind=kind,
         write=_write_report,
-        read=lambda folder: _read_report(kind, folder),
+        read=lambda folder, _digests: _read_report(kind, folder),
         # Without the fields that an older version of the product did not store, so that its data version is the same.
         digest=lambda value: hashlib.sha256(value.model_dump_json(exclude_unset=True).encode()).hexdigest(),
         rows=lambda _: None,

@@ -221,28 +221,36 @@ class TrainingReport:
 
 
 @dataclass(frozen=True)
+class KerasFile:
+    """A `.keras` file and the sha256 that it had when its artifact was verified."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """Value of `trained_model`. Reads the Keras file only when the network is used.
 
     Attributes:
         report: how it was trained.
-        source: the Keras model in memory, or its verified `.keras` file.
+        source: the Keras model in memory, or its stored file.
     """
 
     report: TrainingReport
-    source: keras.Model | Path
+    source: keras.Model | KerasFile
 
     @cached_property
     def keras_model(self) -> keras.Model:
         """The Keras model that maps raw inputs to outputs.
 
         Raises:
-            UnsafeFileError: the file is not a `.keras` archive or holds code (Lambda layers).
+            UnsafeFileError: the file was changed, is not a `.keras` archive or holds code (Lambda layers).
         """
-        if isinstance(self.source, Path):
-            from jukebox_orch.ml.keras_runtime import load_keras
+        if isinstance(self.source, KerasFile):
+            from jukebox_orch.ml.keras_runtime import load_verified_keras
 
-            return load_keras(self.source)
+            return load_verified_keras(self.source.path, self.source.sha256)
         return self.source
 
 

@@ -8,8 +8,13 @@ from urllib.parse import urlsplit
 import dagster as dg
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-_MATCHER = re.compile(r'[a-zA-Z_][a-zA-Z0-9_]*\s*(=|!=|=~|!~)\s*"[^"\n]*"')
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,40}")
+# The two forms of Alertmanager: a plain name, whose value keeps a backslash before other characters (`"a\.b"`); and a
+# quoted name of any characters (since 0.27), where that is an error.
+_OPERATOR = r"\s*(?:=|!=|=~|!~)\s*"
+_PLAIN = rf'[a-zA-Z_:][a-zA-Z0-9_:]*{_OPERATOR}"(?:[^"\\\n]|\\[^\n])*"'
+_QUOTED = r'(?:[^"\\\n]|\\[\\"n])'
+_MATCHER = re.compile(rf'{_PLAIN}|"{_QUOTED}+"{_OPERATOR}"{_QUOTED}*"')
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,40}")
 _SCP_LIKE = re.compile(r"[\w][\w.-]*@[\w][\w.-]*:[\w~./-]+")
 GIT_SCHEMES = ("https", "http", "ssh", "file")
 
@@ -58,13 +63,17 @@ def _checked_pattern(pattern: str) -> str:
 
 def _checked_matcher(matcher: str) -> str:
     if not _MATCHER.fullmatch(matcher):
-        raise ValueError('must look like name="value" (or !=, =~, !~), the syntax of Alertmanager matchers')
+        raise ValueError(
+            'must look like name="value" (or !=, =~, !~), the syntax of Alertmanager matchers; a name with other '
+            'characters than letters, digits, `_` and `:` is quoted, as in "service.name"="value"; inside quotes use '
+            '\\\\, \\" and \\n for a backslash, a quote and a new line'
+        )
     return matcher
 
 
 def _checked_label(label: str) -> str:
     if not _LABEL.fullmatch(label):
-        raise ValueError("must be a label name: letters, digits and `_`, at most 41 characters")
+        raise ValueError("must be a label name: letters, digits, `_`, `.` and `-`, at most 41 characters")
     return label
 
 

@@ -141,7 +141,7 @@ def check_storage(dataset: Dataset, folder: Path) -> None:
     value = SourcedDataset(dataset, origin=None)
     dataset_format = format_of(value)
     dataset_format.write(value, folder)
-    assert dataset_format.digest(dataset_format.read(folder)) == dataset_digest(dataset), (
+    assert dataset_format.digest(dataset_format.read(folder, {})) == dataset_digest(dataset), (
         "the dataset changes when it is stored as Parquet and .npy: use plain column types"
     )
 

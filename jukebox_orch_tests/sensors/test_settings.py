@@ -8,6 +8,7 @@ from jukebox_orch.contract import InputError
 from jukebox_orch.project_settings import ProjectSettings, load_project_settings
 from jukebox_orch.projects.jukebox import Jukebox
 from jukebox_orch.sensors import Triggers
+from jukebox_orch_tests.sensors.test_alertmanager import BAD_MATCHERS, MATCHERS, QUOTED_NAMES
 
 GOOD = """
 jukebox:
@@ -133,12 +134,19 @@ def test_location_with_ambiguity_or_credentials_is_refused(tmp_path, location):
     assert "secret" not in message.replace("is a secret", "")
 
 
-@pytest.mark.parametrize(
-    "matcher", ["model", 'model="a" or 1', 'model="a\\nb"\n', "=", '{model="a"}', 'model="a",x="b"']
-)
+def with_matcher(matcher: str) -> Triggers:
+    return Triggers.model_validate({"model_alerts": {"url": "http://a:9093", "matchers": [matcher]}})
+
+
+@pytest.mark.parametrize("matcher", BAD_MATCHERS)
 def test_invalid_matcher_is_refused(matcher):
     with pytest.raises(ValueError, match="must look like"):
-        Triggers.model_validate({"model_alerts": {"url": "http://a:9093", "matchers": [matcher]}})
+        with_matcher(matcher)
+
+
+@pytest.mark.parametrize("matcher", [*MATCHERS, *QUOTED_NAMES])
+def test_matcher_of_alertmanager_is_accepted(matcher):
+    assert with_matcher(matcher).model_alerts
 
 
 def test_alerts_without_matcher_are_refused():

@@ -205,6 +205,40 @@ def test_unavailable_repository_is_reported_and_tag_starts_later(instance, tmp_p
     assert "nothing new" in sensor.reason()
 
 
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
+def test_tag_with_line_separator_is_refused_alone(instance, tmp_path, separator):
+    repository = Repository(tmp_path / "git")
+    repository.tag("v1.0.0")
+    sensor = Sensor(instance, tmp_path, "git_tags", repository=repository.url)
+    sensor.reason()
+    repository.tag(f"v1.0.1{separator}")
+    repository.tag("v1.1.0")
+    result = sensor.tick()
+    assert [request.tags["git/tag"] for request in result.run_requests or []] == ["v1.1.0"]
+    reason = sensor.reason()
+    assert f"'v1.0.1{ascii(separator)[1:-1]}'" in reason
+    assert "refused (no version after 'v'" in reason
+    assert "2 tags match 'v*'" in reason
+
+
+def test_semantic_prereleases_of_repository_start(instance, tmp_path):
+    repository = Repository(tmp_path / "git")
+    repository.tag("v1.0.0")
+    sensor = Sensor(instance, tmp_path, "git_tags", repository=repository.url, max_runs_per_tick=9)
+    sensor.reason()
+    names = [
+        "v1.1.0-SNAPSHOT",
+        "v1.1.0-alpha.beta",
+        "v1.1.0-hotfix.1",
+        "v1.1.0-rc.2",
+        "v1.1.0-rc.10",
+        "v1.1.0+5",
+    ]
+    repository.add_refs([*reversed(names), "v1.1.0rc1"])
+    assert [request.tags["git/tag"] for request in sensor.tick().run_requests or []] == names
+    assert "use for example v1.2.3 or v1.2.3-rc.1, see semver.org): 'v1.1.0rc1'" in sensor.reason()
+
+
 def names_of(result: dg.SensorResult) -> list[str]:
     files = [file for r in result.run_requests or [] for file in r.run_config["source"]["files"]]
     return [Path(file["url"]).name for file in files]
