@@ -6,7 +6,7 @@ Importing it loads pydantic but not numpy or pandas, because processes that only
 from jukebox_orch.contract.classification import Classification
 from jukebox_orch.contract.dataset import Dataset, Finding, Validation
 from jukebox_orch.contract.features import Features, Normalization, Split
-from jukebox_orch.contract.files import display_url, open_verified, read_bytes, read_error
+from jukebox_orch.contract.files import display_url, open_verified, read_bytes, read_error, url_path
 from jukebox_orch.contract.project import ModelProject
 from jukebox_orch.contract.regression import Regression
 from jukebox_orch.contract.settings import (
@@ -44,4 +44,5 @@ __all__ = [
     "read_bytes",
     "read_error",
     "split_by_share",
+    "url_path",
 ]

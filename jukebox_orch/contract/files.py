@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
-from urllib.parse import urlsplit
 
 from jukebox_orch.contract.settings import InputError, SourceFile
 
 _BLOCK = 1 << 20
+
+_WEB = ("http", "https")
+_LOCAL = ("file", "local")
+
+# fsspec chains URLs with `::`, as in `simplecache::https://host/a.csv`; an IPv6 address has it too.
+_CHAIN = re.compile(r"::(?=[\w+.-]+(?:://|::|$))")
+
+# User name and password, then the part that may be shown: a host name or an address in brackets, and a port.
+_AUTHORITY = re.compile(r"(?:.*@)?((?:\[[^\]@]*\]|[^@:\[\]]*)(?::\d*)?)")
 
 
 @contextmanager
@@ -54,11 +63,25 @@ def read_bytes(file: SourceFile, limit: int = 1 << 30) -> bytes:
 
 
 def display_url(url: str) -> str:
-    """Return `url` for messages: without user name, password and query (which may hold a signature)."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}".removeprefix("file://")
+    """Return `url` for messages: without user name, password, query and fragment, which may hold a signature.
+
+    A local path is shown as it is, because `?` and `#` are part of its name. A name that is not UTF-8 is escaped, so
+    that it can be printed and stored.
+    """
+    shown = "::".join(_without_secrets(link) for link in _CHAIN.split(url))
+    return shown.encode("utf-8", "backslashreplace").decode()
+
+
+def url_path(url: str) -> str:
+    """Return the part of `url` that names the file, to take its suffix or folder from.
+
+    A web URL loses its query and fragment. Any other URL or path is returned unchanged: `?` and `#` are part of its
+    name.
+    """
+    links = _CHAIN.split(url)
+    named = next((link for link in links if "://" in link), links[0])
+    web = named.partition("://")[0].lower() in _WEB
+    return re.split("[?#]", named, maxsplit=1)[0] if web else named
 
 
 def read_error(url: str, error: Exception) -> Exception:
@@ -75,10 +98,30 @@ def read_error(url: str, error: Exception) -> Exception:
         return InputError(f"{where}: is not a regular file")
     if isinstance(error, ImportError):
         return InputError(f"{where}: this kind of URL needs another package: {error}")
+    reason = f"HTTP status {status}" if status else _reason(url, error)
     if isinstance(error, ValueError) or (status and status < 500):
-        return InputError(f"{where}: cannot be read: {error or status}")
-    reason = f"HTTP status {status}" if status else f"{type(error).__name__}: {error}"
+        return InputError(f"{where}: cannot be read: {reason}; check the path or URL")
     return OSError(f"{where}: cannot be read now: {reason}; try again later")
+
+
+def _without_secrets(link: str) -> str:
+    scheme, separator, rest = link.partition("://")
+    if not separator:
+        return link
+    if scheme in _LOCAL:
+        return rest
+    authority, slash, path = re.split("[?#]", rest, maxsplit=1)[0].partition("/")
+    shown = _AUTHORITY.fullmatch(authority)
+    # No match: the password has a `/`, `?` or `#`, so the rest of it is in what looks like the path.
+    return f"{scheme}://{shown[1]}{slash}{path}" if shown else f"{scheme}://…"
+
+
+def _reason(url: str, error: Exception) -> str:
+    """Return the text of `error`; only its type if `url` has parts to hide, because the text may repeat them."""
+    kind = type(error).__name__
+    if display_url(url) != url.removeprefix("file://"):
+        return f"{kind} (its text is hidden, it may contain the password or signature of the URL)"
+    return str(error) if isinstance(error, ValueError) else f"{kind}: {error}"
 
 
 def _blocks(url: str) -> Iterator[bytes]:
