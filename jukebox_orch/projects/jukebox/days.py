@@ -52,9 +52,10 @@ def choose_days(dates: np.ndarray, min_day_share: float) -> Days:
 
 def listed(days: np.ndarray, rankings: pd.Series) -> str:
     """Return the first five days with their number of rankings, for messages."""
-    first = (f"{day} ({rankings[day]:,})" for day in as_text(days[:5]))
+    first = days[:5]
+    texts = [f"{day} ({n:,})" for day, n in zip(as_text(first), rankings.loc[first], strict=True)]
     more = f" and {len(days) - 5:,} more" if len(days) > 5 else ""
-    return f"{', '.join(first)}{more}"
+    return f"{', '.join(texts)}{more}"
 
 
 def as_text(days: np.ndarray) -> np.ndarray:
