@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -184,7 +185,11 @@ def test_missing_and_extreme_numbers_are_read(
 )
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 def test_other_separator_is_named(
-    tmp_path: Path, made: tuple[pd.DataFrame, pd.DataFrame], separator: str, words: str, quoting: int
+    tmp_path: Path,
+    made: tuple[pd.DataFrame, pd.DataFrame],
+    separator: str,
+    words: str,
+    quoting: Literal[0, 1],
 ) -> None:
     songs = made[0].assign(name="Hello, world")
     folder = csv_folder(tmp_path, *made)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pandas as pd
 import pytest
 
@@ -121,11 +122,9 @@ def test_value_that_is_not_a_date_is_named(tmp_path: Path, value: str) -> None:
 
 def test_launchpad_offers_date_formats() -> None:
     field = config_schema(Jukebox().source)["date_format"]
-    assert [value.config_value for value in field.config_type.enum_values] == [
-        "auto",
-        "month_first",
-        "day_first",
-    ]  # pyright: ignore[reportAttributeAccessIssue]
+    choices = field.config_type
+    assert isinstance(choices, dg.Enum)
+    assert [choice.config_value for choice in choices.enum_values] == ["auto", "month_first", "day_first"]
     assert "2/12/2025" in (field.description or "")
     assert field.default_value == "auto"
 

@@ -8,12 +8,11 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 from jukebox_orch.contract import Dataset, InputError, SourceFile
-from jukebox_orch.projects.jukebox import Jukebox, sample
+from jukebox_orch.projects.jukebox import Jukebox, JukeboxSource, sample
 
 
 def load(location: object = "", *files: SourceFile, **settings: Any) -> Dataset:
-    project = Jukebox()
-    return project.load(project.source(location=str(location), files=list(files), **settings))
+    return Jukebox().load(JukeboxSource(location=str(location), files=list(files), **settings))
 
 
 def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
