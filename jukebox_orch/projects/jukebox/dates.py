@@ -1,4 +1,4 @@
-"""Reads dates from text. The order of day and month in a slash date is decided by evidence, never by habit.
+"""Reads dates from text. The file's own dates decide the order of day and month in slash dates.
 
 `12/25/2024` can only be month first, so the file's other slash dates are month first too. `2/12/2025` alone can be
 read both ways: a file with such dates only is refused until the source's settings say how to read it.
