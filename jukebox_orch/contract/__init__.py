@@ -21,7 +21,7 @@ from jukebox_orch.contract.settings import (
 )
 from jukebox_orch.contract.splitting import split_by_share
 from jukebox_orch.contract.task import Task
-from jukebox_orch.contract.urls import display_url
+from jukebox_orch.contract.urls import display_url, url_path
 
 __all__ = [
     "SAMPLE",
@@ -47,4 +47,5 @@ __all__ = [
     "read_bytes",
     "read_error",
     "split_by_share",
+    "url_path",
 ]

@@ -67,10 +67,18 @@ def read_error(url: str, error: Exception) -> Exception:
         return InputError(f"{where}: is not a regular file")
     if isinstance(error, ImportError):
         return InputError(f"{where}: this kind of URL needs another package: {error}")
+    reason = f"HTTP status {status}" if status else _reason(url, error)
     if isinstance(error, ValueError) or (status and status < 500):
-        return InputError(f"{where}: cannot be read: {error or status}")
-    reason = f"HTTP status {status}" if status else f"{type(error).__name__}: {error}"
+        return InputError(f"{where}: cannot be read: {reason}; check the path or URL")
     return OSError(f"{where}: cannot be read now: {reason}; try again later")
+
+
+def _reason(url: str, error: Exception) -> str:
+    """Return the text of `error`; only its type if `url` has parts to hide, because the text may repeat them."""
+    kind = type(error).__name__
+    if display_url(url) != url.removeprefix("file://"):
+        return f"{kind} (its text is hidden, it may contain the password or signature of the URL)"
+    return str(error) if isinstance(error, ValueError) else f"{kind}: {error}"
 
 
 def _blocks(url: str) -> Iterator[bytes]:

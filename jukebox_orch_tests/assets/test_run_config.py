@@ -99,7 +99,7 @@ def test_empty_config_gives_defaults():
     assert config["jukebox__registered_model"]["model_name"] == "jukebox"
     assert config["jukebox__registered_model"]["version"] == ""
     assert config["jukebox__registered_model"]["prod_flag"] is False
-    assert config["jukebox__dataset"]["source"] == {"location": "", "files": []}
+    assert config["jukebox__dataset"]["source"] == {"location": "", "files": [], "date_format": "auto"}
 
 
 def test_config_value_reaches_every_step_that_takes_it():
