@@ -114,7 +114,9 @@ def values(folder: Path, defs: dg.Definitions, migrated: Path) -> dict[str, dict
     with dg.DagsterInstance.from_config(str(home)) as instance:
         for region in REGIONS:
             job = defs.resolve_job_def(f"{region}_blobs_training")
-            assert job.execute_in_process(instance=instance).success
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("DAGSTER_HOME", str(home))
+                assert job.execute_in_process(instance=instance).success
         for region, asset in itertools.product(REGIONS, NAMES):
             key = dg.AssetKey([region, f"{region}_blobs", asset])
             event = instance.get_latest_materialization_event(key)
@@ -170,7 +172,7 @@ def test_instances_have_separate_cursors_for_same_files(
     trigger = {"location": str(tmp_path / "landing"), "patterns": ["*"], "quiet_seconds": 0}
     for region in REGIONS:
         settings = ProjectSettings(triggers={"new_data": trigger})
-        sensor, *_ = deployment.automation(f"{region}_blobs", Blobs(), settings).sensors or ()
+        sensor = next(iter(deployment.automation(f"{region}_blobs", Blobs(), settings).sensors or ()))
         requests, cursor = [], None
         for _ in range(4):
             with dg.DagsterInstance.ephemeral() as instance:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,6 +68,7 @@ class ChampionChange:
         by: who moved it: user and run.
         why: the reason.
         before: aliases that the change moves -> the version that had it; empty text: none had it.
+        rollback: whether it goes back to an earlier champion.
         done: whether all aliases were moved.
     """
 
@@ -76,13 +77,13 @@ class ChampionChange:
     by: str
     why: str
     before: dict[str, str]
-    done: bool
+    rollback: bool = False
+    done: bool = True
 
     @classmethod
     def parse(cls, entry: dict[str, Any]) -> ChampionChange:
-        """Read an entry of the history. Entries of older versions have neither `before` nor `done`."""
-        before, done = entry.get("before", {}), entry.get("done", True)
-        return cls(entry["version"], entry["at"], entry["by"], entry["why"], before, done)
+        """Read an entry of the history. Those of older versions have neither `before`, `rollback` nor `done`."""
+        return cls(**({"before": {}} | entry))
 
 
 def decide_promotion(
@@ -119,7 +120,14 @@ def decide_promotion(
 
 
 def promote(
-    mlflow: MlflowResource, model_name: str, number: str, *, aliases: Sequence[str] = (), by: str, why: str
+    mlflow: MlflowResource,
+    model_name: str,
+    number: str,
+    *,
+    aliases: Sequence[str] = (),
+    by: str,
+    why: str,
+    rollback: bool = False,
 ) -> ChampionChange | None:
     """Move `champion` and the other aliases to the version, and record who did it and why.
 
@@ -136,7 +144,7 @@ def promote(
             client.set_registered_model_alias(model_name, alias, number)
         return None
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    change = ChampionChange(number, now, by, why, moved, done=False)
+    change = ChampionChange(number, now, by, why, moved, rollback, done=False)
     history = champion_history(mlflow, model_name)
     _write(mlflow, model_name, [*history, change])
     return _finish(mlflow, model_name, history, change)
@@ -182,20 +190,22 @@ def move_champion(
         RegistrationError: the version does not exist, is champion already or cannot be verified, or there is no
             previous champion.
     """
-    finish_interrupted(mlflow, store, model_name)
+    interrupted = finish_interrupted(mlflow, store, model_name)
     history = champion_history(mlflow, model_name)
     if history and history[-1].by == by:
         return history[-1]
+    if not version and interrupted and interrupted.rollback and interrupted.done:
+        return interrupted  # who repeats an interrupted rollback means that one, not the version before it
     aliases = aliases_of(mlflow.client(), model_name)
     replaced = aliases.get(CHAMPION, "")
-    version = version or _champion_before(history, replaced)
+    rollback, version = not version, version or _champion_before(history, replaced)
     if not version:
         raise RegistrationError(
             f"{model_name}: no champion before version {replaced or 'none'}: promote a version that you name"
         )
     verify(mlflow, store, model_name, version)
     others = [a for a, holder in aliases.items() if holder == replaced and a not in (CHAMPION, CHALLENGER)]
-    change = promote(mlflow, model_name, version, aliases=others, by=by, why=why)
+    change = promote(mlflow, model_name, version, aliases=others, by=by, why=why, rollback=rollback)
     if change is None:
         raise RegistrationError(f"{model_name}: version {version} is champion already: nothing to do")
     return change
@@ -214,7 +224,7 @@ def _finish(
     client = mlflow.client()
     for alias in change.before:
         client.set_registered_model_alias(model_name, alias, change.version)
-    done = ChampionChange(change.version, change.at, change.by, change.why, change.before, done=True)
+    done = replace(change, done=True)
     _write(mlflow, model_name, [*earlier, done])
     return done
 
@@ -228,7 +238,10 @@ def _write(mlflow: MlflowResource, model_name: str, history: Sequence[ChampionCh
 
 
 def _champion_before(history: Sequence[ChampionChange], current: str) -> str:
-    """Return the last champion before `current` became champion most recently; empty if there is none."""
-    indices = [i for i, change in enumerate(history) if change.version == current]
-    before = [c.version for c in history[: indices[-1] if indices else None] if c.version != current]
-    return before[-1] if before else ""
+    """Return the champion to go back to; empty if there is none. A second rollback goes further back."""
+    champions: list[str] = []
+    for change in history:
+        if change.rollback and change.version in champions:
+            del champions[champions.index(change.version) :]
+        champions.append(change.version)
+    return next((version for version in reversed(champions) if version != current), "")

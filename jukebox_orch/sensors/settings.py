@@ -166,7 +166,8 @@ class ScheduleTrigger(_Settings):
         try:
             dg.ScheduleDefinition(job_name="any", cron_schedule=self.cron, execution_timezone=self.timezone)
         except dg.DagsterInvalidDefinitionError as error:
-            raise ValueError(" ".join(str(error).split())) from None
+            text = " ".join(str(error).split()).replace(" for schedule 'None'", "")
+            raise ValueError(text.removeprefix("Found ")) from None
         return self
 
 

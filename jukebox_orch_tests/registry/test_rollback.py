@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.registry.promotion import (
     ChampionChange,
     champion_history,
+    finish_interrupted,
     move_champion,
     promote,
 )
@@ -88,33 +91,84 @@ def test_rollback_killed_before_alias_is_completed_by_retry(
     ready: Deployment, monkeypatch: pytest.MonkeyPatch
 ):
     mlflow, store = ready.mlflow(), ready.store()
-    client = mlflow.client()
-    with monkeypatch.context() as patch:
-        patch.setattr(client, "set_registered_model_alias", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            move_champion(mlflow, store, "blobs", "", by="run 1", why="test")
+    with interrupted_at(mlflow, 1, monkeypatch):
+        move_champion(mlflow, store, "blobs", "", by="run 1", why="test")
     assert ready.aliases()["champion"] == "3"
     assert moved(move_champion(mlflow, store, "blobs", "", by="run 1", why="test")) == ("3", "2")
     assert ready.aliases()["champion"] == "2"
 
 
-def test_rollback_skips_version_of_interrupted_promotion(ready: Deployment, monkeypatch: pytest.MonkeyPatch):
+def test_second_rollback_goes_further_back(ready: Deployment):
+    mlflow, store = ready.mlflow(), ready.store()
+    assert moved(move_champion(mlflow, store, "blobs", "", by="run 1", why="test")) == ("3", "2")
+    assert moved(move_champion(mlflow, store, "blobs", "", by="run 2", why="test")) == ("2", "1")
+    with pytest.raises(RegistrationError, match="no champion before version 1"):
+        move_champion(mlflow, store, "blobs", "", by="run 3", why="test")
+    assert moved(move_champion(mlflow, store, "blobs", "3", by="run 4", why="test")) == ("1", "3")
+    assert moved(move_champion(mlflow, store, "blobs", "", by="run 5", why="test")) == ("3", "1")
+
+
+@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.parametrize("version", ["", "2"])
+def test_interrupted_rollback_that_is_repeated_leaves_all_aliases_on_its_version(
+    ready: Deployment, call: int, version: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Another run repeats it: `production` must not end on version 3, which was to be left."""
+    mlflow, store = ready.mlflow(), ready.store()
+    with interrupted_at(mlflow, call, monkeypatch):
+        move_champion(mlflow, store, "blobs", "", by="run 1", why="test")
+    if version:
+        with pytest.raises(RegistrationError, match="version 2 is champion already"):
+            move_champion(mlflow, store, "blobs", version, by="run 2", why="test")
+    else:
+        assert moved(move_champion(mlflow, store, "blobs", "", by="run 2", why="test")) == ("3", "2")
+    assert ready.aliases() == {"challenger": "3", "champion": "2", "production": "2", "staging": "1"}
+
+
+def test_rollback_finishes_interrupted_promotion_first(ready: Deployment, monkeypatch: pytest.MonkeyPatch):
     number = add(ready, "fourth", champion=False)
     mlflow = ready.mlflow()
-    client = mlflow.client()
+    with interrupted_at(mlflow, 1, monkeypatch):
+        promote(mlflow, "blobs", number, aliases=["staging"], by="run 4", why="test")
+    assert moved(move_champion(mlflow, ready.store(), "blobs", "", by="me", why="test")) == ("4", "3")
+
+
+def test_interrupted_promotion_of_damaged_version_is_undone(
+    ready: Deployment, monkeypatch: pytest.MonkeyPatch
+):
+    number = add(ready, "fourth", champion=False)
+    mlflow, before = ready.mlflow(), ready.aliases()
+    with interrupted_at(mlflow, 2, monkeypatch):
+        promote(mlflow, "blobs", number, aliases=["staging", "canary"], by="run 4", why="test")
+    assert ready.aliases()["champion"] == number
+    (Path(ready.store().entry("blobs", number).path) / "model.onnx").write_bytes(b"other")
+    undone = finish_interrupted(mlflow, ready.store(), "blobs")
+    assert undone
+    assert not undone.done
+    assert ready.aliases() == before
+    assert finish_interrupted(mlflow, ready.store(), "blobs") is None
+
+
+@contextmanager
+def interrupted_at(mlflow: MlflowResource, call: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Interrupt the code at its `call`-th change of an alias."""
+    client, calls = mlflow.client(), []
+    original = client.set_registered_model_alias
+
+    def set_alias(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        original(*arguments)
+
     with monkeypatch.context() as patch:
-        patch.setattr(client, "set_registered_model_alias", interrupt)
+        patch.setattr(client, "set_registered_model_alias", set_alias)
         with pytest.raises(KeyboardInterrupt):
-            promote(mlflow, "blobs", number, aliases=["staging"], by="run 4", why="test")
-    assert moved(move_champion(mlflow, ready.store(), "blobs", "", by="me", why="test")) == ("3", "2")
+            yield
 
 
 def moved(change: ChampionChange) -> tuple[str, str]:
     return change.before["champion"], change.version
-
-
-def interrupt(*arguments: Any) -> None:
-    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("where", ["store", "registry", "example"])

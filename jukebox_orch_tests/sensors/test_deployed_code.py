@@ -116,8 +116,9 @@ def test_dirty_checkout_does_not_run_code_of_tag(tmp_path, checkout, committed, 
     git("tag", "v1.0.0", cwd=checkout)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("JUKEBOX_ORCH_EXECUTOR", "k8s")
-    triggers = Triggers.model_validate({"git_tags": {"repository": f"file://{checkout}"}})
-    (sensor,) = [s for s in deployment.sensors("p", triggers) if s.name == "p_git_tags"]
+    settings = ProjectSettings(triggers={"git_tags": {"repository": f"file://{checkout}"}})
+    sensors = deployment.automation("p", Blobs(), settings).sensors or ()
+    (sensor,) = [s for s in sensors if s.name == "p_git_tags"]
 
     def tick() -> dg.SensorResult:
         with dg.DagsterInstance.ephemeral() as instance:

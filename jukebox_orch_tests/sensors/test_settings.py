@@ -157,8 +157,8 @@ def test_alerts_without_matcher_are_refused():
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        ('{cron: "61 3 * * *"}', "Invalid cron schedule"),
-        ('{cron: "every night"}', "Invalid cron schedule"),
+        ('{cron: "61 3 * * *"}', "invalid cron schedule '61 3 * * *'"),
+        ('{cron: "every night"}', "invalid cron schedule 'every night'"),
         ('{cron: "0 3 * * *", timezone: Mars/Base}', "Invalid execution timezone Mars/Base"),
         ("{timezone: UTC}", "Field required"),
     ],

@@ -36,7 +36,7 @@ def data_sensor(instance: dg.DagsterInstance, folder: Path, **settings: Any) -> 
 def test_unconfigured_sensor_is_stopped_and_explains_configuration(instance, tmp_path, kind):
     sensor = Sensor(instance, tmp_path, kind)
     assert sensor.definition.default_status is dg.DefaultSensorStatus.STOPPED
-    assert f"add `{kind}` under `p` to the deployment's triggers file" in sensor.reason()
+    assert f"add `{kind}` to the triggers of `p` in the deployment's projects file" in sensor.reason()
 
 
 def test_configured_sensor_runs_and_describes_its_source(instance, tmp_path):
