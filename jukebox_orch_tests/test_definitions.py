@@ -87,7 +87,11 @@ def test_definitions_are_loadable(defs: dg.Definitions):
 
 
 GRAPH = {
-    "dataset": ([], {"pandas", "parquet"}, {"not_empty": True, "expected_columns": True, "drift": False}),
+    "dataset": (
+        [],
+        {"pandas", "parquet"},
+        {"not_empty": True, "expected_columns": True, "real_data": False, "drift": False},
+    ),
     "validated_data": (
         ["dataset"],
         {"python", "json"},
@@ -138,7 +142,7 @@ GRAPH = {
     "registered_model": (
         ["evaluation", "features", "onnx_model"],
         {"mlflow", "onnx"},
-        {"reads_back": True},
+        {"reads_back": True, "promoted": False},
     ),
 }
 

@@ -83,7 +83,8 @@ class ChampionChange:
     @classmethod
     def parse(cls, entry: dict[str, Any]) -> ChampionChange:
         """Read an entry of the history. Those of older versions have neither `before`, `rollback` nor `done`."""
-        return cls(**({"before": {}} | entry))
+        fields: dict[str, Any] = {"before": {}, **entry}
+        return cls(**fields)
 
 
 def decide_promotion(

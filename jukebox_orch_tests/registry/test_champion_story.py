@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
-import numpy as np
 import pytest
 from pydantic import Field
 
@@ -14,7 +13,7 @@ from jukebox_orch.contract import Source
 from jukebox_orch_tests.support.deployment import Deployment, checks, failures
 from jukebox_orch_tests.support.projects import Blobs, ShareSplit
 
-QUICK = {"hyperparameters": {"epochs": 4}, "gates": {"metric_floor": None, "champion_tolerance": 0.01}}
+QUICK = {"hyperparameters": {"epochs": 4}, "gates": {"metric_floor": None, "champion_tolerance": 0.2}}
 
 
 class KindSplit(ShareSplit):
@@ -33,13 +32,12 @@ class Charts(Blobs):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three folders: `good`; `other`, the same rows elsewhere; `noise`, whose labels say nothing."""
+    """Two folders with the same rows."""
     root = tmp_path_factory.mktemp("data")
     rows = Charts().generate()
-    noise = rows.assign(kind=np.random.default_rng(1).permutation(rows["kind"]))
-    for name, table in {"good": rows, "other": rows, "noise": noise}.items():
+    for name in ("good", "other"):
         (root / name).mkdir()
-        table.to_csv(root / name / "rows.csv", index=False)
+        rows.to_csv(root / name / "rows.csv", index=False)
     return root
 
 
@@ -112,8 +110,9 @@ def test_only_comparable_versions_replace_champion(place: Deployment, data: Path
     assert place.aliases("charts-sample")["challenger"] == "2"
     assert champion(place, "charts")[0] == all_on_1
 
-    # Worse real data of the same name: stopped by the comparison with the champion.
-    worse = train(place, data / "noise", seed=3, dataset_name=str(data / "good"))
+    # A worse model of the same data: stopped by the comparison with the champion.
+    weak = {"epochs": 1, "learning_rate": 0.004}
+    worse = train(place, data / "good", seed=3, hyperparameters=weak)
     assert not worse.success
     assert "not_worse_than_champion" in failures(worse)
     assert place.versions("charts") == [1]
