@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from jukebox_orch.ml.artifact_formats import format_of
+from jukebox_orch.ml.artifacts import SourcedDataset
 from jukebox_orch.ml.evaluation import evaluate
 from jukebox_orch.ml.features import make_features
 from jukebox_orch.ml.onnx_export import export
@@ -43,9 +44,10 @@ def main() -> None:
     client = mlflow.client()
     run_id = client.create_run(client.create_experiment("direct", str(options.home / "mlflow"))).info.run_id
 
-    dataset = project.load(project.source(location=options.data))
+    tables = project.load(project.source(location=options.data))
+    dataset = SourcedDataset(tables, origin=None)
     digest = format_of(dataset).digest(dataset)
-    project.validate(dataset)
+    project.validate(tables)
     features = make_features(project, dataset, digest, JukeboxSplit(), 42)
     model = train(project, features, hyperparameters, 42, lambda line: None)
     tracking.log_training(mlflow, run_id, model, hyperparameters.model_dump(), {})
@@ -66,13 +68,13 @@ def main() -> None:
             "direct",
             onnx,
             run_id,
-            lambda: tracking.log_onnx(mlflow, run_id, onnx, feed),
+            lambda: tracking.log_onnx(mlflow, run_id, onnx, feed, report.test.metrics),
             lambda _: {"example.json": json.dumps(example).encode()},
             {},
             "",
         ),
     )
-    promote(mlflow, "direct", added.number, alias="staging", by="benchmark", why="first")
+    promote(mlflow, "direct", added.number, aliases=["staging"], by="benchmark", why="first")
     accuracy = report.test.metrics["accuracy"]
     print(json.dumps({"seconds": time.perf_counter() - started, "accuracy": accuracy}))
 

@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.table import Table
 
 from jukebox_orch import deployment
-from jukebox_orch.contract import Source
 from jukebox_orch.ml.artifacts import LoadedVersion
 from jukebox_orch.ml.evaluation import score_champion
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit
@@ -81,9 +80,9 @@ def replay(data: Path, home: Path, first_days: int) -> list[Day]:
         "include_earlier": True,
         "interval_seconds": 1,
     }
-    (home / "triggers.yaml").write_text(yaml.safe_dump({PROJECT: {"new_data": settings}}))
+    (home / "projects.yaml").write_text(yaml.safe_dump({PROJECT: {"triggers": {"new_data": settings}}}))
     (home / "dagster.yaml").write_text(Path("dagster.yaml").read_text())
-    os.environ |= {"DAGSTER_HOME": str(home), "JUKEBOX_ORCH_TRIGGERS": str(home / "triggers.yaml")}
+    os.environ |= {"DAGSTER_HOME": str(home), "JUKEBOX_ORCH_PROJECTS": str(home / "projects.yaml")}
     rankings = pd.read_parquet(data / "song_rankings.parquet")
     dates = pd.to_datetime(rankings["snapshot_date"]).dt.strftime("%Y-%m-%d")
     calendar = sorted(dates.unique())
@@ -196,7 +195,7 @@ def _accuracy(version: LoadedVersion, landing: Path) -> float:
     """Return the accuracy of a registered model on the last day in the landing folder."""
     project = Jukebox()
     files = [{"url": str(path)} for path in sorted(landing.rglob("*.parquet"))]
-    dataset = project.load(Source.model_validate({"files": files}))
+    dataset = project.load(project.source.model_validate({"files": files}))
     features = project.build_features(dataset, JukeboxSplit(), SEED)
     scores, problem = score_champion(project, features, version)
     if scores is None:

@@ -15,14 +15,14 @@ def show(
     project: Annotated[str, typer.Argument(help="Name of an installed model project")] = "jukebox",
 ) -> None:
     """Show the latest result of every asset of PROJECT, its checks and the location of the model."""
-    import dagster as dg
-
-    from jukebox_orch.definitions import defs
+    from jukebox_orch import deployment
     from jukebox_orch.run_summary import print_summary
 
     try:
-        with dg.DagsterInstance.get() as instance:
-            print_summary(instance, defs, project)
+        with deployment.instance() as instance:
+            from jukebox_orch.definitions import defs
+
+            print_summary(instance, defs, project, deployment.mlflow())
     except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None

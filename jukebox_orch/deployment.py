@@ -2,7 +2,7 @@
 
 | variable | meaning | default |
 |---|---|---|
-| `DAGSTER_HOME` | folder of the Dagster instance | `.dagster` in the working folder |
+| `DAGSTER_HOME` | folder of the Dagster instance | none for runs; `.dagster` in the working folder to show results |
 | `JUKEBOX_ORCH_ARTIFACTS` | root of the artifacts, folder or fsspec URL | `$DAGSTER_HOME/artifacts` |
 | `JUKEBOX_ORCH_MODEL_STORE` | root of the model store, folder or fsspec URL | `$DAGSTER_HOME/models` |
 | `MLFLOW_TRACKING_URI` | MLflow server | sqlite and files in `$DAGSTER_HOME` |
@@ -12,7 +12,7 @@
 | `JUKEBOX_ORCH_CLUSTER_DOMAIN` | DNS domain of the cluster | `cluster.local` |
 | `JUKEBOX_ORCH_NAMESPACE` | namespace of the model servers | `default` |
 | `JUKEBOX_ORCH_GIT_COMMIT`, `JUKEBOX_ORCH_VERSION` | code the deployment was built from | those of the checkout |
-| `JUKEBOX_ORCH_TRIGGERS` | YAML file that configures the sensors | no sensor runs automatically |
+| `JUKEBOX_ORCH_PROJECTS` | YAML file with the data, run settings and triggers of each project | the projects' own |
 | `JUKEBOX_ORCH_SENSOR_STATE` | sensor state that is too large for a cursor | `$DAGSTER_HOME/sensors` |
 | `JUKEBOX_ORCH_BROKEN_PROJECTS` | `stop`, or `leave_out` with a warning | `stop` |
 | `PORT` | port of the run API (`jukebox_orch.run_api`), as Knative sets it | 8080 |
@@ -22,6 +22,7 @@
 """
 
 import os
+import re
 import subprocess
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -30,12 +31,29 @@ from typing import Any
 
 import dagster as dg
 
-from jukebox_orch.contract import InputError
-from jukebox_orch.deployed_code import DeployedCode
+from jukebox_orch.contract import InputError, ModelProject
+from jukebox_orch.deployed_code import DIRTY, DeployedCode
+from jukebox_orch.project_settings import ProjectSettings, load_project_settings
 from jukebox_orch.registry.mlflow_resource import MlflowResource
-from jukebox_orch.sensors import Triggers, build_sensors, load_triggers
+from jukebox_orch.sensors import build_schedules, build_sensors
 from jukebox_orch.storage.artifact_store import ArtifactStore
 from jukebox_orch.storage.model_store import ModelStore
+
+
+class _ArtifactStore(ArtifactStore):
+    """Refuses a run whose events would be lost: they are what says which artifact is current."""
+
+    def setup_for_execution(self, context: dg.InitResourceContext) -> None:
+        """Fail without `DAGSTER_HOME`, for which Dagster uses a folder that it deletes at the end of the command.
+
+        The steps of an exported pipeline have an ephemeral instance, and write their events elsewhere.
+        """
+        if not os.environ.get("DAGSTER_HOME") and context.instance and not context.instance.is_ephemeral:
+            raise dg.Failure(
+                "DAGSTER_HOME is not set: the events of this run would be lost, while its model stays registered. "
+                "Set it, for example: export DAGSTER_HOME=$PWD/.dagster",
+                allow_retries=False,
+            )
 
 
 def resources() -> dict[str, Any]:
@@ -43,7 +61,7 @@ def resources() -> dict[str, Any]:
     home = _home()
     tracking_uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     return {
-        "artifact_store": ArtifactStore(root=_setting("ARTIFACTS", str(home / "artifacts"))),
+        "artifact_store": _ArtifactStore(root=_setting("ARTIFACTS", str(home / "artifacts"))),
         "model_store": ModelStore(
             root=_setting("MODEL_STORE", str(home / "models")),
             model_storage_pvc=_setting("MODEL_STORAGE_PVC", ""),
@@ -92,45 +110,102 @@ def leave_out_broken_projects() -> bool:
     return choice == "leave_out"
 
 
-def triggers(projects: Collection[str] | None = None) -> dict[str, Triggers]:
-    """Return the triggers in `JUKEBOX_ORCH_TRIGGERS` by project; with `projects`, other names are an error.
+def project_settings(projects: Collection[str] | None = None) -> dict[str, ProjectSettings]:
+    """Return the settings in `JUKEBOX_ORCH_PROJECTS` by project; with `projects`, other names are an error.
 
     Raises:
-        ValueError: the triggers file cannot be read or has a bad project or field; the message names it.
+        InputError: the file cannot be read or has a bad project or field; the message names it.
     """
-    path = _setting("TRIGGERS", "")
-    return load_triggers(path, projects) if path else {}
+    path = _setting("PROJECTS", "")
+    return load_project_settings(path, projects) if path else {}
 
 
-def sensors(project: str, configured: Triggers | None) -> list[dg.SensorDefinition]:
-    """Return the sensors of a project's training job. Configured sensors run automatically."""
-    return build_sensors(
-        project,
-        f"{project}_training",
-        configured or Triggers(),
+def automation(name: str, project: ModelProject, settings: ProjectSettings) -> dg.Definitions:
+    """Return the sensors and the schedule of a project's training job. Configured ones run automatically.
+
+    Raises:
+        InputError: a trigger has a bad value, or its runs would train on the embedded sample.
+    """
+    triggers = settings.checked_triggers(project, name)
+    job = f"{name}_training"
+    sensors = build_sensors(
+        name,
+        job,
+        triggers,
         deployed=deployed_code,
         state_root=_setting("SENSOR_STATE", str(_home() / "sensors")),
         # A pod runs the code of its image, so a tag waits until the image is built from the tag's commit.
         require_matching_code=_setting("EXECUTOR", "in_process") == "k8s",
     )
+    return dg.Definitions(sensors=sensors, schedules=build_schedules(name, job, triggers))
+
+
+@dg.run_failure_sensor(
+    name="mlflow_run_status",
+    description="Marks the MLflow run of a failed run as failed, also when its process was killed.",
+    default_status=dg.DefaultSensorStatus.RUNNING,
+)
+def mlflow_run_status(context: dg.RunFailureSensorContext, mlflow: MlflowResource) -> None:
+    """End the MLflow run of a run that failed and could not do it itself."""
+    mlflow.set_status(context.dagster_run.run_id, "FAILED")
+
+
+def mlflow() -> MlflowResource:
+    """Return the MLflow resource for commands, which run outside of Dagster."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home() / 'mlflow.db'}"
+    return MlflowResource(tracking_uri=uri)
+
+
+def instance() -> dg.DagsterInstance:
+    """Return the Dagster instance at `DAGSTER_HOME`, or at `.dagster` in the working folder.
+
+    Raises:
+        InputError: neither exists.
+    """
+    home = _home()
+    if not home.is_dir():
+        raise InputError(
+            f"DAGSTER_HOME is not set and {home} does not exist: set it to the folder that your runs used"
+            if not os.environ.get("DAGSTER_HOME")
+            else f"DAGSTER_HOME = {str(home)!r}: no such folder; set it to the folder that your runs used"
+        )
+    os.environ["DAGSTER_HOME"] = str(home)
+    return dg.DagsterInstance.get()
 
 
 def deployed_code() -> DeployedCode:
     """Return the code that was recorded when the deployment was built, else that of this package's checkout."""
     return DeployedCode(
-        commit=_setting("GIT_COMMIT", "") or _git("rev-parse", "HEAD"),
-        version=_setting("VERSION", "") or _git("describe", "--tags", "--exact-match", "HEAD"),
+        commit=_setting("GIT_COMMIT", "") or _checked_out_commit(),
+        version=_setting("VERSION", "") or _git("describe", "--tags", "--exact-match", "HEAD") or None,
     )
 
 
+def _checked_out_commit() -> str | None:
+    """Return the checkout's commit, with `-dirty` if the code differs from it; None without a commit.
+
+    Changes of all tracked files count, and new files of this package, which Python may import. Other new files do not:
+    a checkout often has data and notes beside the code.
+    """
+    status = _git("status", "--porcelain=v2", "--branch", "--untracked-files=no") or ""
+    commit = re.search(r"^# branch\.oid ([0-9a-f]{40,64})$", status, re.MULTILINE)
+    if commit is None:
+        return None
+    changed = re.search(r"^[^#]", status, re.MULTILINE)
+    new = _git("ls-files", "--others", "--exclude-standard", "--exclude=__pycache__", "--", ".")
+    is_clean = not changed and new == ""  # None: git did not answer, so it is not known to be clean
+    return commit[1] if is_clean else f"{commit[1]}{DIRTY}"
+
+
 def _git(*arguments: str) -> str | None:
-    """Return git's output for the checkout that contains this package; None without a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    """Return git's output for the checkout that contains this package; None without a checkout or an answer."""
+    # No optional locks: a sensor's tick must not disturb somebody who works in the checkout.
+    command = ["git", "--no-optional-locks", "-C", str(Path(__file__).parent), *arguments]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
-    return result.stdout.strip() or None if result.returncode == 0 else None
+    return result.stdout.strip() if result.returncode == 0 else None
 
 
 def _home() -> Path:

@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from jukebox_orch.assets.run_config import BaseModelName, ModelName, Seed, Stage, VersionLabel
+from jukebox_orch.assets.run_config import BaseModelName, DatasetName, ModelName, Seed, Stage, VersionLabel
 from jukebox_orch.contract import Epochs
 
 KEY_TAG = "jukebox/idempotency_key"
@@ -52,6 +52,9 @@ class Parameters(BaseModel):
 
     epochs: Epochs | None = Field(default=None, description="Maximum number of passes over the training data")
     seed: Seed | None = Field(default=None, description="Fixes every source of randomness")
+    dataset_name: DatasetName | None = Field(
+        default=None, description="Name of the data; only versions with the same name compete"
+    )
     model_name: ModelName | None = Field(default=None, description="Name in the registry")
     base_model_name: BaseModelName | None = Field(
         default=None, description="Registered model to compare with: NAME for its champion, or NAME/VERSION"

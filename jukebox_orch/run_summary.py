@@ -10,12 +10,15 @@ from rich.markup import escape
 
 from jukebox_orch.contract import InputError
 from jukebox_orch.dagster_internals import check_evaluations
+from jukebox_orch.registry.mlflow_resource import MlflowResource
 
-_SHOWN = ("model", "aliases", "model store", "onnx_sha256", "mlflow run")
+_SHOWN = ("model store", "onnx_sha256", "mlflow run")
 
 
-def print_summary(instance: dg.DagsterInstance, definitions: dg.Definitions, project: str) -> None:
-    """Print the latest materializations of the project's assets and the results of their checks.
+def print_summary(
+    instance: dg.DagsterInstance, definitions: dg.Definitions, project: str, mlflow: MlflowResource
+) -> None:
+    """Print the latest materializations of the project's assets, the results of their checks and today's aliases.
 
     Raises:
         InputError: the project is not installed.
@@ -39,9 +42,28 @@ def print_summary(instance: dg.DagsterInstance, definitions: dg.Definitions, pro
                 console.print(_line(evaluation))
         if name == "registered_model":
             registered = event.asset_materialization.metadata
+    if registered:
+        name, version = (str(registered[key].value) for key in ("model name", "version"))
+        console.print(f"[bold]model[/bold]: {name} version {version}")
+        console.print(f"[bold]aliases now[/bold]: {_aliases(mlflow, name, version)}")
     for name in _SHOWN:
         if name in registered:
             console.print(f"[bold]{name}[/bold]: {registered[name].value}")
+
+
+def _aliases(mlflow: MlflowResource, model_name: str, version: str) -> str:
+    """Return the version's aliases, and the champion if it is another version, as MLflow has them now."""
+    from mlflow.exceptions import MlflowException
+
+    from jukebox_orch.registry.versions import CHAMPION, aliases_of
+
+    try:
+        aliases = aliases_of(mlflow.client(), model_name)
+    except MlflowException as error:
+        return escape(f"unknown, because MLflow at {mlflow.address} does not answer: {error}")
+    held = ", ".join(sorted(alias for alias, number in aliases.items() if number == version)) or "none"
+    champion = aliases.get(CHAMPION)
+    return held if champion == version else f"{held}; champion is version {champion or 'none'}"
 
 
 def _line(evaluation: dg.AssetCheckEvaluation) -> str:

@@ -17,9 +17,10 @@ import pytest
 from jukebox_orch import deployment
 from jukebox_orch.assets import NODES
 from jukebox_orch.components import training_pipeline
-from jukebox_orch.sensors import Triggers
+from jukebox_orch.project_settings import ProjectSettings
 from jukebox_orch.storage.artifact_store import ArtifactStore
 from jukebox_orch_tests.support.installed import install
+from jukebox_orch_tests.support.projects import Blobs
 
 COMPONENT = "jukebox_orch.components.TrainingPipeline"
 REGIONS = ("emea", "apac")
@@ -113,7 +114,9 @@ def values(folder: Path, defs: dg.Definitions, migrated: Path) -> dict[str, dict
     with dg.DagsterInstance.from_config(str(home)) as instance:
         for region in REGIONS:
             job = defs.resolve_job_def(f"{region}_blobs_training")
-            assert job.execute_in_process(instance=instance).success
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("DAGSTER_HOME", str(home))
+                assert job.execute_in_process(instance=instance).success
         for region, asset in itertools.product(REGIONS, NAMES):
             key = dg.AssetKey([region, f"{region}_blobs", asset])
             event = instance.get_latest_materialization_event(key)
@@ -168,8 +171,8 @@ def test_instances_have_separate_cursors_for_same_files(
         (tmp_path / "landing" / f"{uuid.uuid4().hex}.csv").write_text("a\n1\n")
     trigger = {"location": str(tmp_path / "landing"), "patterns": ["*"], "quiet_seconds": 0}
     for region in REGIONS:
-        triggers = Triggers.model_validate({"new_data": trigger})
-        sensor = deployment.sensors(f"{region}_blobs", triggers)[0]
+        settings = ProjectSettings(triggers={"new_data": trigger})
+        sensor = next(iter(deployment.automation(f"{region}_blobs", Blobs(), settings).sensors or ()))
         requests, cursor = [], None
         for _ in range(4):
             with dg.DagsterInstance.ephemeral() as instance:

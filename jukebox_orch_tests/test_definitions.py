@@ -87,7 +87,11 @@ def test_definitions_are_loadable(defs: dg.Definitions):
 
 
 GRAPH = {
-    "dataset": ([], {"pandas", "parquet"}, {"not_empty": True, "expected_columns": True, "drift": False}),
+    "dataset": (
+        [],
+        {"pandas", "parquet"},
+        {"not_empty": True, "expected_columns": True, "real_data": False, "drift": False},
+    ),
     "validated_data": (
         ["dataset"],
         {"python", "json"},
@@ -138,7 +142,7 @@ GRAPH = {
     "registered_model": (
         ["evaluation", "features", "onnx_model"],
         {"mlflow", "onnx"},
-        {"reads_back": True},
+        {"reads_back": True, "promoted": False},
     ),
 }
 
@@ -189,13 +193,14 @@ def test_job_selects_its_assets_with_all_checks(job: str, defs: dg.Definitions):
 
 def test_every_project_has_same_jobs(defs: dg.Definitions):
     jobs = {job.name for job in defs.resolve_all_job_defs() if not job.name.startswith("__")}
-    suffixes = ["training", "data", "evaluate_and_register", "rollback"]
+    suffixes = ["training", "data", "evaluate_and_register", "promote", "rollback"]
     assert jobs == {
         f"{project}_{suffix}" for project in ("jukebox", "image_processor") for suffix in suffixes
     }
 
 
 def test_sensors_are_stopped_by_default(defs: dg.Definitions):
-    sensors = list(defs.sensors or [])
-    assert sensors
-    assert all(sensor.default_status == dg.DefaultSensorStatus.STOPPED for sensor in sensors)
+    running = {s.name for s in defs.sensors or () if s.default_status == dg.DefaultSensorStatus.RUNNING}
+    assert running == {"mlflow_run_status"}
+    assert len(list(defs.sensors or ())) == 1 + 3 * 2
+    assert not list(defs.schedules or ())

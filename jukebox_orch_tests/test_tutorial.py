@@ -140,7 +140,7 @@ def test_wheel_alone_creates_and_trains_project(printed: list[str], checkout: Pa
     )
     assert re.search(r"2\d passed", suite), suite
     run(bin_ / "dagster", "job", "execute", "-m", "jukebox_orch.definitions", "-j", "demo_training")
-    assert "model: demo version 1" in run(bin_ / "jukebox-orch", "show", "demo")
+    assert "model: demo-sample version 1" in run(bin_ / "jukebox-orch", "show", "demo")
 
 
 def test_all_fences_of_tutorial_are_read() -> None:

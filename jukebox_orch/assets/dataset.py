@@ -8,8 +8,10 @@ import dagster as dg
 
 from jukebox_orch.assets.check_builder import Check, Outcome, check_results
 from jukebox_orch.assets.metadata import column_schema, image, preview
+from jukebox_orch.assets.run_config import refuse_mixed_data
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
-from jukebox_orch.contract import Dataset, ModelProject
+from jukebox_orch.contract import SAMPLE, Dataset, ModelProject, Source, display_url
+from jukebox_orch.ml.artifacts import DataOrigin, SourcedDataset
 from jukebox_orch.storage.model_store import ModelStore
 
 NODE = AssetNode(
@@ -17,7 +19,7 @@ NODE = AssetNode(
     description="Data exactly as its source holds it, as named tables and arrays.",
     kinds=frozenset({"pandas", "parquet"}),
     artifact_type="Dataset",
-    settings=("source", "gates", "model_name"),
+    settings=("source", "dataset_name", "gates", "model_name"),
 )
 
 
@@ -26,11 +28,15 @@ class LoadedData:
     """A dataset, and the data profile of the last registered model, to compare it with.
 
     Attributes:
+        origin: where the dataset comes from.
+        model_name: name under which the run registers its model.
         profile: profile of version `registered_version`; None if no model is registered.
         drift_warn: population stability index at or above which the drift check warns.
     """
 
     dataset: Dataset
+    origin: DataOrigin
+    model_name: str
     registered_version: str | None
     profile: Mapping[str, Any] | None
     drift_warn: float
@@ -60,6 +66,17 @@ def _expected_columns(project: ModelProject, loaded: LoadedData) -> Outcome:
     ]
     text = f"missing: {', '.join(missing)}" if missing else "all expected tables and columns are present"
     return Outcome(not missing, len(missing), "0 missing", text)
+
+
+def _real_data(project: ModelProject, loaded: LoadedData) -> Outcome:
+    if loaded.origin.sample:
+        text = (
+            f"the project's embedded sample: the model is registered as {loaded.model_name} and replaces no model "
+            "of real data; set source.location to train on yours"
+        )
+        return Outcome(False, loaded.origin.name, "a source", text)
+    text = f"dataset {loaded.origin.name}, read from {loaded.origin.source}"
+    return Outcome(True, loaded.origin.name, "a source", text)
 
 
 def _drift(project: ModelProject, loaded: LoadedData) -> Outcome:
@@ -92,6 +109,12 @@ CHECKS = (
     Check("not_empty", "Every table and array has rows.", _not_empty),
     Check("expected_columns", "Every table has the columns that the project needs.", _expected_columns),
     Check(
+        "real_data",
+        "The data comes from the run's source, not from the project's embedded sample.",
+        _real_data,
+        blocking=False,
+    ),
+    Check(
         "drift",
         "The population stability index (PSI) of every monitored column, compared with the data of the last "
         "registered model, is below gates.drift_warn.",
@@ -109,28 +132,44 @@ def dataset_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         from jukebox_orch.ml.artifact_formats import format_of
 
         settings = graph.settings(NODE, context)
+        refuse_mixed_data(settings)
+        origin = origin_of(settings.source, settings.dataset_name)
+        name = graph.model_name(settings, origin.sample)
         tables = graph.project.load(settings.source)
-        latest = model_store.latest(settings.model_name)
-        profile = model_store.side_file(settings.model_name, latest, "profile.json") if latest else None
-        loaded = LoadedData(tables, latest, profile, settings.gates.drift_warn)
+        latest = model_store.latest(name)
+        profile = model_store.side_file(name, latest, "profile.json") if latest else None
+        loaded = LoadedData(tables, origin, name, latest, profile, settings.gates.drift_warn)
+        value = SourcedDataset(tables, origin)
         return dg.MaterializeResult(
-            value=tables,
-            data_version=dg.DataVersion(format_of(tables).digest(tables)),
-            metadata=_metadata(tables, settings.source),
+            value=value,
+            data_version=dg.DataVersion(format_of(value).digest(value)),
+            metadata=_metadata(tables, origin),
             check_results=check_results(graph.project, CHECKS, loaded),
         )
 
     return dataset
 
 
-def _metadata(tables: Dataset, source: Any) -> dict[str, Any]:
+def origin_of(source: Source, dataset_name: str) -> DataOrigin:
+    """Return the name that the run gives its data, or the source's default, and where the data is read."""
+    if source.is_sample:
+        return DataOrigin(name=SAMPLE, source="the project's embedded sample", sample=True)
+    name = dataset_name or source.dataset_name
+    files = [display_url(file.url) for file in source.files]
+    where = display_url(source.location) or source.dataset_name
+    if len(files) == 1:
+        where = files[0]
+    elif files:
+        where = f"{len(files):,} files in {where}"
+    return DataOrigin(name=name, source=where, sample=False)
+
+
+def _metadata(tables: Dataset, origin: DataOrigin) -> dict[str, Any]:
     import pandas as pd
 
     frames = {name: table for name, table in tables.items() if isinstance(table, pd.DataFrame)}
     metadata: dict[str, Any] = {f"{name} rows": len(table) for name, table in tables.items()}
-    metadata["source"] = (
-        source.location or ", ".join(f.url for f in source.files) or "embedded sample (synthetic)"
-    )
+    metadata |= {"dataset name": origin.name, "source": origin.source}
     for name, frame in frames.items():
         metadata[f"{name} preview"] = preview(frame)
     if frames:

@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from jukebox_orch.assets import features as features_module
 from jukebox_orch.assets import trained_model as training_module
 from jukebox_orch.assets.check_builder import (
     Check,
     Outcome,
     check_results,
-    failed_blocking,
     refuse_unless_passed,
 )
 from jukebox_orch.assets.metadata import image, table
+from jukebox_orch.assets.mlflow_run import mlflow_run
+from jukebox_orch.assets.run_config import refuse_other_kind
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
 from jukebox_orch.contract import InputError, ModelProject
+from jukebox_orch.deployed_code import DeployedCode
 from jukebox_orch.ml.artifacts import EvaluationReport, LoadedVersion, StoredFeatures, TrainedModel
 from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.storage.model_store import ModelStore
@@ -31,6 +34,7 @@ NODE = AssetNode(
     artifact_type="Artifact",
     inputs=("trained_model", "features"),
     settings=("gates", "model_name", "base_model_name"),
+    tracked=True,
 )
 _WORST_CLASSES = 10
 _ILLEGAL_IN_MLFLOW = re.compile(r"[^\w.-]")
@@ -49,7 +53,7 @@ def _not_worse_than_champion(project: ModelProject, report: EvaluationReport) ->
     metric, tolerance = report.primary_metric, report.champion_tolerance
     value = report.test.metrics[metric]
     if report.champion_problem:
-        text = f"cannot be compared, so the champion will not be replaced: {report.champion_problem}"
+        text = f"not compared, so the new version stays challenger: {report.champion_problem}"
         return Outcome(True, value, "no comparison", text)
     if report.champion is None:
         reference, label = report.baselines[0].metrics[metric], report.baselines[0].name
@@ -101,6 +105,7 @@ def evaluation_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         features: StoredFeatures,
         mlflow: MlflowResource,
         model_store: ModelStore,
+        code: dg.ResourceParam[DeployedCode],
     ):
         from jukebox_orch.ml.artifact_formats import format_of
         from jukebox_orch.ml.evaluation import evaluate
@@ -111,19 +116,29 @@ def evaluation_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         refuse_unless_passed(
             "trained_model", project, training_module.CHECKS, trained_model.report, "train it again"
         )
-        champion = _champion_or_base(mlflow, model_store, settings)
-        report, prediction = evaluate(project, trained_model, features, champion, settings.gates)
+        origin = features_module.origin_of_features(features)
+        name = graph.model_name(settings, origin.sample)
+        if settings.base_model_name:
+            refuse_other_kind("base_model_name", settings.base_model_name, origin.sample)
+        champion = _champion_or_base(mlflow, model_store, name, settings.base_model_name)
+        report, prediction = evaluate(
+            project,
+            trained_model,
+            features,
+            champion,
+            settings.gates,
+            chosen=bool(settings.base_model_name),
+        )
         if settings.base_model_name and report.champion_problem:
             raise InputError(
                 f"base_model_name = {settings.base_model_name!r}: cannot be compared: {report.champion_problem}"
             )
         results = check_results(project, CHECKS, report)
         plots = _figures(project, report, features, prediction)
-        run_id = mlflow.run_id(context.run, graph.name, {"project": graph.name})
+        run_id = mlflow_run(context, mlflow, graph.name, (origin, features.dataset_digest), code)
         tracking.log_evaluation(
             mlflow, run_id, _metrics(report), {"evaluation": report.model_dump(mode="json")}, plots
         )
-        mlflow.finish(run_id, failed=bool(failed_blocking(results)))
         return dg.MaterializeResult(
             value=report,
             data_version=dg.DataVersion(format_of(report).digest(report)),
@@ -140,13 +155,14 @@ def evaluation_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
     return evaluation
 
 
-def _champion_or_base(mlflow: MlflowResource, store: ModelStore, settings: Any) -> LoadedVersion | None:
+def _champion_or_base(
+    mlflow: MlflowResource, store: ModelStore, model_name: str, base: str
+) -> LoadedVersion | None:
     """Return the version to compare with: the base that the run names, else the current champion."""
     from jukebox_orch.registry.versions import base_version, current_champion
 
-    base = settings.base_model_name
     if not base:
-        return current_champion(mlflow, store, settings.model_name)
+        return current_champion(mlflow, store, model_name)
     found = base_version(mlflow, store, base)
     if found is None:
         raise InputError(

@@ -7,8 +7,8 @@ import dagster as dg
 from jukebox_orch.assets.check_builder import Check, Outcome, check_results
 from jukebox_orch.assets.metadata import image
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
-from jukebox_orch.contract import Dataset, Features, ModelProject
-from jukebox_orch.ml.artifacts import StoredFeatures
+from jukebox_orch.contract import Features, InputError, ModelProject
+from jukebox_orch.ml.artifacts import DataOrigin, SourcedDataset, StoredFeatures
 from jukebox_orch.storage.artifact_store import ArtifactStore
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ def features_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
 
     @graph.asset(NODE, CHECKS)
     def features(
-        context: dg.AssetExecutionContext, dataset: Dataset, artifact_store: dg.ResourceParam[ArtifactStore]
+        context: dg.AssetExecutionContext,
+        dataset: SourcedDataset,
+        artifact_store: dg.ResourceParam[ArtifactStore],
     ):
         from jukebox_orch.assets import figures
         from jukebox_orch.ml.artifact_formats import format_of
@@ -121,7 +123,9 @@ def features_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
 
         settings = graph.settings(NODE, context)
         digest = format_of(dataset).digest(dataset)
-        fingerprint = graph.fingerprint(NODE, {"dataset": digest}, settings)
+        # Features carry the origin of their dataset, so those of equal data from elsewhere are not reused.
+        origin = dataset.origin.model_dump_json() if dataset.origin else ""
+        fingerprint = graph.fingerprint(NODE, {"dataset": digest, "origin": origin}, settings)
         reused = artifact_store.find_reusable(context.instance, graph.key(NODE.name), fingerprint)
         stored: StoredFeatures = (
             reused.value
@@ -136,6 +140,7 @@ def features_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
                 "fingerprint": fingerprint,
                 **{f"{name} entries": len(split) for name, split in splits.items()},
                 **{f"{name} rows": round(float(split.weight.sum())) for name, split in splits.items()},
+                "split kind": stored.split_kind,
                 "inputs": ", ".join(stored.features.inputs),
                 "labels": len(stored.features.labels),
                 "split keys": dg.MetadataValue.json(
@@ -154,6 +159,20 @@ def features_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         )
 
     return features
+
+
+def origin_of_features(features: StoredFeatures) -> DataOrigin:
+    """Return where the dataset of the features comes from.
+
+    Raises:
+        InputError: an older version of the product stored it, without its name.
+    """
+    if features.origin is None:
+        raise InputError(
+            "features and their dataset were stored by an older version, which recorded no dataset name: "
+            "materialize dataset again, and everything after it"
+        )
+    return features.origin
 
 
 def _head(x: "np.ndarray", features: Features) -> "np.ndarray":

@@ -1,4 +1,4 @@
-"""Defines a project's jobs: training, data only, evaluate and register, rollback."""
+"""Defines a project's jobs: training, data only, evaluate and register, promote, rollback."""
 
 import getpass
 import os
@@ -8,6 +8,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from jukebox_orch.assets.mlflow_run import LAST_ASSET
+from jukebox_orch.assets.registered_model import champion_observation
 from jukebox_orch.assets.run_config import MODEL_NAME, config_schema, job_config, parse
 from jukebox_orch.assets.training_graph import RETRY_POLICY, AssetNode, TrainingGraph
 from jukebox_orch.registry.mlflow_resource import MlflowResource
@@ -25,15 +27,28 @@ _JOBS = {
 }
 
 
+# Characters of a reason or a name, so that the history of several changes fits into one tag of MLflow.
+_MAX_REASON = 300
+
+
 class RollbackConfig(dg.Config):
-    """The version that becomes champion again, and the reason."""
+    """Why the champion before the current one becomes champion again."""
 
     model_name: str = Field(pattern=MODEL_NAME, description="Name in the model registry")
-    version: str = Field(default="", description="Version number; empty: the champion before the current one")
-    reason: str = Field(pattern=r"\S.*\S.*\S", description="Reason for the rollback, stored in the registry")
-    requested_by: str = Field(
-        default="", description="Who requested it, stored in the registry; empty: the user of the process"
+    reason: str = Field(
+        pattern=r"\S.*\S.*\S", max_length=_MAX_REASON, description="Reason, stored in the registry"
     )
+    requested_by: str = Field(
+        default="",
+        max_length=_MAX_REASON,
+        description="Who requested it, stored in the registry; empty: the user of the process",
+    )
+
+
+class PromoteConfig(RollbackConfig):
+    """Which version becomes champion, whatever it was trained and judged on, and why."""
+
+    version: str = Field(pattern=r"^[1-9][0-9]{0,8}$", description="Number of the version")
 
 
 def graph_jobs(graph: TrainingGraph, nodes: Sequence[AssetNode]) -> dg.Definitions:
@@ -43,7 +58,9 @@ def graph_jobs(graph: TrainingGraph, nodes: Sequence[AssetNode]) -> dg.Definitio
         _asset_job(graph, f"{graph.name}_{suffix}", nodes[names.index(first) : names.index(last) + 1], text)
         for suffix, (first, last, text) in _JOBS.items()
     ]
-    return dg.Definitions(jobs=[*jobs, _rollback_job(graph)])
+    promote = _champion_job(graph, "promote", PromoteConfig, "Verify a version and make it champion.")
+    text = "Verify the champion before the current one and make it champion again."
+    return dg.Definitions(jobs=[*jobs, promote, _champion_job(graph, "rollback", RollbackConfig, text)])
 
 
 def _asset_job(graph: TrainingGraph, name: str, nodes: Sequence[AssetNode], description: str):
@@ -63,55 +80,50 @@ def _asset_job(graph: TrainingGraph, name: str, nodes: Sequence[AssetNode], desc
     )
 
 
-def _rollback_job(graph: TrainingGraph) -> dg.JobDefinition:
-    """Return the job that moves the champion alias. It needs no assets."""
-    name = f"{graph.name}_rollback"
+def _champion_job(
+    graph: TrainingGraph, suffix: str, config_type: type[RollbackConfig], description: str
+) -> dg.JobDefinition:
+    """Return a job that moves the champion alias. It needs no assets."""
+    name = f"{graph.name}_{suffix}"
 
-    @dg.op(name=f"{graph.name}_move_champion", retry_policy=RETRY_POLICY, pool=graph.registration_pool)
+    @dg.op(
+        name=f"{graph.name}_{suffix}_champion",
+        config_schema=config_schema(config_type),
+        retry_policy=RETRY_POLICY,
+        pool=graph.registration_pool,
+    )
     def move_champion(
-        context: dg.OpExecutionContext,
-        config: RollbackConfig,
-        mlflow: MlflowResource,
-        model_store: ModelStore,
+        context: dg.OpExecutionContext, mlflow: MlflowResource, model_store: ModelStore
     ) -> None:
-        from jukebox_orch.registry.promotion import rollback
+        from jukebox_orch.registry.promotion import move_champion as move
         from jukebox_orch.registry.versions import RegistrationError
 
+        config = parse(config_type, context.op_config, f"config of {name}")
+        version = getattr(config, "version", "")
         by = f"{config.requested_by or _user()}, dagster run {context.run_id}"
         try:
             with mlflow.lock(config.model_name):
-                before, now = rollback(
-                    mlflow, model_store, config.model_name, config.version, by=by, why=config.reason
-                )
+                change = move(mlflow, model_store, config.model_name, version, by=by, why=config.reason)
         except RegistrationError as error:  # a retry would fail the same way
             raise dg.Failure(description=str(error), allow_retries=False) from error
-        context.log.info(f"champion of {config.model_name}: version {before} -> {now} ({config.reason})")
-        context.log_event(
-            dg.AssetObservation(
-                graph.key("registered_model"),
-                metadata={"champion before": str(before), "champion": now, "reason": config.reason, "by": by},
-            )
-        )
+        observation = champion_observation(graph.key(LAST_ASSET), config.model_name, change)
+        context.log.info(f"{observation.description} ({config.reason})")
+        context.log_event(observation)
 
-    schema = config_schema(RollbackConfig)
-    default = graph.settings_type.model_fields["model_name"].default
-    schema["model_name"] = dg.Field(str, default, description=schema["model_name"].description)
+    schema = config_schema(config_type)
+    description_of_name = schema["model_name"].description
+    schema["model_name"] = dg.Field(str, graph.default_model_name, description=description_of_name)
 
     @dg.config_mapping(config_schema=schema)
     def flat_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-        parsed = parse(RollbackConfig, config, f"run config of {name}").model_dump()
+        parsed = parse(config_type, config, f"run config of {name}").model_dump()
         return {"ops": {move_champion.name: {"config": parsed}}}
 
-    @dg.job(
-        name=name,
-        description="Verify the previous or a given version and make it champion again.",
-        config=flat_config,
-        tags={"jukebox/project": graph.name},
-    )
-    def rollback_job() -> None:
+    @dg.job(name=name, description=description, config=flat_config, tags={"jukebox/project": graph.name})
+    def champion_job() -> None:
         move_champion()
 
-    return rollback_job
+    return champion_job
 
 
 def _user() -> str:

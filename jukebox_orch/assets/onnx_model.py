@@ -8,6 +8,7 @@ from jukebox_orch.assets.metadata import table
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
 from jukebox_orch.contract import ModelProject
 from jukebox_orch.ml.artifacts import OPSET, OnnxModel, OnnxReport, StoredFeatures, TrainedModel
+from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.storage.artifact_store import ArtifactStore
 
 NODE = AssetNode(
@@ -18,6 +19,7 @@ NODE = AssetNode(
     inputs=("trained_model", "features"),
     settings=("version",),
     reuse=True,
+    tracked=True,
 )
 _LARGE = 100 * 2**20
 
@@ -89,6 +91,7 @@ def onnx_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         trained_model: TrainedModel,
         features: StoredFeatures,
         artifact_store: dg.ResourceParam[ArtifactStore],
+        mlflow: MlflowResource,  # for the status of the run
     ):
         from jukebox_orch.ml.onnx_export import export
 

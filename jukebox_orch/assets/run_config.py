@@ -13,9 +13,13 @@ import dagster as dg
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from jukebox_orch.contract import InputError, ModelProject
+from jukebox_orch.contract import SAMPLE, InputError, ModelProject, Source
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+_SAMPLE_SUFFIX = f"-{SAMPLE}"
+_WITHOUT_SOURCE = (
+    "the run has no source and would train on the embedded sample; set source.location to train on your data"
+)
 
 
 def _stage(alias: str) -> str:
@@ -25,9 +29,19 @@ def _stage(alias: str) -> str:
     return alias
 
 
+def _dataset_name(name: str) -> str:
+    """Reject the name of the embedded samples, which only a run without a source has."""
+    if name == SAMPLE:
+        raise ValueError("this name is reserved for the embedded sample; name your data, for example charts")
+    return name
+
+
 # Settings of every project, with their bounds, for the launchpad and for other callers that start runs.
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
-ModelName = Annotated[str, Field(pattern=MODEL_NAME)]
+ModelName = Annotated[str, Field(pattern=rf"{MODEL_NAME}|^$")]
+DatasetName = Annotated[
+    str, Field(pattern=r"^(\S([^\x00-\x1f\x7f]{0,198}\S)?)?$"), AfterValidator(_dataset_name)
+]
 BaseModelName = Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[1-9][0-9]{0,8})?$")]
 VersionLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$|^$")]
 Stage = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_stage)]
@@ -59,11 +73,21 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
         Seed,
         Field(defaults.get("seed", 42), description="Fixes every source of randomness"),
     )
+    default_name = defaults.get("model_name") or name
+    fields["dataset_name"] = (
+        DatasetName,
+        Field(
+            defaults.get("dataset_name", ""),
+            description="Name of the data. A version replaces the champion by itself only if both have the same "
+            "dataset name; empty: the location of the source",
+        ),
+    )
     fields["model_name"] = (
         ModelName,
         Field(
-            defaults.get("model_name", name),
-            description="Name in the model registry and folder in the model store",
+            "",
+            description="Name in the model registry and folder in the model store; "
+            f"empty: {default_name}, and {default_name}{_SAMPLE_SUFFIX} for a run on the embedded sample",
         ),
     )
     fields["base_model_name"] = (
@@ -71,7 +95,7 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
         Field(
             defaults.get("base_model_name", ""),
             description="Registered model that the new one is compared with: its champion, or NAME/VERSION; "
-            "empty: the champion of model_name, or a simple baseline if there is none",
+            "empty: the champion of the model, or a simple baseline if there is none",
         ),
     )
     fields["version"] = (
@@ -101,6 +125,71 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
     settings = create_model("RunSettings", __config__=config, **fields)
     parse(settings, {}, f"{name}: defaults")
     return settings
+
+
+def default_model_name(name: str, defaults: Mapping[str, Any]) -> str:
+    """Return the registered name of a graph's models of real data.
+
+    Raises:
+        InputError: the instance's default is not a model name, or is reserved for samples.
+    """
+    chosen = defaults.get("model_name") or name
+    if not isinstance(chosen, str) or not re.fullmatch(MODEL_NAME, chosen) or chosen.endswith(_SAMPLE_SUFFIX):
+        raise InputError(
+            f"{name}: defaults: model_name = {chosen!r}: use letters, digits, `.`, `_` and `-`, at most 63 "
+            f"characters, not ending in {_SAMPLE_SUFFIX}"
+        )
+    return chosen
+
+
+def registered_name(default: str, chosen: str, sample: bool) -> str:
+    """Return the name under which a run registers its model.
+
+    Args:
+        default: the name of the graph's models of real data.
+        chosen: the run's setting `model_name`; may be empty.
+        sample: whether the run trains on the embedded sample.
+
+    Raises:
+        InputError: a run on the sample names a real model, or a run on real data a model of the sample.
+    """
+    name = chosen or (f"{default}{_SAMPLE_SUFFIX}" if sample else default)
+    refuse_other_kind("model_name", name, sample)
+    return name
+
+
+def refuse_mixed_data(settings: Any) -> None:
+    """Raise if a run on the embedded sample names real data or a real model, or the other way round.
+
+    Raises:
+        InputError: with the field, its value and what to do.
+    """
+    source: Source = settings.source
+    if source.is_sample and settings.dataset_name:
+        raise InputError(
+            f"dataset_name = {settings.dataset_name!r}: {_WITHOUT_SOURCE}; or leave dataset_name empty"
+        )
+    for field in ("model_name", "base_model_name"):
+        if name := getattr(settings, field):
+            refuse_other_kind(field, name, source.is_sample)
+
+
+def refuse_other_kind(field: str, name: str, sample: bool) -> None:
+    """Raise if the model is one of real data and the run is on the sample, or the other way round.
+
+    Raises:
+        InputError: with the field, its value and what to do.
+    """
+    of_sample = name.partition("/")[0].endswith(_SAMPLE_SUFFIX)
+    if sample and not of_sample:
+        raise InputError(
+            f"{field} = {name!r}: {_WITHOUT_SOURCE}, or use a name that ends in {_SAMPLE_SUFFIX}, or none"
+        )
+    if of_sample and not sample:
+        raise InputError(
+            f"{field} = {name!r}: names that end in {_SAMPLE_SUFFIX} are for the embedded sample, "
+            "and this run has a source; use another name"
+        )
 
 
 def config_schema(settings: type[BaseModel], defaults: BaseModel | None = None) -> dict[str, dg.Field]:
@@ -145,8 +234,14 @@ def job_config(
 
     @dg.config_mapping(config_schema={name: field for name, field in fields.items() if name in taken})
     def mapping(config: Mapping[str, Any]) -> Mapping[str, Any]:
-        parsed = parse(settings, config, f"run config of {label}").model_dump(mode="json")
-        return {"ops": {op: {"config": {name: parsed[name] for name in names}} for op, names in ops.items()}}
+        parsed = parse(settings, config, f"run config of {label}")
+        if "source" in taken:
+            try:
+                refuse_mixed_data(parsed)
+            except InputError as error:
+                raise InputError(f"run config of {label}: {error}") from None
+        plain = parsed.model_dump(mode="json")
+        return {"ops": {op: {"config": {name: plain[name] for name in names}} for op, names in ops.items()}}
 
     return mapping
 

@@ -10,12 +10,13 @@ from jukebox_orch.assets.check_builder import (
     Check,
     Outcome,
     check_results,
-    failed_blocking,
     refuse_unless_passed,
 )
 from jukebox_orch.assets.metadata import image, json_safe
+from jukebox_orch.assets.mlflow_run import mlflow_run
 from jukebox_orch.assets.training_graph import AssetNode, StepResources, TrainingGraph
 from jukebox_orch.contract import InputError, ModelProject
+from jukebox_orch.deployed_code import DeployedCode
 from jukebox_orch.ml.artifacts import StoredFeatures, TrainedModel, TrainingReport, ValidationReport
 from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.storage.artifact_store import ArtifactStore
@@ -29,6 +30,7 @@ NODE = AssetNode(
     settings=("hyperparameters", "seed"),
     resources=StepResources(cpu="1", memory="2Gi"),
     reuse=True,
+    tracked=True,
 )
 # Relative to the larger of the two metrics; with a larger gap the model has memorised the training rows.
 _OVERFITTING_GAP = 0.25
@@ -92,6 +94,7 @@ def trained_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         validated_data: ValidationReport,
         artifact_store: dg.ResourceParam[ArtifactStore],
         mlflow: MlflowResource,
+        code: dg.ResourceParam[DeployedCode],
     ):
         from jukebox_orch.assets import figures
         from jukebox_orch.ml.training import train
@@ -99,6 +102,7 @@ def trained_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
 
         settings = graph.settings(NODE, context)
         _refuse_unusable(project, features, validated_data)
+        origin = features_module.origin_of_features(features)
         fingerprint = graph.fingerprint(NODE, {"features": features.digest}, settings)
         reused = artifact_store.find_reusable(context.instance, graph.key(NODE.name), fingerprint)
         model: TrainedModel = (
@@ -108,14 +112,11 @@ def trained_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         )
         report = model.report
         curves = figures.png(figures.learning_curves(report.history))
-        run_id = mlflow.run_id(context.run, graph.name, {"project": graph.name})
-        tracking.log_dataset(
-            mlflow,
-            run_id,
-            name=f"{graph.name} dataset",
-            digest=features.dataset_digest,
-            source=graph.key("dataset").to_user_string(),
-            profile={name: len(split) for name, split in features.features.splits.items()},
+        mlflow.end_abandoned(context.instance, graph.name)
+        run_id = mlflow_run(context, mlflow, graph.name, (origin, features.dataset_digest), code)
+        tracking.log_dataset(mlflow, run_id, features, origin)
+        model_id = (
+            None if reused else tracking.log_keras(mlflow, run_id, model.keras_model, features.features)
         )
         tracking.log_training(
             mlflow,
@@ -127,11 +128,8 @@ def trained_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
                 "code_version": graph.code_version,
             },
             {"learning_curves": curves},
+            model_id,
         )
-        if not reused:
-            tracking.log_keras(mlflow, run_id, model.keras_model, features.features)
-        results = check_results(project, CHECKS, report)
-        mlflow.finish(run_id, failed=bool(failed_blocking(results)))
         metric = project.task.primary
         return dg.MaterializeResult(
             value=reused or model,
@@ -147,7 +145,7 @@ def trained_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
                 "mlflow run": dg.MetadataValue.url(mlflow.url(graph.name, run_id)),
                 "reused": bool(reused),
             },
-            check_results=results,
+            check_results=check_results(project, CHECKS, report),
         )
 
     return trained_model

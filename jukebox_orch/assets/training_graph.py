@@ -11,7 +11,14 @@ from pydantic import BaseModel
 
 from jukebox_orch.assets.check_builder import Check
 from jukebox_orch.assets.code_version import code_version, fingerprint
-from jukebox_orch.assets.run_config import config_schema, parse, run_settings
+from jukebox_orch.assets.mlflow_run import LAST_ASSET, records_status
+from jukebox_orch.assets.run_config import (
+    config_schema,
+    default_model_name,
+    parse,
+    registered_name,
+    run_settings,
+)
 from jukebox_orch.contract import InputError, ModelProject
 
 # For failures of the infrastructure. Bad input would fail again, so it is raised as a Failure without retries.
@@ -45,6 +52,7 @@ class AssetNode:
         reuse: whether its value depends only on code, inputs and settings, so that Kubeflow Pipelines may cache it;
             an asset that is expensive to compute also asks the artifact store.
         serialized: whether only one run at a time may compute it, across all machines.
+        tracked: whether its step takes `mlflow` and decides the status of the run in MLflow.
     """
 
     name: str
@@ -56,6 +64,7 @@ class AssetNode:
     resources: StepResources = StepResources()
     reuse: bool = False
     serialized: bool = False
+    tracked: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class TrainingGraph:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or instance_name(self.project.name, self.key_prefix))
+        default_model_name(self.name, self.defaults)
 
     @cached_property
     def settings_type(self) -> type[BaseModel]:
@@ -91,6 +101,19 @@ class TrainingGraph:
     def code_version(self) -> str:
         """Digest of the sources that the values of the assets depend on."""
         return code_version(self.project)
+
+    @property
+    def default_model_name(self) -> str:
+        """Registered name of models of real data, unless a run names another."""
+        return default_model_name(self.name, self.defaults)
+
+    def model_name(self, settings: Any, sample: bool) -> str:
+        """Return the name under which a run with these settings registers its model.
+
+        Raises:
+            InputError: a run on the embedded sample names a real model, or the other way round.
+        """
+        return registered_name(self.default_model_name, settings.model_name, sample)
 
     @property
     def registration_pool(self) -> str:
@@ -112,6 +135,9 @@ class TrainingGraph:
         key = self.key(node.name)
 
         def decorate(compute: Callable[..., Any]) -> dg.AssetsDefinition:
+            step = input_errors_as_failures(compute)
+            if node.tracked:
+                step = records_status(self.op_name(LAST_ASSET))(step)
             return dg.asset(
                 key=key,
                 group_name=self.name,
@@ -137,7 +163,7 @@ class TrainingGraph:
                     for check in checks
                 ],
                 pool=self.registration_pool if node.serialized else None,
-            )(input_errors_as_failures(compute))
+            )(step)
 
         return decorate
 

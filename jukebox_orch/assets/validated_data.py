@@ -5,8 +5,8 @@ import dagster as dg
 from jukebox_orch.assets.check_builder import Check, Outcome, check_results
 from jukebox_orch.assets.metadata import table
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
-from jukebox_orch.contract import Dataset, Finding, ModelProject
-from jukebox_orch.ml.artifacts import RuleFinding, ValidationReport
+from jukebox_orch.contract import Finding, ModelProject
+from jukebox_orch.ml.artifacts import RuleFinding, SourcedDataset, ValidationReport
 
 NODE = AssetNode(
     name="validated_data",
@@ -53,10 +53,10 @@ def validated_data_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
     project = graph.project
 
     @graph.asset(NODE, checks(project))
-    def validated_data(context: dg.AssetExecutionContext, dataset: Dataset):
+    def validated_data(context: dg.AssetExecutionContext, dataset: SourcedDataset):
         from jukebox_orch.ml.artifact_formats import format_of
 
-        validation = project.validate(dataset)
+        validation = project.validate(dataset.tables)
         report = ValidationReport(
             dataset_digest=format_of(dataset).digest(dataset),
             rows=validation.rows,

@@ -1,7 +1,7 @@
 """Component that adds a training graph through a `defs.yaml`."""
 
 import functools
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import dagster as dg
 from pydantic import Field
@@ -10,17 +10,18 @@ from jukebox_orch import deployment
 from jukebox_orch.assets import build_training_graph, instance_name
 from jukebox_orch.contract import InputError
 from jukebox_orch.plugins import discover
-from jukebox_orch.sensors.settings import Triggers
+from jukebox_orch.project_settings import ProjectSettings
 
 # Cached: two instances in one project must return identical objects, because Dagster reports equal ones as a conflict.
 _deployment_resources = functools.cache(deployment.resources)
 
 
-class TrainingPipeline(dg.Component, dg.Model, dg.Resolvable):
+class TrainingPipeline(dg.Component, ProjectSettings):
     """The training graph of an installed model project: from raw data to a registered ONNX model.
 
-    Seven assets with their checks, four jobs and three sensors. To use it more than once, with different settings,
-    give each instance its own key prefix or name.
+    Seven assets with their checks, five jobs, three sensors and a schedule. To use it more than once, with different
+    settings, give each instance its own key prefix or name. What an instance does not set is that of the deployment's
+    projects file.
     """
 
     # Dagster shows the description of a field with a default only if a Resolver sets it.
@@ -41,34 +42,6 @@ class TrainingPipeline(dg.Component, dg.Model, dg.Resolvable):
             "default: key prefix and project, joined by underscores"
         ),
     ] = ""
-    source: Annotated[
-        dict[str, Any],
-        dg.Resolver.default(
-            description="Where the data comes from, for example {location: s3://bucket/charts}"
-        ),
-    ] = Field(default_factory=dict)
-    split: Annotated[
-        dict[str, Any], dg.Resolver.default(description="How the data is divided into the splits")
-    ] = Field(default_factory=dict)
-    hyperparameters: Annotated[
-        dict[str, Any], dg.Resolver.default(description="Defaults of the training, for example {epochs: 20}")
-    ] = Field(default_factory=dict)
-    gates: Annotated[
-        dict[str, Any], dg.Resolver.default(description="Thresholds, for example {metric_floor: 0.9}")
-    ] = Field(default_factory=dict)
-    settings: Annotated[
-        dict[str, Any],
-        dg.Resolver.default(
-            description="Other defaults of a run, for example {seed: 7, model_name: charts_emea, stage: canary}"
-        ),
-    ] = Field(default_factory=dict)
-    triggers: Annotated[
-        dict[str, Any],
-        dg.Resolver.default(
-            description="What starts a run: new_data, git_tags, model_alerts, as in the triggers file; "
-            "default: that of the deployment"
-        ),
-    ] = Field(default_factory=dict)
     resources: Annotated[
         Literal["deployment", "own"],
         dg.Resolver.default(
@@ -88,17 +61,12 @@ class TrainingPipeline(dg.Component, dg.Model, dg.Resolvable):
             problem = found.problems.get(self.project, f"installed: {', '.join(found.projects) or 'none'}")
             raise InputError(f"{context.path}: no model project {self.project!r}: {problem}")
         name = self.name or instance_name(self.project, self.key_prefix)
-        groups = ("source", "split", "hyperparameters", "gates")
-        defaults = {group: getattr(self, group) for group in groups if getattr(self, group)}
+        project = found.projects[self.project]
+        settings = self.or_else(deployment.project_settings().get(name, ProjectSettings()))
         graph = build_training_graph(
-            found.projects[self.project],
-            name=name,
-            key_prefix=tuple(self.key_prefix),
-            defaults=defaults | self.settings,
+            project, name=name, key_prefix=tuple(self.key_prefix), defaults=settings.defaults()
         )
-        triggers = (
-            Triggers.model_validate(self.triggers) if self.triggers else deployment.triggers().get(name)
-        )
-        sensors = deployment.sensors(name, triggers)
         resources = _deployment_resources() if self.resources == "deployment" else {}
-        return dg.Definitions.merge(graph, dg.Definitions(sensors=sensors, resources=resources))
+        return dg.Definitions.merge(
+            graph, deployment.automation(name, project, settings), dg.Definitions(resources=resources)
+        )

@@ -6,10 +6,11 @@ Importing it loads pydantic but not numpy or pandas, because processes that only
 from jukebox_orch.contract.classification import Classification
 from jukebox_orch.contract.dataset import Dataset, Finding, Validation
 from jukebox_orch.contract.features import Features, Normalization, Split
-from jukebox_orch.contract.files import display_url, open_verified, read_bytes, read_error
+from jukebox_orch.contract.files import open_verified, read_bytes, read_error
 from jukebox_orch.contract.project import ModelProject
 from jukebox_orch.contract.regression import Regression
 from jukebox_orch.contract.settings import (
+    SAMPLE,
     Epochs,
     Gates,
     Hyperparameters,
@@ -20,8 +21,10 @@ from jukebox_orch.contract.settings import (
 )
 from jukebox_orch.contract.splitting import split_by_share
 from jukebox_orch.contract.task import Task
+from jukebox_orch.contract.urls import display_url, url_path
 
 __all__ = [
+    "SAMPLE",
     "Classification",
     "Dataset",
     "Epochs",
@@ -44,4 +47,5 @@ __all__ = [
     "read_bytes",
     "read_error",
     "split_by_share",
+    "url_path",
 ]

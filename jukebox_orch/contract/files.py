@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
-from urllib.parse import urlsplit
 
 from jukebox_orch.contract.settings import InputError, SourceFile
+from jukebox_orch.contract.urls import display_url
 
 _BLOCK = 1 << 20
 
@@ -53,14 +53,6 @@ def read_bytes(file: SourceFile, limit: int = 1 << 30) -> bytes:
     return data
 
 
-def display_url(url: str) -> str:
-    """Return `url` for messages: without user name, password and query (which may hold a signature)."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rsplit('@', 1)[-1]}{parts.path}".removeprefix("file://")
-
-
 def read_error(url: str, error: Exception) -> Exception:
     """Return the exception to raise for `error`: an InputError, or an OSError if a retry may succeed."""
     where = display_url(url)
@@ -75,10 +67,18 @@ def read_error(url: str, error: Exception) -> Exception:
         return InputError(f"{where}: is not a regular file")
     if isinstance(error, ImportError):
         return InputError(f"{where}: this kind of URL needs another package: {error}")
+    reason = f"HTTP status {status}" if status else _reason(url, error)
     if isinstance(error, ValueError) or (status and status < 500):
-        return InputError(f"{where}: cannot be read: {error or status}")
-    reason = f"HTTP status {status}" if status else f"{type(error).__name__}: {error}"
+        return InputError(f"{where}: cannot be read: {reason}; check the path or URL")
     return OSError(f"{where}: cannot be read now: {reason}; try again later")
+
+
+def _reason(url: str, error: Exception) -> str:
+    """Return the text of `error`; only its type if `url` has parts to hide, because the text may repeat them."""
+    kind = type(error).__name__
+    if display_url(url) != url.removeprefix("file://"):
+        return f"{kind} (its text is hidden, it may contain the password or signature of the URL)"
+    return str(error) if isinstance(error, ValueError) else f"{kind}: {error}"
 
 
 def _blocks(url: str) -> Iterator[bytes]:

@@ -71,6 +71,14 @@ class ModelProject(ABC):
         Must be deterministic in its arguments. `split` is an instance of the project's `split`.
         """
 
+    def split_kind(self, split: Any) -> str:
+        """Return how the test split is chosen; only versions with the same kind of split compete.
+
+        Default: the values of the split's text and yes/no settings. Its numbers only set how large the splits are.
+        """
+        chosen = {k: v for k, v in split.model_dump(mode="json").items() if isinstance(v, str | bool)}
+        return ", ".join(str(v) if k == "kind" else f"{k}={v}" for k, v in chosen.items()) or "by share"
+
     @abstractmethod
     def build_model(self, features: Features, hyperparameters: Any) -> keras.Model:
         """Build the Keras network that maps a normalised float32 batch (batch, *features.shape) to the outputs.

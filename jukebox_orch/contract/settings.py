@@ -6,6 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from jukebox_orch.contract.urls import common_folder
+
+SAMPLE = "sample"
+"""Dataset name of every embedded sample; the names of models trained on one end in `-sample`."""
+
 
 class InputError(ValueError):
     """Bad input data or configuration. The message names the file or field, the value and what to do."""
@@ -36,6 +41,19 @@ class Source(Settings):
         default_factory=list,
         description="Read exactly these files and verify their digests; set by the new-data sensor",
     )
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether the data is the project's embedded sample. Override it if other fields name the data."""
+        return not self.location and not self.files
+
+    @property
+    def dataset_name(self) -> str:
+        """Default name of the data: its folder or URL without user, password, query and file names.
+
+        Override it together with `is_sample`. Only versions with the same dataset name compete.
+        """
+        return common_folder([self.location] if self.location else [file.url for file in self.files])
 
 
 Epochs = Annotated[int, Field(ge=1, le=10_000)]

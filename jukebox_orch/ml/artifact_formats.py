@@ -2,7 +2,7 @@
 
 | format | value | files |
 |---|---|---|
-| `dataset` | dict of tables and arrays | `<table>.parquet`, `<array>.npy` |
+| `dataset` | `SourcedDataset` | `<table>.parquet`, `<array>.npy`, `origin.json` |
 | `features` | `StoredFeatures` | one `.npy` per array, `features.json` |
 | `keras` | `TrainedModel` | `model.keras`, `training.json` |
 | `onnx` | `OnnxModel` | `model.onnx`, `report.json` |
@@ -28,11 +28,14 @@ import pandas as pd
 from jukebox_orch.contract import Dataset, Features, Normalization, Split
 from jukebox_orch.contract.memmap import array_digest, release_pages
 from jukebox_orch.ml.artifacts import (
+    DataOrigin,
     EvaluationReport,
+    KerasFile,
     OnnxModel,
     OnnxReport,
     RegisteredModel,
     Report,
+    SourcedDataset,
     StoredFeatures,
     TrainedModel,
     TrainingReport,
@@ -56,7 +59,8 @@ class Format:
         name: name recorded in the materialization.
         kind: type of the values.
         write: writes a value to an empty folder.
-        read: reads it back; raises FormatError if another version wrote different fields.
+        read: reads it back from a folder, with the verified sha256 of each file for those that are opened only
+            when they are used; raises FormatError if another version wrote different fields.
         digest: digest of a value's content, used as data version.
         rows: number of rows, or None.
     """
@@ -64,7 +68,7 @@ class Format:
     name: str
     kind: type
     write: Callable[[Any, Path], None]
-    read: Callable[[Path], Any]
+    read: Callable[[Path, Mapping[str, str]], Any]
     digest: Callable[[Any], str]
     rows: Callable[[Any], int | None]
 
@@ -76,10 +80,10 @@ def format_of(value: object) -> Format:
         TypeError: no format stores values of this type.
     """
     found = next((f for f in FORMATS.values() if isinstance(value, f.kind)), None)
-    if found is None or (isinstance(value, dict) and not _is_dataset(value)):
+    if found is None or (isinstance(value, SourcedDataset) and not _is_dataset(value.tables)):
         raise TypeError(
-            f"no artifact format for {type(value).__name__}: return a dict of DataFrames and arrays, "
-            "or one of the values of jukebox_orch.ml.artifacts"
+            f"no artifact format for {type(value).__name__}: return one of the values of jukebox_orch.ml.artifacts; "
+            "a dataset is a dict of DataFrames and arrays"
         )
     return found
 
@@ -110,8 +114,10 @@ def _read_json(path: Path, build: Callable[[dict[str, Any]], T]) -> T:
         ) from error
 
 
-def _write_dataset(value: Dataset, folder: Path) -> None:
-    for name, data in value.items():
+def _write_dataset(value: SourcedDataset, folder: Path) -> None:
+    if value.origin:
+        _write_json(folder / "origin.json", value.origin.model_dump())
+    for name, data in value.tables.items():
         if isinstance(data, pd.DataFrame):
             data.to_parquet(folder / f"{name}.parquet", compression="zstd", index=False)
         else:
@@ -119,14 +125,16 @@ def _write_dataset(value: Dataset, folder: Path) -> None:
             release_pages(data)
 
 
-def _read_dataset(folder: Path) -> Dataset:
+def _read_dataset(folder: Path, _digests: Mapping[str, str]) -> SourcedDataset:
     tables: Dataset = {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
-    return tables | {path.stem: _load_array(path) for path in folder.glob("*.npy")}
+    tables |= {path.stem: _load_array(path) for path in folder.glob("*.npy")}
+    origin = folder / "origin.json"
+    return SourcedDataset(tables, _read_json(origin, DataOrigin.model_validate) if origin.exists() else None)
 
 
-def _digest_dataset(value: Dataset) -> str:
+def _digest_dataset(value: SourcedDataset) -> str:
     state = hashlib.sha256()
-    for name, data in sorted(value.items()):
+    for name, data in sorted(value.tables.items()):
         if isinstance(data, pd.DataFrame):
             # Row hashes depend on the values only, not on the memory layout of the columns.
             hashes = pd.util.hash_pandas_object(data, index=False).to_numpy()
@@ -154,14 +162,21 @@ def _write_features(value: StoredFeatures, folder: Path) -> None:
         "labels": features.labels,
         "normalization": features.normalization.kind,
         "slices": slices,
+        "split_kind": value.split_kind,
+        "origin": value.origin.model_dump() if value.origin else None,
     }
     _write_json(folder / "features.json", described)
 
 
-def _read_features(folder: Path) -> StoredFeatures:
+def _read_features(folder: Path, _digests: Mapping[str, str]) -> StoredFeatures:
     fields = ("dataset_digest", "profile", "inputs", "labels", "normalization", "slices")
-    digest, profile, inputs, labels, normalization, slices = _read_json(
-        folder / "features.json", lambda content: [content[field] for field in fields]
+    (digest, profile, inputs, labels, normalization, slices), split_kind, origin = _read_json(
+        folder / "features.json",
+        lambda content: (
+            [content[field] for field in fields],
+            content.get("split_kind", ""),
+            DataOrigin.model_validate(content["origin"]) if content.get("origin") else None,
+        ),
     )
 
     def split(name: str) -> Split:
@@ -181,7 +196,7 @@ def _read_features(folder: Path) -> StoredFeatures:
             normalization, _load_array(folder / "offset.npy"), _load_array(folder / "scale.npy")
         ),
     )
-    return StoredFeatures(features, digest, profile)
+    return StoredFeatures(features, digest, profile, split_kind, origin)
 
 
 def _write_keras(value: TrainedModel, folder: Path) -> None:
@@ -189,9 +204,9 @@ def _write_keras(value: TrainedModel, folder: Path) -> None:
     value.keras_model.save(folder / "model.keras")
 
 
-def _read_keras(folder: Path) -> TrainedModel:
+def _read_keras(folder: Path, digests: Mapping[str, str]) -> TrainedModel:
     report = _read_json(folder / "training.json", lambda content: TrainingReport(**content))
-    return TrainedModel(report, folder / "model.keras")
+    return TrainedModel(report, KerasFile(folder / "model.keras", digests["model.keras"]))
 
 
 def _write_onnx(value: OnnxModel, folder: Path) -> None:
@@ -199,7 +214,7 @@ def _write_onnx(value: OnnxModel, folder: Path) -> None:
     _write_report(value.report, folder)
 
 
-def _read_onnx(folder: Path) -> OnnxModel:
+def _read_onnx(folder: Path, _digests: Mapping[str, str]) -> OnnxModel:
     return OnnxModel((folder / "model.onnx").read_bytes(), _read_report(OnnxReport, folder))
 
 
@@ -216,8 +231,9 @@ def _report_format(name: str, kind: type[Report]) -> Format:
         name=name,
         kind=kind,
         write=_write_report,
-        read=lambda folder: _read_report(kind, folder),
-        digest=lambda value: hashlib.sha256(value.model_dump_json().encode()).hexdigest(),
+        read=lambda folder, _digests: _read_report(kind, folder),
+        # Without the fields that an older version of the product did not store, so that its data version is the same.
+        digest=lambda value: hashlib.sha256(value.model_dump_json(exclude_unset=True).encode()).hexdigest(),
         rows=lambda _: None,
     )
 
@@ -232,11 +248,11 @@ FORMATS: dict[str, Format] = {
     for f in (
         Format(
             name="dataset",
-            kind=dict,
+            kind=SourcedDataset,
             write=_write_dataset,
             read=_read_dataset,
             digest=_digest_dataset,
-            rows=lambda value: max(len(data) for data in value.values()),
+            rows=lambda value: max(len(data) for data in value.tables.values()),
         ),
         Format(
             name="features",

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import keras
 
-    from jukebox_orch.contract import Features
+    from jukebox_orch.contract import Dataset, Features
 
 # Operator set of ONNX files: the newest one that tf2onnx 1.17 writes; onnxruntime reads it since 1.14.
 OPSET = 18
@@ -27,6 +27,37 @@ class Report(BaseModel):
     # defer_build: build validators in the step that first uses them, not when the graph is defined.
     # ser_json_inf_nan: pydantic would write NaN and infinity as null, which a float field cannot read back.
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, ser_json_inf_nan="constants")
+
+
+class DataOrigin(Report):
+    """Where a dataset comes from.
+
+    Attributes:
+        name: dataset name of the run; only versions with the same name compete.
+        source: where it was read, without user, password and query.
+        sample: whether it is the project's embedded sample.
+    """
+
+    name: str
+    source: str
+    sample: bool
+
+
+class ComparisonBasis(Report):
+    """What must be equal for a version to replace another one as champion without a person's decision."""
+
+    dataset_name: str
+    split_kind: str
+    primary_metric: str
+
+    def difference(self, other: ComparisonBasis) -> str:
+        """Return what differs from `other`, as in "dataset 'a' instead of 'b'"; empty if nothing does."""
+        names = {"dataset_name": "dataset", "split_kind": "split", "primary_metric": "primary metric"}
+        return ", ".join(
+            f"{text} {getattr(other, field)!r} instead of {getattr(self, field)!r}"
+            for field, text in names.items()
+            if getattr(self, field) != getattr(other, field)
+        )
 
 
 class RuleFinding(Report):
@@ -83,7 +114,8 @@ class EvaluationReport(Report):
         slices: the same metrics on named subsets of the test split.
         baselines: the same metrics of simple rules.
         champion: scores of the base that the run names, otherwise of the current champion; None without either.
-        champion_problem: why an existing champion could not be compared; in that case no version may replace it.
+        champion_problem: why the current champion is not compared; in that case only a person may replace it.
+        basis: what a champion must have in common with this model to be compared; None in reports of older versions.
         collapsed: classes in the test split that the model never predicts.
         details: tables of the task: per class, confusion matrix, calibration, residuals.
     """
@@ -103,6 +135,7 @@ class EvaluationReport(Report):
     champion_problem: str = ""
     collapsed: list[str]
     details: dict[str, Any]
+    basis: ComparisonBasis | None = None
 
 
 class OnnxReport(Report):
@@ -147,13 +180,18 @@ class RegisteredModel(Report):
 
 @dataclass(frozen=True)
 class LoadedVersion:
-    """A registered version with the verified bytes of its ONNX file, or the reason why it cannot be used."""
+    """A registered version with the verified bytes of its ONNX file, or the reason why it cannot be used.
+
+    Attributes:
+        basis: what it was judged by; None if an older version of the product registered it.
+    """
 
     model_name: str
     version: str
     sha256: str
     content: bytes
     problem: str = ""
+    basis: ComparisonBasis | None = None
 
 
 @dataclass(frozen=True)
@@ -183,28 +221,36 @@ class TrainingReport:
 
 
 @dataclass(frozen=True)
+class KerasFile:
+    """A `.keras` file and the sha256 that it had when its artifact was verified."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """Value of `trained_model`. Reads the Keras file only when the network is used.
 
     Attributes:
         report: how it was trained.
-        source: the Keras model in memory, or its verified `.keras` file.
+        source: the Keras model in memory, or its stored file.
     """
 
     report: TrainingReport
-    source: keras.Model | Path
+    source: keras.Model | KerasFile
 
     @cached_property
     def keras_model(self) -> keras.Model:
         """The Keras model that maps raw inputs to outputs.
 
         Raises:
-            UnsafeFileError: the file is not a `.keras` archive or holds code (Lambda layers).
+            UnsafeFileError: the file was changed, is not a `.keras` archive or holds code (Lambda layers).
         """
-        if isinstance(self.source, Path):
-            from jukebox_orch.ml.keras_runtime import load_keras
+        if isinstance(self.source, KerasFile):
+            from jukebox_orch.ml.keras_runtime import load_verified_keras
 
-            return load_keras(self.source)
+            return load_verified_keras(self.source.path, self.source.sha256)
         return self.source
 
 
@@ -217,16 +263,33 @@ class OnnxModel:
 
 
 @dataclass(frozen=True)
+class SourcedDataset:
+    """Value of `dataset`: the tables and arrays, and where they come from.
+
+    Attributes:
+        origin: None if an older version of the product stored it.
+    """
+
+    tables: Dataset
+    origin: DataOrigin | None
+
+
+@dataclass(frozen=True)
 class StoredFeatures:
-    """Value of `features`: the splits, and the digest of the dataset that they were built from.
+    """Value of `features`: the splits, and the dataset that they were built from.
 
     Attributes:
         profile: distribution of the dataset's monitored columns, see `jukebox_orch.ml.drift`.
+        split_kind: how the test split was chosen, see `ModelProject.split_kind`.
+        origin: where the dataset comes from; None if an older version of the product stored it. The digest does not
+            contain it, so that the same data gives the same model wherever it lies.
     """
 
     features: Features
     dataset_digest: str
     profile: Mapping[str, Any]
+    split_kind: str = ""
+    origin: DataOrigin | None = None
 
     @cached_property
     def digest(self) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from jukebox_orch.contract import Features, Gates, ModelProject, Split
 from jukebox_orch.ml.artifacts import (
     ChampionScores,
+    ComparisonBasis,
     EvaluationReport,
     LoadedVersion,
     Scores,
@@ -23,12 +24,15 @@ def evaluate(
     stored: StoredFeatures,
     champion: LoadedVersion | None,
     gates: Gates,
+    *,
+    chosen: bool = False,
 ) -> tuple[EvaluationReport, np.ndarray]:
     """Score the model, its slices, the baselines and the champion.
 
     Args:
         champion: the version to compare with, the current champion or a base that the run names.
         gates: thresholds for the scores; stored in the report.
+        chosen: whether the run names `champion`; the current champion is compared only on the same basis.
 
     Returns:
         The report and the model's predictions (n, outputs) on the test split.
@@ -39,6 +43,13 @@ def evaluate(
     name, baseline = task.baseline(features.train, test)
     baselines = {name: baseline, **project.baselines(features)}
     champion_scores, problem = score_champion(project, features, champion)
+    basis = ComparisonBasis(
+        dataset_name=stored.origin.name if stored.origin else "",
+        split_kind=stored.split_kind,
+        primary_metric=task.primary,
+    )
+    if champion and not problem and not chosen:
+        problem = basis_problem(basis, champion)
     report = EvaluationReport(
         task=task.kind,
         primary_metric=task.primary,
@@ -59,8 +70,21 @@ def evaluate(
         champion_problem=problem,
         collapsed=task.collapsed(test, prediction, features.labels),
         details=task.details(test, prediction, features.labels),
+        basis=basis,
     )
     return report, prediction
+
+
+def basis_problem(basis: ComparisonBasis, champion: LoadedVersion) -> str:
+    """Return why only a person may replace the champion by a model of this basis; empty if they can be compared."""
+    if champion.basis is None:
+        return (
+            f"champion version {champion.version} was registered without the name of its dataset, "
+            "so a comparison may be unfair"
+        )
+    if difference := champion.basis.difference(basis):
+        return f"unlike champion version {champion.version}, this model has {difference}"
+    return ""
 
 
 def score_champion(

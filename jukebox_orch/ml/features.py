@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from jukebox_orch.contract import Dataset, ModelProject
+from jukebox_orch.contract import ModelProject
 from jukebox_orch.ml import drift
-from jukebox_orch.ml.artifacts import StoredFeatures
+from jukebox_orch.ml.artifacts import SourcedDataset, StoredFeatures
 
 
 def make_features(
-    project: ModelProject, dataset: Dataset, dataset_digest: str, split: Any, seed: int
+    project: ModelProject, dataset: SourcedDataset, dataset_digest: str, split: Any, seed: int
 ) -> StoredFeatures:
     """Build the project's features with the settings `split`, and the profile of the monitored columns.
 
     Raises:
         InputError: the data cannot be split by these settings.
     """
-    features = project.build_features(dataset, split, seed)
-    return StoredFeatures(features, dataset_digest, drift.profile(project.drift_table(dataset)))
+    tables = dataset.tables
+    features = project.build_features(tables, split, seed)
+    profile = drift.profile(project.drift_table(tables))
+    return StoredFeatures(features, dataset_digest, profile, project.split_kind(split), dataset.origin)

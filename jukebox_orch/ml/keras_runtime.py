@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import gc
+import hashlib
 import json
 import logging
 import os
+import sys
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,16 +23,24 @@ if TYPE_CHECKING:
 
 # Eigen splits sums by thread. With a fixed number of threads, every machine adds in the same order.
 _THREADS = "2"
+_BLOCK = 1 << 20
 
 
 class UnsafeFileError(ValueError):
     """A model file that can run code or that refers to other files."""
 
 
+class UnfinishedImportError(RuntimeError):
+    """TensorFlow's import began in this process and did not finish."""
+
+
 def import_keras() -> Any:
     """Import Keras with TensorFlow set up so that every machine gives the same results.
 
     TensorFlow reads its settings when it is imported: they have no effect if it was imported before.
+
+    Raises:
+        UnfinishedImportError: an earlier import in this process was interrupted, for example by Ctrl-C, or failed.
     """
     set_tensorflow()
     _load_tensorflow()
@@ -44,6 +55,13 @@ def import_keras() -> Any:
 @functools.cache
 def _load_tensorflow() -> None:
     """Import TensorFlow without garbage collection, which would scan its 500,000 permanent objects many times."""
+    # Python forgets the modules whose import was interrupted and keeps the finished ones. A second import mixes both:
+    # it fails somewhere inside TensorFlow, or works with what it registered twice.
+    if "tensorflow" not in sys.modules and any(name.startswith("tensorflow.") for name in sys.modules):
+        raise UnfinishedImportError(
+            "TensorFlow was imported before in this process, and its import was interrupted or failed. It cannot be "
+            "repeated in the same process: start a new process, for example by running the job again."
+        )
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -96,6 +114,30 @@ def load_keras(path: Path) -> keras.Model:
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     assert isinstance(model, keras.Model)  # noqa: S101
     return model
+
+
+def load_verified_keras(path: Path, sha256: str) -> keras.Model:
+    """Load a `.keras` archive as `load_keras` does, if it has this sha256.
+
+    Keras opens a file by its path, several times. So a private copy is verified and loaded, which nobody replaces
+    in between; it is deleted when the model is in memory.
+
+    Raises:
+        UnsafeFileError: as `load_keras`, or the file has another sha256.
+    """
+    with tempfile.TemporaryDirectory(prefix="keras-") as folder:
+        copy = Path(folder) / path.name
+        state = hashlib.sha256()
+        with path.open("rb") as source, copy.open("wb") as target:
+            while block := source.read(_BLOCK):
+                state.update(block)
+                target.write(block)
+        if state.hexdigest() != sha256:
+            raise UnsafeFileError(
+                f"{path} has sha256 {state.hexdigest()}, it was verified with {sha256}: the file was changed after "
+                "that; refused. Materialize the asset again."
+            )
+        return load_keras(copy)
 
 
 def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:

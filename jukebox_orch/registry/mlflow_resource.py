@@ -2,8 +2,9 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import dagster as dg
@@ -66,13 +67,14 @@ class MlflowResource(dg.ConfigurableResource):
             else self.tracking_uri
         )
 
-    def run_id(self, run: dg.DagsterRun, experiment: str, tags: dict[str, str]) -> str:
+    def run_id(self, run: dg.DagsterRun, experiment: str, tags: Mapping[str, str], name: str = "") -> str:
         """Return the MLflow run of a Dagster run; create it if it does not exist.
 
         Args:
             run: the Dagster run; its event and git tags are copied.
             experiment: name of the experiment, created if it does not exist.
             tags: more tags for a new run.
+            name: what a new run is called, before the first characters of the Dagster run's id.
         """
         client = self.client()
         experiment_id = self._experiment(experiment)
@@ -81,7 +83,7 @@ class MlflowResource(dg.ConfigurableResource):
         created = client.create_run(
             experiment_id,
             tags={RUN_TAG: run.run_id, "dagster_job": run.job_name, **event_tags(run), **tags},
-            run_name=f"{experiment}-{run.run_id[:8]}",
+            run_name=f"{name or experiment} {run.run_id[:8]}",
         )
         # The client repeats a POST whose response was lost, which creates duplicates: keep the first.
         first, *duplicates = self._runs_of(run, experiment_id) or [created.info.run_id]
@@ -89,9 +91,26 @@ class MlflowResource(dg.ConfigurableResource):
             client.delete_run(duplicate)
         return first
 
-    def finish(self, run_id: str, *, failed: bool) -> None:
-        """End the MLflow run, as failed if a check stops the Dagster run. Later steps can still add to it."""
-        self.client().set_terminated(run_id, "FAILED" if failed else "FINISHED")
+    def set_status(
+        self, dagster_run_id: str, status: Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+    ) -> None:
+        """Set the status of the MLflow run of a Dagster run, if it has one."""
+        client = self.client()
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        for found in client.search_runs(experiments, f"tags.{RUN_TAG} = '{dagster_run_id}'"):
+            if status == "RUNNING":
+                client.update_run(found.info.run_id, status)
+            elif found.info.status != status:
+                client.set_terminated(found.info.run_id, status)
+
+    def end_abandoned(self, instance: dg.DagsterInstance, experiment: str) -> None:
+        """End the experiment's MLflow runs whose Dagster run was killed, which could not end them itself."""
+        client = self.client()
+        for found in client.search_runs([self._experiment(experiment)], "attributes.status = 'RUNNING'"):
+            run = instance.get_run_by_id(found.data.tags.get(RUN_TAG, ""))
+            if run and run.is_finished:
+                ended = {dg.DagsterRunStatus.SUCCESS: "FINISHED", dg.DagsterRunStatus.CANCELED: "KILLED"}
+                client.set_terminated(found.info.run_id, ended.get(run.status, "FAILED"))
 
     def lock(self, model_name: str) -> "FileLock":
         """Return the lock for registrations of a model on this machine; it is released when its process dies."""
@@ -106,6 +125,11 @@ class MlflowResource(dg.ConfigurableResource):
         """Return the URL of the MLflow run; for the embedded store, of `mlflow server` on its default port."""
         base = self.address if self.address.startswith("http") else "http://127.0.0.1:5000"
         return f"{base.rstrip('/')}/#/experiments/{self._experiment(experiment)}/runs/{run_id}"
+
+    def model_url(self, model_name: str, version: str = "") -> str:
+        """Return the URL of a registered model or of one version of it, see `url`."""
+        base = self.address if self.address.startswith("http") else "http://127.0.0.1:5000"
+        return f"{base.rstrip('/')}/#/models/{model_name}" + (f"/versions/{version}" if version else "")
 
     def _export_credentials(self) -> None:
         """Pass user and password of the URI to MLflow in environment variables, which it does not log."""

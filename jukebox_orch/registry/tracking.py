@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jukebox_orch.contract import Features
-from jukebox_orch.ml.artifacts import OnnxModel, TrainedModel
+from jukebox_orch.ml.artifacts import DataOrigin, OnnxModel, StoredFeatures, TrainedModel
 from jukebox_orch.registry.mlflow_resource import MlflowResource
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _BATCH = 1000
 _PARAMETER_LENGTH = 500
+# What MLflow keeps of a dataset's name and digest.
+_DATASET_NAME_LENGTH, _DATASET_DIGEST_LENGTH = 500, 36
 _TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
@@ -30,8 +32,13 @@ def log_training(
     trained: TrainedModel,
     settings: Mapping[str, Any],
     figures: Mapping[str, bytes],
+    model_id: str | None = None,
 ) -> None:
-    """Log parameters, curves per epoch, split metrics and figures as PNG."""
+    """Log parameters, curves per epoch, split metrics and figures as PNG.
+
+    Args:
+        model_id: the logged Keras model that the split metrics belong to.
+    """
     from mlflow.entities import Metric, Param
 
     client, training = mlflow.client(), trained.report
@@ -43,7 +50,7 @@ def log_training(
         if np.isfinite(value)
     ]
     scores = [
-        Metric(f"{split}_{name}", value, now, 0)
+        Metric(f"{split}_{name}", value, now, 0, model_id=model_id)
         for split, metrics in (("train", training.train), ("validation", training.validation))
         for name, value in metrics.items()
         if np.isfinite(value)
@@ -57,20 +64,30 @@ def log_training(
     _log_figures(client, run_id, figures)
 
 
-def log_dataset(
-    mlflow: MlflowResource, run_id: str, *, name: str, digest: str, source: str, profile: Mapping[str, Any]
-) -> None:
-    """Log the training data. MLflow keeps 36 characters of the digest."""
+def log_dataset(mlflow: MlflowResource, run_id: str, stored: StoredFeatures, origin: DataOrigin) -> None:
+    """Log the training data with its source and the schema of the model's inputs."""
+    client = mlflow.client()
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.types import ColSpec, Schema, TensorSpec
 
-    dataset = Dataset(
-        name=name,
-        digest=digest[:36],
-        source_type="jukebox-orchestrator",
-        source=json.dumps({"source": source}),
-        profile=json.dumps({"digest": digest, **profile}),
+    features = stored.features
+    x = features.train.x
+    schema = (
+        Schema([ColSpec("float" if x.dtype == np.float32 else "integer", name) for name in features.inputs])
+        if features.columns
+        else Schema([TensorSpec(x.dtype, (-1, *features.shape), features.inputs[0])])
     )
-    mlflow.client().log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
+    kind = "mlflow_colspec" if features.columns else "mlflow_tensorspec"
+    rows = {name: round(float(split.weight.sum())) for name, split in features.splits.items()}
+    dataset = Dataset(
+        name=origin.name[-_DATASET_NAME_LENGTH:],
+        digest=stored.dataset_digest[:_DATASET_DIGEST_LENGTH],
+        source_type="jukebox-orchestrator",
+        source=json.dumps({"source": origin.source}),
+        schema=json.dumps({kind: schema.to_dict()}),
+        profile=json.dumps({"digest": stored.dataset_digest, "rows": rows, "split": stored.split_kind}),
+    )
+    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
 
 
 def log_evaluation(
@@ -91,38 +108,44 @@ def log_evaluation(
 
 
 def log_keras(mlflow: MlflowResource, run_id: str, model: keras.Model, features: Features) -> str:
-    """Log the network as a `.keras` archive with signature and pinned requirements; return its URI.
+    """Log the network as a `.keras` archive with signature and pinned requirements; return the logged model's id.
 
     All trained models can be loaded in Keras' safe mode, see `jukebox_orch.ml.keras_runtime.load_keras`.
     """
     mlflow.client()
     from mlflow import keras as keras_flavor
-    from mlflow import start_run
-    from mlflow.models import ModelSignature
+    from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     inputs = TensorSpec(features.train.x.dtype, (-1, *features.shape), "raw")
     output = TensorSpec(np.dtype(np.float32), (-1, *model.output_shape[1:]), "output")
-    with start_run(run_id=run_id):
-        logged = keras_flavor.log_model(
-            model,
-            name="keras_model",
-            signature=ModelSignature(Schema([inputs]), Schema([output])),
-            # No input_example: mlflow.keras 3.17 writes it to a folder before it creates the folder.
-            pip_requirements=_pinned("keras", "tensorflow", "numpy"),
-        )
-    return logged.model_uri
+    # `mlflow.keras.log_model` needs an active run, and leaving it would mark the run as finished.
+    logged = Model.log(
+        None,
+        keras_flavor,
+        name="keras_model",
+        run_id=run_id,
+        model=model,
+        signature=ModelSignature(Schema([inputs]), Schema([output])),
+        # No input_example: mlflow.keras 3.17 writes it to a folder before it creates the folder.
+        pip_requirements=_pinned("keras", "tensorflow", "numpy"),
+    )
+    return str(logged.model_id)
 
 
 def log_onnx(
-    mlflow: MlflowResource, run_id: str, onnx_model: OnnxModel, example: Mapping[str, np.ndarray]
+    mlflow: MlflowResource,
+    run_id: str,
+    onnx_model: OnnxModel,
+    example: Mapping[str, np.ndarray],
+    test_metrics: Mapping[str, float],
 ) -> str:
-    """Log the ONNX file as a model with signature, example and pinned requirements; return its URI."""
+    """Log the ONNX file as a model with signature, example, requirements and test metrics; return its URI."""
     client = mlflow.client()
     import onnx
     from mlflow import onnx as onnx_flavor
-    from mlflow import start_run
-    from mlflow.models import ModelSignature
+    from mlflow.entities import Metric
+    from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
     def schema(tensors: Mapping[str, list[str | int]]) -> Schema:
@@ -134,17 +157,25 @@ def log_onnx(
         )
 
     report = onnx_model.report
-    with start_run(run_id=run_id):
-        logged = onnx_flavor.log_model(
-            onnx.load_model_from_string(onnx_model.content),
-            name="onnx_model",
-            signature=ModelSignature(schema(report.inputs), schema(report.outputs)),
-            input_example=dict(example),
-            pip_requirements=requirements(),
-            onnx_execution_providers=["CPUExecutionProvider"],
-            save_as_external_data=False,
-        )
-    client.set_terminated(run_id, "FINISHED")
+    logged = Model.log(
+        None,
+        onnx_flavor,
+        name="onnx_model",
+        run_id=run_id,
+        onnx_model=onnx.load_model_from_string(onnx_model.content),
+        signature=ModelSignature(schema(report.inputs), schema(report.outputs)),
+        input_example=dict(example),
+        pip_requirements=requirements(),
+        onnx_execution_providers=["CPUExecutionProvider"],
+        save_as_external_data=False,
+    )
+    now = _milliseconds()
+    metrics = [
+        Metric(f"test_{name}", value, now, 0, model_id=logged.model_id)
+        for name, value in test_metrics.items()
+        if np.isfinite(value)
+    ]
+    log_metrics(client, run_id, metrics)
     return logged.model_uri
 
 

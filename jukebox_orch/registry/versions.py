@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jukebox_orch.ml.artifacts import LoadedVersion
+from jukebox_orch.ml.artifacts import ComparisonBasis, LoadedVersion
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.storage.model_store import ModelStore, StoreError
@@ -115,11 +115,15 @@ def find_model(client: MlflowClient, name: str) -> RegisteredModel | None:
 
 
 def _load(mlflow: MlflowResource, store: ModelStore, model_name: str, number: str) -> LoadedVersion:
-    sha256 = mlflow.client().get_model_version(model_name, number).tags.get(SHA256_TAG, "")
+    tags = mlflow.client().get_model_version(model_name, number).tags
+    sha256 = tags.get(SHA256_TAG, "")
+    fields = {name: tags.get(name, "") for name in ComparisonBasis.model_fields}
+    basis = ComparisonBasis(**fields) if all(fields.values()) else None
     try:
-        return LoadedVersion(model_name, number, sha256, store.load(model_name, number, sha256))
+        content, problem = store.load(model_name, number, sha256), ""
     except StoreError as error:
-        return LoadedVersion(model_name, number, sha256, b"", f"version {number}: {error}")
+        content, problem = b"", f"version {number}: {error}"
+    return LoadedVersion(model_name, number, sha256, content, problem, basis)
 
 
 def _download(client: MlflowClient, name: str, number: str) -> bytes:

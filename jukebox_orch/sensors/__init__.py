@@ -1,6 +1,6 @@
-"""Sensors that start training runs: new data, git tags, model alerts; each event exactly once."""
+"""Sensors and schedules that start training runs: new data, git tags, model alerts, the clock; each event once."""
 
-from jukebox_orch.sensors.factory import build_sensors
-from jukebox_orch.sensors.settings import Triggers, load_triggers
+from jukebox_orch.sensors.factory import build_schedules, build_sensors
+from jukebox_orch.sensors.settings import Triggers
 
-__all__ = ["Triggers", "build_sensors", "load_triggers"]
+__all__ = ["Triggers", "build_schedules", "build_sensors"]

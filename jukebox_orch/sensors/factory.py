@@ -1,4 +1,7 @@
-"""The Dagster sensors of a project. Each lists its source, calls a pure decision function and stores the cursor."""
+"""The Dagster sensors and the schedule of a project.
+
+Each sensor lists its source, calls a pure decision function and stores the cursor.
+"""
 
 import time
 from collections.abc import Callable
@@ -11,7 +14,7 @@ from jukebox_orch.sensors.git_tags.tick import git_tags_tick
 from jukebox_orch.sensors.model_alerts.tick import model_alerts_tick
 from jukebox_orch.sensors.new_data.tick import new_data_tick
 from jukebox_orch.sensors.settings import Triggers
-from jukebox_orch.sensors.trigger_types import Decision, Evaluate, SourceUnavailableError, count
+from jukebox_orch.sensors.trigger_types import EVENT_TAG, Decision, Evaluate, SourceUnavailableError, count
 
 _IDLE_SECONDS = 3_600
 
@@ -82,6 +85,24 @@ def build_sensors(
     ]
 
 
+def build_schedules(project_name: str, job_name: str, triggers: Triggers) -> list[dg.ScheduleDefinition]:
+    """Return the schedule of a project's training job, which is on; none without a trigger."""
+    trigger = triggers.schedule
+    if trigger is None:
+        return []
+    return [
+        dg.ScheduleDefinition(
+            name=f"{project_name}_schedule",
+            description=f"Starts {job_name} at {trigger.cron} ({trigger.timezone}).",
+            job_name=job_name,
+            cron_schedule=trigger.cron,
+            execution_timezone=trigger.timezone,
+            tags={EVENT_TAG: "schedule"},
+            default_status=dg.DefaultScheduleStatus.RUNNING,
+        )
+    ]
+
+
 def _tick(evaluate: Evaluate, interval: int) -> Callable[[dg.SensorEvaluationContext], dg.SensorResult]:
     def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         next_tick = time.time() + interval
@@ -105,8 +126,8 @@ def _tick(evaluate: Evaluate, interval: int) -> Callable[[dg.SensorEvaluationCon
 def _unconfigured(project_name: str, kind: str) -> Callable[[dg.SensorEvaluationContext], dg.SensorResult]:
     def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult:
         return dg.SensorResult(
-            skip_reason=f"Not configured: add `{kind}` under `{project_name}` to the deployment's triggers file "
-            "(docs/sensors.md) and reload this code location."
+            skip_reason=f"Not configured: add `{kind}` to the triggers of `{project_name}` in the deployment's "
+            "projects file (docs/sensors.md) and reload this code location."
         )
 
     return tick

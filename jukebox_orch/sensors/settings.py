@@ -1,16 +1,20 @@
-"""The settings of a project's triggers, and the reader of a deployment's triggers file."""
+"""The settings of a project's triggers."""
 
 import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+import dagster as dg
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-_MATCHER = re.compile(r'[a-zA-Z_][a-zA-Z0-9_]*\s*(=|!=|=~|!~)\s*"[^"\n]*"')
-_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,40}")
+# The two forms of Alertmanager: a plain name, whose value keeps a backslash before other characters (`"a\.b"`); and a
+# quoted name of any characters (since 0.27), where that is an error.
+_OPERATOR = r"\s*(?:=|!=|=~|!~)\s*"
+_PLAIN = rf'[a-zA-Z_:][a-zA-Z0-9_:]*{_OPERATOR}"(?:[^"\\\n]|\\[^\n])*"'
+_QUOTED = r'(?:[^"\\\n]|\\[\\"n])'
+_MATCHER = re.compile(rf'{_PLAIN}|"{_QUOTED}+"{_OPERATOR}"{_QUOTED}*"')
+_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,40}")
 _SCP_LIKE = re.compile(r"[\w][\w.-]*@[\w][\w.-]*:[\w~./-]+")
 GIT_SCHEMES = ("https", "http", "ssh", "file")
 
@@ -59,13 +63,17 @@ def _checked_pattern(pattern: str) -> str:
 
 def _checked_matcher(matcher: str) -> str:
     if not _MATCHER.fullmatch(matcher):
-        raise ValueError('must look like name="value" (or !=, =~, !~), the syntax of Alertmanager matchers')
+        raise ValueError(
+            'must look like name="value" (or !=, =~, !~), the syntax of Alertmanager matchers; a name with other '
+            'characters than letters, digits, `_` and `:` is quoted, as in "service.name"="value"; inside quotes use '
+            '\\\\, \\" and \\n for a backslash, a quote and a new line'
+        )
     return matcher
 
 
 def _checked_label(label: str) -> str:
     if not _LABEL.fullmatch(label):
-        raise ValueError("must be a label name: letters, digits and `_`, at most 41 characters")
+        raise ValueError("must be a label name: letters, digits, `_`, `.` and `-`, at most 41 characters")
     return label
 
 
@@ -147,56 +155,26 @@ class ModelAlertsTrigger(_Settings):
     interval_seconds: int = Field(30, ge=1, le=86_400, description="Time between two ticks (s)")
 
 
+class ScheduleTrigger(_Settings):
+    """The clock starts a run on the data that the deployment names."""
+
+    cron: str = Field(description='When a run starts, in cron syntax, such as "0 3 * * *" or @daily')
+    timezone: str = Field("UTC", description="Time zone of `cron`, such as Europe/Berlin")
+
+    @model_validator(mode="after")
+    def _check_cron(self) -> "ScheduleTrigger":
+        try:
+            dg.ScheduleDefinition(job_name="any", cron_schedule=self.cron, execution_timezone=self.timezone)
+        except dg.DagsterInvalidDefinitionError as error:
+            text = " ".join(str(error).split()).replace(" for schedule 'None'", "")
+            raise ValueError(text.removeprefix("Found ")) from None
+        return self
+
+
 class Triggers(_Settings):
     """What starts training runs of one project automatically. A source without a trigger is not watched."""
 
     new_data: NewDataTrigger | None = None
     git_tags: GitTagsTrigger | None = None
     model_alerts: ModelAlertsTrigger | None = None
-
-
-def load_triggers(path: str | Path, projects: Collection[str] | None = None) -> dict[str, Triggers]:
-    """Read a YAML file: project name -> `Triggers`.
-
-    Args:
-        path: The file.
-        projects: The installed projects; if given, any other name in the file is an error.
-
-    Raises:
-        ValueError: The file cannot be read, or has an unknown project or field or a bad value; the message
-            names file, field, value and what is expected.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ValueError(f"triggers file {path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"triggers file {path}: not YAML: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"triggers file {path}: must map project names to triggers, not {type(content).__name__}"
-        )
-    problems: list[str] = []
-    triggers: dict[str, Triggers] = {}
-    for name, settings in content.items():
-        if projects is not None and name not in projects:
-            problems.append(f"{name}: no such project; installed: {', '.join(sorted(projects)) or 'none'}")
-            continue
-        try:
-            triggers[name] = Triggers.model_validate(settings)
-        except ValidationError as error:
-            problems += [
-                f"{'.'.join(str(part) for part in (name, *problem['loc']))}: "
-                f"{problem['msg'].removeprefix('Value error, ')} (got {_shown(problem['input'])})"
-                for problem in error.errors()
-            ]
-    if problems:
-        raise ValueError(f"triggers file {path}:\n" + "\n".join(f"  {problem}" for problem in problems))
-    return triggers
-
-
-def _shown(value: object) -> str:
-    """Return a bad value for a message, without the password or query secret that it may contain."""
-    return re.sub(r"\?[^']*", "?***", re.sub(r"//[^/@\s]*@", "//***@", repr(value)))[:200]
+    schedule: ScheduleTrigger | None = None

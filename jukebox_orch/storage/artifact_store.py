@@ -137,7 +137,7 @@ class ArtifactStore(dg.ConfigurableIOManager):
                 f"recorded {sha256}: the files were changed; refused. Materialize the asset again."
             )
         try:
-            return value_format.read(folder)
+            return value_format.read(folder, found)
         except FormatError as error:
             raise ArtifactError(
                 f"{asset_key.to_user_string()}: {path} was written by another version ({error}): "

@@ -136,10 +136,12 @@ def check_dataset(project: ModelProject, dataset: Dataset) -> None:
 def check_storage(dataset: Dataset, folder: Path) -> None:
     """Check that the dataset has the same digest after it was written and read."""
     from jukebox_orch.ml.artifact_formats import format_of
+    from jukebox_orch.ml.artifacts import SourcedDataset
 
-    dataset_format = format_of(dataset)
-    dataset_format.write(dataset, folder)
-    assert dataset_format.digest(dataset_format.read(folder)) == dataset_digest(dataset), (
+    value = SourcedDataset(dataset, origin=None)
+    dataset_format = format_of(value)
+    dataset_format.write(value, folder)
+    assert dataset_format.digest(dataset_format.read(folder, {})) == dataset_digest(dataset), (
         "the dataset changes when it is stored as Parquet and .npy: use plain column types"
     )
 
@@ -187,8 +189,10 @@ def check_bad_data(project: ModelProject, dataset: Dataset, seed: int) -> None:
 def dataset_digest(dataset: Dataset) -> str:
     """Return the digest of all values of the dataset."""
     from jukebox_orch.ml.artifact_formats import format_of
+    from jukebox_orch.ml.artifacts import SourcedDataset
 
-    return format_of(dataset).digest(dataset)
+    value = SourcedDataset(dataset, origin=None)
+    return format_of(value).digest(value)
 
 
 def features_digest(features: Features) -> str:

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from jukebox_orch.assets import build_training_graph
 from jukebox_orch.assets.run_config import config_schema
+from jukebox_orch.assets.training_graph import TrainingGraph
 from jukebox_orch.contract import Gates, Hyperparameters, InputError, Settings
 from jukebox_orch.projects.jukebox import Jukebox
 from jukebox_orch_tests.support.deployment import Deployment, made
@@ -23,7 +24,6 @@ BAD = {
     "share above 1": ({"gates": {"max_invalid_share": 1.5}}, "gates.max_invalid_share = 1.5"),
     "path as model name": ({"model_name": "../../etc"}, "model_name = '../../etc'"),
     "option as model name": ({"model_name": "-rf"}, "model_name = '-rf'"),
-    "empty model name": ({"model_name": ""}, "model_name = ''"),
     "command as version": ({"version": "1.0; rm -rf /"}, "version = '1.0; rm -rf /'"),
     "not a number": ({"gates": {"metric_floor": float("nan")}}, "gates.metric_floor = nan"),
     "infinite": ({"hyperparameters": {"learning_rate": float("inf")}}, "hyperparameters.learning_rate = inf"),
@@ -96,15 +96,18 @@ def test_empty_config_gives_defaults():
     config = resolved(job, {})
     assert config["jukebox__trained_model"]["hyperparameters"] == Jukebox.hyperparameters().model_dump()
     assert config["jukebox__trained_model"]["seed"] == 42
-    assert config["jukebox__registered_model"]["model_name"] == "jukebox"
+    assert (
+        config["jukebox__registered_model"]["model_name"] == config["jukebox__dataset"]["dataset_name"] == ""
+    )
     assert config["jukebox__registered_model"]["version"] == ""
     assert config["jukebox__registered_model"]["prod_flag"] is False
-    assert config["jukebox__dataset"]["source"] == {"location": "", "files": []}
+    assert config["jukebox__dataset"]["source"] == {"location": "", "files": [], "date_format": "auto"}
 
 
 def test_config_value_reaches_every_step_that_takes_it():
     job = definitions(Jukebox()).resolve_job_def("jukebox_training")
-    config = resolved(job, {"model_name": "songs", "seed": 7, "hyperparameters": {"epochs": 3}})
+    real = {"source": {"location": "/data"}, "model_name": "songs"}
+    config = resolved(job, {**real, "seed": 7, "hyperparameters": {"epochs": 3}})
     steps = {step for step, values in config.items() if values.get("model_name") == "songs"}
     assert steps == {"jukebox__dataset", "jukebox__evaluation", "jukebox__registered_model"}
     assert config["jukebox__features"]["seed"] == config["jukebox__trained_model"]["seed"] == 7
@@ -119,10 +122,10 @@ def test_config_value_reaches_every_step_that_takes_it():
             "training",
             [
                 *("source", "split", "hyperparameters", "gates", "seed"),
-                *("model_name", "base_model_name", "version", "stage", "prod_flag"),
+                *("dataset_name", "model_name", "base_model_name", "version", "stage", "prod_flag"),
             ],
         ),
-        ("data", ["source", "split", "gates", "seed", "model_name"]),
+        ("data", ["source", "split", "gates", "seed", "dataset_name", "model_name"]),
         (
             "evaluate_and_register",
             ["gates", "model_name", "base_model_name", "version", "stage", "prod_flag"],
@@ -142,7 +145,7 @@ def test_asset_config_has_its_declared_settings():
         for node in job.graph.nodes
         if isinstance(node.definition, dg.OpDefinition)
     }
-    assert fields["jukebox__dataset"] == {"source", "gates", "model_name"}
+    assert fields["jukebox__dataset"] == {"source", "dataset_name", "gates", "model_name"}
     assert fields["jukebox__trained_model"] == {"hyperparameters", "seed"}
     assert fields["jukebox__registered_model"] == {"gates", "model_name", "version", "stage", "prod_flag"}
 
@@ -163,13 +166,15 @@ def test_instance_defaults_override_project_defaults():
     assert config["colors__trained_model"]["hyperparameters"]["epochs"] == 5
     assert config["colors__trained_model"]["hyperparameters"]["batch_size"] == 8
     assert config["colors__trained_model"]["seed"] == 9
-    assert config["colors__registered_model"]["model_name"] == "colors"
+    assert config["colors__registered_model"]["model_name"] == ""
+    assert TrainingGraph(Blobs(), "colors").default_model_name == "colors"
 
 
 def test_key_prefix_is_part_of_names():
     graph = definitions(key_prefix=("south-east",))
     config = resolved(graph.resolve_job_def("south_east_blobs_training"), {})
-    assert config["south_east__south_east_blobs__registered_model"]["model_name"] == "south_east_blobs"
+    assert "south_east__south_east_blobs__registered_model" in config
+    assert TrainingGraph(Blobs(), key_prefix=("south-east",)).default_model_name == "south_east_blobs"
 
 
 @pytest.mark.parametrize(
@@ -237,11 +242,12 @@ def test_setting_without_config_type_is_refused_by_name(annotation: Any):
         config_schema(odd)
 
 
-def test_rollback_config_has_described_fields():
-    job = definitions(Jukebox()).resolve_job_def("jukebox_rollback")
+@pytest.mark.parametrize(("name", "more"), [("rollback", []), ("promote", ["version"])])
+def test_jobs_of_champion_have_described_fields(name: str, more: list[str]):
+    job = definitions(Jukebox()).resolve_job_def(f"jukebox_{name}")
     assert job.config_mapping
     described = dict(descriptions(job.config_mapping.config_schema.config_type))
-    assert list(described) == ["model_name", "version", "reason", "requested_by"]
+    assert list(described) == ["model_name", "reason", "requested_by", *more]
     assert all(described.values())
 
 

@@ -43,7 +43,7 @@ def test_embedded_sample_is_registered_despite_warnings(sample):
     deployment, result = sample
     assert result.returncode == 0, result.stderr[-3_000:]
     assert sorted(materialized(deployment)) == sorted(ASSETS)
-    assert deployment.aliases("jukebox") == {"challenger": "1", "champion": "1", "staging": "1"}
+    assert deployment.aliases("jukebox-sample") == {"challenger": "1", "champion": "1", "staging": "1"}
     events = deployment.events(dg.DagsterEventType.ASSET_CHECK_EVALUATION)
     evaluations = [event.asset_check_evaluation_data for event in events]
     failed = {e.check_name for e in evaluations if not e.passed}
@@ -77,7 +77,7 @@ def test_metadata_shows_figures_and_model_card(sample):
     deployment, _ = sample
     for asset, name in (("features", "feature distributions"), ("trained_model", "learning curves")):
         assert str(deployment.metadata(f"jukebox/{asset}")[name]).startswith(f"![{name}")
-    assert "jukebox version 1" in str(deployment.metadata("jukebox/registered_model")["model card"])
+    assert "jukebox-sample version 1" in str(deployment.metadata("jukebox/registered_model")["model card"])
 
 
 def test_failed_validation_stops_training(deployment: Deployment):

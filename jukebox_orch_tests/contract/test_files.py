@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from jukebox_orch.contract import InputError, SourceFile, display_url, open_verified, read_bytes
+from jukebox_orch.contract import (
+    InputError,
+    SourceFile,
+    display_url,
+    open_verified,
+    read_bytes,
+    read_error,
+    url_path,
+)
 
 DATA = b"0123456789" * 300_000
 
@@ -135,3 +143,70 @@ def test_errors_contain_no_credentials(server: str) -> None:
     with pytest.raises(InputError) as raised:
         read_bytes(SourceFile(url=f"{with_password}/404?token={password}"))
     assert password not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:hunter2@host:8080/a/b.csv?sig=hunter2&x=/y#hunter2", "https://host:8080/a/b.csv"),
+        ("https://host?sig=hunter2", "https://host"),
+        ("HTTPS://me:hunter2@host/a.csv", "HTTPS://host/a.csv"),
+        ("http://me:hunter2@[::1]:80/a.csv?sig=hunter2", "http://[::1]:80/a.csv"),
+        ("filecache::https://me:hunter2@host/a.csv?sig=hunter2", "filecache::https://host/a.csv"),
+        ("zip://a.csv::https://me:hunter2@host/a.zip?sig=hunter2", "zip://a.csv::https://host/a.zip"),
+        ("https://me:hun/ter2@host/a.csv", "https://…"),
+        ("https://me:hun#ter2@host/a.csv", "https://…"),
+        ("https://[::1/a.csv?sig=hunter2", "https://…"),
+        ("s3://bucket/a.csv", "s3://bucket/a.csv"),
+        ("file:///data/what?/a#b.csv", "/data/what?/a#b.csv"),
+        ("/data/what?/a#b.csv", "/data/what?/a#b.csv"),
+        ("/data/caf\udce9.csv", "/data/caf\\udce9.csv"),
+    ],
+)
+def test_display_url_shows_no_secret(url: str, shown: str) -> None:
+    assert display_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "path"),
+    [
+        ("https://host/a/b.csv?sig=x/y.parquet#z", "https://host/a/b.csv"),
+        ("filecache::https://host/a.csv?sig=x", "https://host/a.csv"),
+        ("http://[::1]:80/a.csv?sig=x", "http://[::1]:80/a.csv"),
+        ("s3://bucket/what?/a#b.csv", "s3://bucket/what?/a#b.csv"),
+        ("file:///data/what?/a#b.csv", "file:///data/what?/a#b.csv"),
+        ("/data/what?/a#b.csv", "/data/what?/a#b.csv"),
+    ],
+)
+def test_url_path_names_the_file(url: str, path: str) -> None:
+    assert url_path(url) == path
+
+
+@pytest.mark.parametrize("status", [400, 404, 429, 503])
+def test_errors_of_signed_urls_contain_no_signature(status: int, server: str) -> None:
+    signature = "".join(["hun", "ter2"])  # a traceback has the text of this line
+    with pytest.raises((InputError, OSError)) as raised:
+        read_bytes(SourceFile(url=f"{server}/{status}?X-Amz-Signature={signature}"))
+    assert f"/{status}: " in str(raised.value)
+    assert signature not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, RuntimeError])
+def test_error_that_repeats_url_is_hidden(error: type[Exception]) -> None:
+    for url in ("https://host/a.csv?sig=hunter2", "https://me:hunter2@host/a.csv"):
+        message = str(read_error(url, error(f"bad URL {url}")))
+        assert message.startswith("https://host/a.csv: cannot be read")
+        assert error.__name__ in message
+        assert "hunter2" not in message
+    assert "bad port" in str(read_error("https://host/a.csv", error("bad port")))
+
+
+def test_path_with_question_mark_and_hash_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "what?" / "a#b.bin"
+    file.parent.mkdir()
+    file.write_bytes(DATA)
+    for url in (str(file), f"file://{file}"):
+        assert read_bytes(SourceFile(url=url)) == DATA
+        with pytest.raises(InputError) as raised:
+            read_bytes(SourceFile(url=url, sha256="0" * 64))
+        assert str(raised.value).startswith(f"{file}: has sha256")

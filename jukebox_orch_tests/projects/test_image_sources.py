@@ -67,6 +67,10 @@ class TestCifar:
             try:
                 url = f"http://127.0.0.1:{server.server_port}"
                 assert len(load(f"{url}/{cifar.name}")["images"]) == 300
+                signed = f"{url}/{cifar.name}?X-Amz-Signature=hunter2/a.png"
+                assert len(load(signed)["images"]) == 300
+                read = load(files=[SourceFile(url=signed)])
+                assert "hunter2" not in "".join(samples(read)["file"].unique())
                 with pytest.raises(InputError, match=r"missing\.tar: not found"):
                     load(f"{url}/missing.tar")
             finally:
@@ -170,3 +174,37 @@ def test_embedded_sample_is_enlarged_digits() -> None:
     assert (images.min(), images.max()) == (0, 255)
     assert (images[..., 0] == images[..., 2]).all()
     assert class_names(dataset) == [str(d) for d in range(10)]
+
+
+def test_classes_are_folders_of_signed_urls(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            web = f"http://127.0.0.1:{server.server_port}"
+            urls = [
+                f"{web}/{file.relative_to(tmp_path)}?sig=hunter2/x"
+                for file in sorted(tmp_path.rglob("*.png"))
+            ]
+            read = load(files=[SourceFile(url=url) for url in urls])
+        finally:
+            server.shutdown()
+            thread.join()
+    assert class_names(read) == ["cat", "dog"]
+    assert "hunter2" not in "".join(samples(read)["file"])
+
+
+@pytest.mark.parametrize("name", ["what?", "take #2"])
+def test_path_with_question_mark_or_hash_is_read(tmp_path: Path, name: str) -> None:
+    folder = write_folder(tmp_path / name, classes=(name, "dog"))
+    read = load(folder)
+    assert class_names(read) == sorted([name, "dog"])
+    assert samples(read)["file"].str.startswith(str(folder)).all()
+
+
+def test_class_folder_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, classes=("cat", "caf\udce9"))
+    with pytest.raises(InputError, match=r"caf\\udce9/.*: the name of the class folder is not UTF-8; rename"):
+        load(folder)

@@ -16,12 +16,9 @@ BAD: dict[str, tuple[Callable[[pd.DataFrame, pd.DataFrame], Tables], str]] = {
         lambda songs, ranks: (songs.drop(columns="tempo"), ranks),
         "song_properties.csv: column tempo is missing",
     ),
-    "month first": (
-        lambda songs, ranks: (
-            songs,
-            ranks.assign(snapshot_date=ranks["snapshot_date"].dt.strftime("%m/%d/%Y")),
-        ),
-        "song_rankings.csv: column snapshot_date: ",
+    "ambiguous dates": (
+        lambda songs, ranks: (songs, ranks.assign(snapshot_date="2/12/2025")),
+        "song_rankings.csv: column snapshot_date: '2/12/2025' in row 0 can be read day first and month first",
     ),
     "no countries": (lambda songs, ranks: (songs, ranks.assign(country=None)), "country"),
     "unknown countries": (lambda songs, ranks: (songs, ranks.assign(country="XX")), "'XX'"),

@@ -1,5 +1,6 @@
 """Jukebox features: splits without leaks and lossless aggregation; the network that is trained on them."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jukebox_orch.contract import Dataset, Features, InputError, Normalization, Source
+from jukebox_orch.contract import Dataset, Features, InputError, Normalization
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxHyperparameters, JukeboxSplit, sample
 from jukebox_orch.projects.jukebox.features import aggregate
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES
+from jukebox_orch_tests.support.jukebox_files import load
 from jukebox_orch_tests.support.parts import real_data
 
 PROJECT = Jukebox()
@@ -54,6 +56,62 @@ def test_by_date_trains_on_latest_days(dataset: Dataset, train_days: int, first:
     features = PROJECT.build_features(dataset, JukeboxSplit(train_days=train_days), 0)
     assert features.train.keys[[0, -1]].tolist() == [first, "2023-12-17"]
     assert features.validation.keys.tolist() == ["2023-12-18"]
+
+
+def stray(dataset: Dataset, rows: slice, day: str) -> Dataset:
+    """Return the dataset with the date of some rankings of the last day mistyped."""
+    rankings = frame(dataset, "rankings").copy()
+    last = rankings.index[rankings["snapshot_date"] == "2023-12-19"][rows]
+    rankings.loc[last, "snapshot_date"] = pd.Timestamp(day)
+    return {**dataset, "rankings": rankings}
+
+
+@pytest.mark.parametrize("day", ["2031-01-01", "2023-12-20"])
+def test_stray_future_day_is_not_test_day(dataset: Dataset, day: str) -> None:
+    features = PROJECT.build_features(stray(dataset, slice(0, 1), day), BY_DATE, 0)
+    assert features.test.keys.tolist() == ["2023-12-19"]
+    assert features.validation.keys.tolist() == ["2023-12-18"]
+    assert features.train.keys.tolist() == ["2023-12-16", "2023-12-17"]
+    clean = PROJECT.build_features(dataset, BY_DATE, 0)
+    assert_equal(replace(features, test=clean.test), clean)  # the stray row is not in training either
+    assert features.test.weight.sum() == clean.test.weight.sum() - 1
+
+
+def test_many_stray_days_do_not_become_usual(dataset: Dataset) -> None:
+    for row in range(40):
+        dataset = stray(dataset, slice(row, row + 1), f"20{50 + row}-01-01")
+    assert PROJECT.build_features(dataset, BY_DATE, 0).test.keys.tolist() == ["2023-12-19"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "share", "expected"),
+    [
+        (1, 0.5, ("2023-12-18", "2023-12-19")),
+        (3_000, 0.9, ("2023-12-17", "2023-12-18")),  # neither the stray nor the last day has 0.9 of the usual
+        (1, 0.0, ("2023-12-19", "2031-01-01")),
+    ],
+)
+def test_min_day_share_decides_test_and_validation_day(
+    dataset: Dataset, rows: int, share: float, expected: tuple[str, str]
+) -> None:
+    split = JukeboxSplit(min_day_share=share)
+    features = PROJECT.build_features(stray(dataset, slice(0, rows), "2031-01-01"), split, 0)
+    assert (*features.validation.keys, *features.test.keys) == expected
+    assert max(features.train.keys) < expected[0]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_min_day_share_out_of_bounds_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match="min_day_share"):
+        JukeboxSplit(min_day_share=share)
+
+
+def test_too_few_full_days_are_refused_with_counts() -> None:
+    data = stray(sample.generate(days=2), slice(0, 2), "2031-01-01")
+    with pytest.raises(
+        InputError, match=r"3 days .*2031-01-01 \(2\).*0\.5 \(split\.min_day_share\) of the usual 3,"
+    ):
+        PROJECT.build_features(data, BY_DATE, 0)
 
 
 def test_by_date_slices_known_and_unseen_songs(dataset: Dataset) -> None:
@@ -279,7 +337,7 @@ def test_aggregated_loss_and_gradients_equal_row_by_row(dataset: Dataset) -> Non
 def test_defaults_reach_target_accuracy_on_real_data() -> None:
     import keras
 
-    features = PROJECT.build_features(PROJECT.load(Source(location=str(real_data()))), BY_DATE, 42)
+    features = PROJECT.build_features(load(real_data()), BY_DATE, 42)
     assert features.test.weight.sum() == 3_600
     hyperparameters = JukeboxHyperparameters()
     keras.utils.set_random_seed(42)

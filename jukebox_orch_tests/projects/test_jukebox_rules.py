@@ -1,16 +1,18 @@
 """Validation reports problems of songs and rankings, and quarantines unusable rows."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from jukebox_orch.contract import Dataset, Finding, Source, Validation
+from jukebox_orch.contract import Dataset, Finding, Validation
 from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit, sample
 from jukebox_orch.projects.jukebox.rules import usability
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, RANGES
+from jukebox_orch_tests.support.jukebox_files import combined, load, parquet_folder, tables
 from jukebox_orch_tests.support.parts import real_data
 
 PROJECT = Jukebox()
@@ -148,6 +150,62 @@ def test_unusable_rankings_are_quarantined_with_examples(
     assert [example["row"] for example in found[0].examples] == [300, 302]
 
 
+def test_examples_name_file_and_row_of_source(tmp_path: Path) -> None:
+    songs, rankings = tables()
+    songs.loc[4, "tempo"] = 999.0
+    parquet_folder(tmp_path, songs, rankings)
+    bad = rankings[:20].copy()
+    bad["snapshot_date"] += pd.Timedelta(days=1)
+    bad.loc[13, "daily_rank"] = 99
+    bad.to_csv(tmp_path / "later.csv", index=False)
+    findings = PROJECT.validate(load(tmp_path)).findings
+    rank = next(finding for finding in findings if "daily_rank" in finding.message)
+    assert [(example["file"], example["row"]) for example in rank.examples] == [("later.csv", 13)]
+    tempo = next(finding for finding in findings if "have a tempo outside" in finding.message)
+    assert [(example["file"], example["row"]) for example in tempo.examples] == [
+        ("song_properties.parquet", 4)
+    ]
+
+
+def test_example_of_song_is_its_first_row_in_published_file(tmp_path: Path) -> None:
+    songs, rankings = tables()
+    table = combined((songs, rankings))
+    songs_in_order = table.drop_duplicates("spotify_id")
+    row = songs_in_order.index[-1]
+    table.loc[table["spotify_id"] == table.loc[row, "spotify_id"], "tempo"] = 999.0
+    assert row >= len(songs_in_order)  # the row in the file differs from the position in the table of songs
+    table.to_csv(tmp_path / "universal_top_spotify_songs.csv", index=False)
+    findings = PROJECT.validate(load(tmp_path)).findings
+    tempo = next(finding for finding in findings if "have a tempo outside" in finding.message)
+    assert tempo.examples[0]["row"] == row
+    assert tempo.examples[0]["file"] == "universal_top_spotify_songs.csv"
+
+
+def test_stray_days_are_named_with_count_and_choice(clean: Dataset) -> None:
+    change(clean, "rankings", [310, 311], "snapshot_date", pd.Timestamp("2031-01-01"))
+    change(clean, "rankings", 312, "snapshot_date", pd.Timestamp("2204-05-06"))
+    validation, found = validated(clean, "ranges")
+    assert found[0].message == (
+        "3 rankings are of days with less than 0.5 of the usual 200 rankings: 2031-01-01 (2), 2204-05-06 (1). Split "
+        "by_date with the default split.min_day_share leaves them out, validates on 2023-12-16 and tests on "
+        "2023-12-17; correct snapshot_date in the source, or lower split.min_day_share to test on such days"
+    )
+    assert (found[0].count, found[0].fatal, validation.invalid_rows) == (3, False, 0)
+    assert [example["row"] for example in found[0].examples] == [310, 311, 312]
+
+
+def test_stray_days_leave_validation_working_without_full_days(clean: Dataset) -> None:
+    rankings = clean["rankings"]
+    assert isinstance(rankings, pd.DataFrame)
+    clean["rankings"] = rankings.assign(snapshot_date=pd.Timestamp("2023-12-15"))
+    change(clean, "rankings", 310, "snapshot_date", pd.Timestamp("2031-01-01"))
+    _, found = validated(clean, "ranges")
+    assert found == []
+    clean["rankings"] = rankings.assign(snapshot_date=pd.Series(pd.NaT, rankings.index, "datetime64[us]"))
+    validation, found = validated(clean, "types")
+    assert found[0].count == validation.invalid_rows == validation.rows > 0
+
+
 def test_finding_has_at_most_five_examples(clean: Dataset) -> None:
     change(clean, "rankings", slice(0, 40), "daily_rank", 99)
     _, found = validated(clean, "ranges")
@@ -234,7 +292,7 @@ def test_text_columns_give_same_result_as_categories(clean: Dataset) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [sample.generate, pytest.param(lambda: PROJECT.load(Source(location=str(real_data()))), id="real")],
+    [sample.generate, pytest.param(lambda: load(real_data()), id="real")],
 )
 def test_features_have_exactly_valid_rows(
     data: Callable[[], Dataset],
@@ -256,7 +314,7 @@ def test_sample_has_known_faults_and_passes() -> None:
 
 
 def test_known_faults_of_real_data_are_found() -> None:
-    validation = PROJECT.validate(PROJECT.load(Source(location=str(real_data()))))
+    validation = PROJECT.validate(load(real_data()))
     assert (validation.rows, validation.invalid_rows) == (16_099, 0)
     found = {
         finding.message.partition(" songs have ")[2].split(":")[0]: finding for finding in validation.findings

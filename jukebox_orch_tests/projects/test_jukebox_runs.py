@@ -67,7 +67,7 @@ def test_concurrent_runs_use_their_own_files(shared: Deployment):
         assert len(made) == 7
         assert all(run.run_id in str(each.metadata["path"].value) for each in made.values())
         version = shared.client().get_model_version(
-            "jukebox", str(made["registered_model"].metadata["model"].value).split()[-1]
+            "jukebox-sample", str(made["registered_model"].metadata["version"].value)
         )
         assert version.tags["dagster_run_id"] == run.run_id
         assert version.tags["onnx_sha256"] == made["onnx_model"].metadata["onnx_sha256"].value
@@ -79,5 +79,5 @@ def test_concurrent_runs_use_their_own_files(shared: Deployment):
 
 
 def test_concurrent_runs_register_versions_and_last_has_aliases(shared: Deployment):
-    assert shared.versions("jukebox") == [1, 2]
-    assert shared.aliases("jukebox") == {"challenger": "2", "champion": "2", "staging": "2"}
+    assert shared.versions("jukebox-sample") == [1, 2]
+    assert shared.aliases("jukebox-sample") == {"challenger": "2", "champion": "2", "staging": "2"}

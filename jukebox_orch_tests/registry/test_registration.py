@@ -11,7 +11,7 @@ import pytest
 from jukebox_orch.assets.check_builder import check_results
 from jukebox_orch.assets.evaluation import CHECKS
 from jukebox_orch.ml.keras_runtime import predict
-from jukebox_orch.registry.promotion import champion_history, rollback
+from jukebox_orch.registry.promotion import champion_history, move_champion
 from jukebox_orch_tests.support.deployment import SMALL, Deployment, checks, failures
 from jukebox_orch_tests.support.projects import Blobs
 from jukebox_orch_tests.support.registration_crash import add
@@ -176,8 +176,11 @@ def test_worse_model_is_challenger_compared_with_current_champion(
     assert result.success, failures(result)
     assert again.aliases() == {"challenger": "3", "champion": number, "production": number, "staging": "1"}
     log = "\n".join(e.user_message for e in again.instance.all_logs(result.run_id))
-    assert f"the champion stays: test accuracy {evaluation.test.metrics['accuracy']:.4f}" in log
-    assert f"champion version {number} {evaluation.champion.metrics['accuracy']:.4f} on the same split" in log
+    assert f"stays challenger: test accuracy {evaluation.test.metrics['accuracy']:.4f}" in log
+    assert (
+        f"champion version {number} has {evaluation.champion.metrics['accuracy']:.4f} on the same split"
+        in log
+    )
 
 
 def test_evaluation_stops_model_worse_than_champion(again: Deployment):
@@ -243,7 +246,7 @@ def test_rollback_moves_stage_alias(again: Deployment):
     result = again.run(**SMALL, version="2.0.0", stage="canary")
     assert result.success, failures(result)
     assert again.aliases() == {"staging": "1", "canary": "2", "champion": "2", "challenger": "2"}
-    rollback(again.mlflow(), again.store(), "blobs", "", by="a test", why="worse in practice")
+    move_champion(again.mlflow(), again.store(), "blobs", "", by="a test", why="worse in practice")
     assert again.aliases() == {"staging": "1", "canary": "1", "champion": "1", "challenger": "2"}
 
 
@@ -254,7 +257,7 @@ def test_champion_that_cannot_be_compared_stays(again: Deployment):
     assert result.success, failures(result)
     check = checks(result)["evaluation:not_worse_than_champion"]
     assert check.passed
-    assert "cannot be compared, so the champion will not be replaced: version 1" in (check.description or "")
+    assert "not compared, so the new version stays challenger: version 1" in (check.description or "")
     assert again.aliases() == {"champion": "1", "staging": "1", "challenger": "2"}
 
 
@@ -262,7 +265,7 @@ def test_prod_flag_moves_production_instead_of_staging(again: Deployment):
     result = again.run(**SMALL, version="2.0.0", prod_flag=True)
     assert result.success, failures(result)
     assert again.aliases() == {"staging": "1", "production": "2", "champion": "2", "challenger": "2"}
-    assert [e["version"] for e in champion_history(again.mlflow(), "blobs")] == ["1", "2"]
+    assert [e.version for e in champion_history(again.mlflow(), "blobs")] == ["1", "2"]
 
 
 def test_model_without_current_evaluation_is_not_registered(again: Deployment):

@@ -111,7 +111,7 @@ def test_concurrent_registrations_are_serialised_and_complete(again: Deployment)
                 counts.append(len(active))
                 request = registration(mlflow, another(base, mark), run_id, "blobs", label=mark)
                 added = add_version(mlflow, store, request)
-                promote(mlflow, "blobs", added.number, alias="production", by=mark, why="test")
+                promote(mlflow, "blobs", added.number, aliases=["production"], by=mark, why="test")
                 active.remove(mark)
         except BaseException as error:  # noqa: BLE001 - asserted below
             errors.append(error)
@@ -127,7 +127,7 @@ def test_concurrent_registrations_are_serialised_and_complete(again: Deployment)
     for number in ("1", "2", "3", "4"):
         verify(mlflow, store, "blobs", number)
     history = champion_history(mlflow, "blobs")
-    assert [e["version"] for e in history] == ["1", "2", "3", "4"]
+    assert [e.version for e in history] == ["1", "2", "3", "4"]
     assert again.aliases()["champion"] == "4"
 
 

@@ -126,10 +126,10 @@ def test_corrupted_cursor_is_reported_and_rebuilt_without_second_run(tmp_path):
 @pytest.mark.timeout(500)
 def test_new_data_gives_registered_model_with_event_tags(tmp_path):
     """Test the jukebox project's sensor, job and registry together, as deployed on one machine."""
-    triggers = tmp_path / "triggers.yaml"
-    deployment = DaemonDeployment(tmp_path, "jukebox_orch.definitions", JUKEBOX_ORCH_TRIGGERS=str(triggers))
+    projects = tmp_path / "projects.yaml"
+    deployment = DaemonDeployment(tmp_path, "jukebox_orch.definitions", JUKEBOX_ORCH_PROJECTS=str(projects))
     settings = {"location": str(tmp_path / "landing"), **NEW_DATA, "patterns": ["*.parquet"]}
-    triggers.write_text(yaml.safe_dump({"jukebox": {"new_data": settings}}))
+    projects.write_text(yaml.safe_dump({"jukebox": {"triggers": {"new_data": settings}}}))
     partial = tmp_path / "partial"
     partial.mkdir()
     for name, table in sample.generate().items():

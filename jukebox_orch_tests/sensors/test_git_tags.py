@@ -52,6 +52,43 @@ def test_tags_start_in_version_order():
     assert tags_of(tick(listing)) == ["v1.2.0", "v1.9.0", "v1.10.0", "v2.0.0-rc.1", "v2.0.0"]
 
 
+SEMVER_ORDER = [
+    "v1.0.0-alpha",
+    "v1.0.0-alpha.1",
+    "v1.0.0-alpha.beta",
+    "v1.0.0-beta",
+    "v1.0.0-beta.2",
+    "v1.0.0-beta.11",
+    "v1.0.0-rc.1",
+    "v1.0.0",
+    "v1.1.0-9",
+    "v1.1.0-10",
+    "v1.1.0-SNAPSHOT",
+    "v1.1.0-hotfix.1",
+    "v1.1.0-rc.2",
+    "v1.1.0-rc.10",
+    "v1.1.0-rc-1.x",
+    "v1.1.0",
+    "v1.1.0+5",
+    "v1.1.1-alpha.beta",
+]
+"""The example of semver.org section 11, and more of the same kinds."""
+
+
+def test_prereleases_start_in_order_of_semantic_versioning():
+    decision = tick(dict.fromkeys(reversed(SEMVER_ORDER), A), max_runs=99)
+    assert tags_of(decision) == SEMVER_ORDER
+    assert decision.warnings == []
+    versions = [request.run_config["version"] for request in decision.requests]
+    assert versions == [name.removeprefix("v") for name in SEMVER_ORDER]
+
+
+def test_short_and_dated_versions_keep_their_order():
+    listing = {f"v{v}": A for v in ("2", "1.10", "1.2", "1", "1.2.1", "2024.01.31", "2024.1.4", "1.2.1.1")}
+    ordered = ["v1", "v1.2", "v1.2.1", "v1.2.1.1", "v1.10", "v2", "v2024.1.4", "v2024.01.31"]
+    assert tags_of(tick(listing)) == ordered
+
+
 def test_moved_tag_is_new_event_with_warning():
     decision = tick({"v1.0.0": B}, {"v1.0.0": A})
     assert decision.requests[0].run_key == f"git_tag:v1.0.0:{B}"
@@ -80,6 +117,13 @@ def test_pattern_selects_tags_of_one_project():
         "v--upload-pack=x",
         "vendor",
         "v1.0.0\n",
+        "v1.0.0-rc.01",
+        "v1.0.0-",
+        "v1.0.0-rc..1",
+        "v1.0.0+",
+        "v1.0.0rc1",
+        "v1.0.0.post1",
+        "v\u0661.0.0",
         "v{{ 1 }}",
         "v" + "1" * 99,
         "v\udcff",
@@ -88,7 +132,8 @@ def test_pattern_selects_tags_of_one_project():
 def test_tag_without_version_starts_no_run_and_is_named(name: str):
     decision = tick({name: A, "v1.0.0": B})
     assert tags_of(decision) == ["v1.0.0"]
-    assert "refused (no version after 'v')" in decision.reason(0)
+    advice = "use for example v1.2.3 or v1.2.3-rc.1, see semver.org"
+    assert f"refused (no version after 'v': {advice}): " in decision.reason(0)
     assert decision.reason(0).isprintable()
 
 
@@ -123,6 +168,9 @@ def test_code_matches_by_commit_or_version_without_commit():
     assert tick(listing, deployed=DeployedCode(A, "1.3.0"), must_match=True).requests == []
     assert tags_of(tick(listing, deployed=DeployedCode(B[:8], "9.9"), must_match=True)) == ["v1.3.0"]
     assert tags_of(tick(listing, deployed=DeployedCode(None, "v1.3.0"), must_match=True)) == ["v1.3.0"]
+    assert tags_of(tick({"v1.3": B}, deployed=DeployedCode(None, "1.3.0"), must_match=True)) == ["v1.3"]
+    other_build = tick({"v1.3.0+6": B}, deployed=DeployedCode(None, "1.3.0+5"), must_match=True)
+    assert other_build.requests == []
     assert tick(listing, deployed=DeployedCode("b", None), must_match=True).requests == []
     assert tick(listing, deployed=UNKNOWN, must_match=True).requests == []
 
@@ -132,6 +180,16 @@ def test_allowed_code_mismatch_is_recorded_on_run():
     assert request.tags["git/code_matches_tag"] == "no"
     assert request.tags["git/deployed_commit"] == A
     assert request.tags["git/deployed_version"] == "1.2.1"
+
+
+def test_dirty_commit_of_tag_is_a_code_mismatch():
+    dirty = DeployedCode(f"{B}-dirty", "1.3.0")
+    (request,) = tick({"v1.3.0": B}, deployed=dirty).requests
+    assert request.tags["git/code_matches_tag"] == "no"
+    assert request.tags["git/deployed_commit"] == f"{B}-dirty"
+    assert tick({"v1.3.0": B}, deployed=dirty, must_match=True).requests == []
+    short = DeployedCode(f"{B[:7]}-dirty", None)
+    assert tick({"v1.3.0": B}, deployed=short, must_match=True).requests == []
 
 
 def started(*pairs: tuple[str, str]) -> list[StartedEvent]:
@@ -167,6 +225,12 @@ def test_rebuilt_cursor_starts_only_moved_and_higher_tags():
     assert state.tags == {"v1.0.0": A, "v1.1.0": B}
     assert "1 tag already had a run, 1 tag recorded without one" in note
     assert tags_of(tick(listing, dict(state.tags))) == ["v1.1.0", "v1.2.0"]
+
+
+def test_lost_cursor_takes_prereleases_above_last_run():
+    listing = {"v1.1.0-SNAPSHOT": A, "v1.1.0-hotfix.1": A, "v1.1.0-rc.2": A, "v1.1.0-rc.10": B, "v1.1.0+5": C}
+    state, _ = first_tick(listing, history=[("v1.1.0-rc.2", A)])
+    assert tags_of(tick(listing, dict(state.tags))) == ["v1.1.0-rc.10", "v1.1.0+5"]
 
 
 COMMITS = st.sampled_from([A, B, C])

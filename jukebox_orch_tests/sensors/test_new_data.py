@@ -19,7 +19,7 @@ from jukebox_orch.sensors.new_data.decision import (
     rebuilt,
     select,
 )
-from jukebox_orch.sensors.trigger_types import SourceUnavailableError, StartedEvent
+from jukebox_orch.sensors.trigger_types import StartedEvent
 
 NOW = 1_000_000.0
 OLD = NOW - 3_600
@@ -222,8 +222,16 @@ def test_include_earlier_adds_existing_files_up_to_limit():
     assert [f["url"] for f in files_of(decision)] == ["/landing/1.csv", "/landing/3.csv"]
     many = {f"{i}.csv": [1, f"{OLD}:{i}", sha(str(i))] for i in range(10_000)}
     entries = [Entry(path, 1, known[1], OLD) for path, known in many.items()]
-    with pytest.raises(SourceUnavailableError, match="include_earlier: false"):
-        tick([*entries, file("new.csv", "new")], NewDataState(files=many), limits=limits)
+    crowded = tick([*entries, file("new.csv", "n")], NewDataState(many), limits=limits)
+    urls = {f["url"] for f in files_of(crowded)}
+    assert len(urls) == 10_000
+    assert "/landing/new.csv" in urls
+    assert "/landing/0.csv" not in urls
+    assert "1 earlier file left out of the run" in crowded.reason(NOW)
+    replaced = tick([*entries[1:], file("0.csv", "changed")], crowded.state, limits=limits)
+    assert "/landing/0.csv" in {f["url"] for f in files_of(replaced)}
+    after = tick([*entries[1:], file("0.csv", "changed"), file("z.csv", "z")], replaced.state, limits=limits)
+    assert "/landing/0.csv" in {f["url"] for f in files_of(after)}
 
 
 def test_include_earlier_omits_file_being_rewritten():

@@ -36,7 +36,7 @@ def data_sensor(instance: dg.DagsterInstance, folder: Path, **settings: Any) -> 
 def test_unconfigured_sensor_is_stopped_and_explains_configuration(instance, tmp_path, kind):
     sensor = Sensor(instance, tmp_path, kind)
     assert sensor.definition.default_status is dg.DefaultSensorStatus.STOPPED
-    assert f"add `{kind}` under `p` to the deployment's triggers file" in sensor.reason()
+    assert f"add `{kind}` to the triggers of `p` in the deployment's projects file" in sensor.reason()
 
 
 def test_configured_sensor_runs_and_describes_its_source(instance, tmp_path):
@@ -203,6 +203,40 @@ def test_unavailable_repository_is_reported_and_tag_starts_later(instance, tmp_p
     (request,) = sensor.tick().run_requests or []
     assert request.run_key == f"git_tag:v1.1.0:{commit}"
     assert "nothing new" in sensor.reason()
+
+
+@pytest.mark.parametrize("separator", ["\x85", "\u2028", "\u2029"])
+def test_tag_with_line_separator_is_refused_alone(instance, tmp_path, separator):
+    repository = Repository(tmp_path / "git")
+    repository.tag("v1.0.0")
+    sensor = Sensor(instance, tmp_path, "git_tags", repository=repository.url)
+    sensor.reason()
+    repository.tag(f"v1.0.1{separator}")
+    repository.tag("v1.1.0")
+    result = sensor.tick()
+    assert [request.tags["git/tag"] for request in result.run_requests or []] == ["v1.1.0"]
+    reason = sensor.reason()
+    assert f"'v1.0.1{ascii(separator)[1:-1]}'" in reason
+    assert "refused (no version after 'v'" in reason
+    assert "2 tags match 'v*'" in reason
+
+
+def test_semantic_prereleases_of_repository_start(instance, tmp_path):
+    repository = Repository(tmp_path / "git")
+    repository.tag("v1.0.0")
+    sensor = Sensor(instance, tmp_path, "git_tags", repository=repository.url, max_runs_per_tick=9)
+    sensor.reason()
+    names = [
+        "v1.1.0-SNAPSHOT",
+        "v1.1.0-alpha.beta",
+        "v1.1.0-hotfix.1",
+        "v1.1.0-rc.2",
+        "v1.1.0-rc.10",
+        "v1.1.0+5",
+    ]
+    repository.add_refs([*reversed(names), "v1.1.0rc1"])
+    assert [request.tags["git/tag"] for request in sensor.tick().run_requests or []] == names
+    assert "use for example v1.2.3 or v1.2.3-rc.1, see semver.org): 'v1.1.0rc1'" in sensor.reason()
 
 
 def names_of(result: dg.SensorResult) -> list[str]:

@@ -20,7 +20,7 @@ from upath import UPath
 
 from jukebox_orch.contract import Features, Normalization, Split
 from jukebox_orch.ml.artifact_formats import FORMATS, format_of
-from jukebox_orch.ml.artifacts import StoredFeatures
+from jukebox_orch.ml.artifacts import DataOrigin, SourcedDataset, StoredFeatures
 from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
 from jukebox_orch.storage.publishing import combined_digest, file_digest, publish
 from jukebox_orch_tests.support.artifacts import KEY, stored
@@ -65,13 +65,17 @@ def test_dataset_round_trip_keeps_values_types_and_digest(tmp_path: Path):
         "nothing": np.zeros((0, 3), np.float32),
         "none": TABLE[["number"]][:0],
     }
-    read = store.read(stored(store, value), KEY)
+    origin = DataOrigin(name="charts", source="/data/charts.csv", sample=False)
+    found = store.read(stored(store, SourcedDataset(value, origin)), KEY)
+    assert found.origin == origin
+    read = found.tables
     pd.testing.assert_frame_equal(read["songs"], TABLE)
     pd.testing.assert_frame_equal(read["none"], TABLE[["number"]][:0])
     np.testing.assert_array_equal(read["images"], images)
     assert read["images"].dtype == np.uint8
     assert read["nothing"].shape == (0, 3)
-    assert format_of(read).digest(read) == format_of(value).digest(value)
+    # Where the data lies is not part of its digest.
+    assert format_of(found).digest(found) == format_of(found).digest(SourcedDataset(value, origin=None))
 
 
 def test_features_round_trip_keeps_digest(tmp_path: Path):
@@ -86,7 +90,7 @@ def test_features_round_trip_keeps_digest(tmp_path: Path):
 
 def test_large_arrays_are_memory_mapped(tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
-    read = store.read(stored(store, {"images": np.ones((1 << 20, 2), np.uint8)}), KEY)
+    read = store.read(stored(store, {"images": np.ones((1 << 20, 2), np.uint8)}), KEY).tables
     assert isinstance(read["images"], np.memmap)
     with pytest.raises(ValueError, match="read-only"):
         read["images"][0] = 0
@@ -117,7 +121,7 @@ def test_report_digest_changes_with_any_number(finished):
 
 @pytest.mark.parametrize(
     "value",
-    [object(), [], {}, {"a": 1}, "text", b"bytes", pickle.dumps(1)],
+    [object(), [], {}, {"a": 1}, SourcedDataset({}, None), "text", b"bytes", pickle.dumps(1)],
     ids=lambda value: type(value).__name__,
 )
 def test_values_of_unknown_types_are_refused(value: Any):
@@ -158,7 +162,7 @@ def test_any_folder_name_can_be_root(root: str, run: str):
         store = ArtifactStore(root=str(folder))
         metadata = stored(store, {"numbers": np.arange(3)}, run_id=run)
         assert Path(str(metadata["path"].value)) == folder / "blobs" / "dataset" / run
-        assert store.read(metadata, KEY)["numbers"].tolist() == [0, 1, 2]
+        assert store.read(metadata, KEY).tables["numbers"].tolist() == [0, 1, 2]
         assert sorted(p.name for p in Path(parent).iterdir()) == [root]
 
 
@@ -220,8 +224,8 @@ def test_retried_step_keeps_artifact_of_first_attempt(tmp_path: Path):
     store = ArtifactStore(root=str(tmp_path))
     first, second = stored(store, {"n": np.zeros(2)}), stored(store, {"n": np.ones(2)})
     assert first["path"].value != second["path"].value
-    assert store.read(first, KEY)["n"].tolist() == [0, 0]
-    assert store.read(second, KEY)["n"].tolist() == [1, 1]
+    assert store.read(first, KEY).tables["n"].tolist() == [0, 0]
+    assert store.read(second, KEY).tables["n"].tolist() == [1, 1]
 
 
 def test_killed_write_leaves_no_artifact(tmp_path: Path):
@@ -244,7 +248,7 @@ publish(write, UPath({str(tmp_path)!r}) / "blobs" / "dataset" / "run", UPath({st
     assert killed.returncode == -signal.SIGKILL
     assert [p.name for p in tmp_path.iterdir()] == [".incoming"]
     store = ArtifactStore(root=str(tmp_path))
-    assert store.read(stored(store, {"n": np.ones(2)}, "run"), KEY)["n"].tolist() == [1, 1]
+    assert store.read(stored(store, {"n": np.ones(2)}, "run"), KEY).tables["n"].tolist() == [1, 1]
 
 
 def test_abandoned_folders_are_removed_after_day(tmp_path: Path):

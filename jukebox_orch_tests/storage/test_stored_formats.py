@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jukebox_orch.ml.artifact_formats import FORMATS, format_of
-from jukebox_orch.ml.keras_runtime import predict
+from jukebox_orch.ml.keras_runtime import UnsafeFileError, import_keras, predict
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
 from jukebox_orch.storage.publishing import combined_digest, file_digest
@@ -57,6 +57,56 @@ DOCUMENTS = {
     "onnx_model": "report.json",
     "registered_model": "report.json",
 }
+
+
+@pytest.fixture
+def other_network(tmp_path: Path) -> Path:
+    """Return a valid file whose weights are all 7."""
+    import keras
+
+    path = tmp_path / "other.keras"
+    network = keras.models.clone_model(golden_network())
+    network.set_weights([np.full_like(weights, 7) for weights in network.get_weights()])
+    network.save(path)
+    return path
+
+
+def golden_network() -> Any:
+    return read("trained_model", GOLDEN / "trained_model", RECORDED["trained_model"]["sha256"]).keras_model
+
+
+def test_network_swapped_before_use_is_refused(tmp_path: Path, other_network: Path) -> None:
+    folder = tmp_path / "trained_model"
+    shutil.copytree(GOLDEN / "trained_model", folder)
+    trained = read("trained_model", folder, RECORDED["trained_model"]["sha256"])
+    other_network.replace(folder / "model.keras")
+    with pytest.raises(UnsafeFileError, match=r"model\.keras has sha256 .*: the file was changed after that"):
+        _ = trained.keras_model
+
+
+def test_network_swapped_while_it_is_loaded_is_not_read(
+    tmp_path: Path, other_network: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Swap the file where Keras takes over, after every check."""
+    folder = tmp_path / "trained_model"
+    shutil.copytree(GOLDEN / "trained_model", folder)
+    trained = read("trained_model", folder, RECORDED["trained_model"]["sha256"])
+    keras = import_keras()
+    load_model = keras.saving.load_model
+    opened: list[Path] = []
+
+    def swap_and_load(path: Path, **options: Any) -> Any:
+        shutil.copy(other_network, folder / "model.keras")
+        opened.append(path)
+        return load_model(path, **options)
+
+    monkeypatch.setattr(keras.saving, "load_model", swap_and_load)
+    weights = trained.keras_model.get_weights()
+    monkeypatch.undo()
+    for loaded, golden in zip(weights, golden_network().get_weights(), strict=True):
+        np.testing.assert_array_equal(loaded, golden)
+    (copy,) = opened
+    assert not copy.exists()
 
 
 @pytest.mark.parametrize("asset", DOCUMENTS)

@@ -4,13 +4,16 @@ from typing import Any
 
 import dagster as dg
 
+from jukebox_orch.ml.artifacts import SourcedDataset
 from jukebox_orch.storage.artifact_store import ArtifactStore
 
 KEY = dg.AssetKey(["blobs", "dataset"])
 
 
 def stored(store: ArtifactStore, value: Any, run_id: str = "run") -> dict[str, dg.MetadataValue]:
-    """Store a value as a step does; return the metadata of its materialization."""
+    """Store a value, or tables as a dataset, as a step does; return the metadata of its materialization."""
+    if isinstance(value, dict):
+        value = SourcedDataset(value, origin=None)
     context = dg.build_output_context(asset_key=KEY, run_id=run_id)
     store.handle_output(context, value)
     return {

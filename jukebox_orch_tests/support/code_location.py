@@ -14,6 +14,7 @@ import dagster as dg
 
 from jukebox_orch import deployment
 from jukebox_orch.assets import build_training_graph
+from jukebox_orch.project_settings import ProjectSettings
 from jukebox_orch_tests.support.projects import Blobs, Rents
 
 
@@ -34,10 +35,16 @@ def _die_in(function: str, once: Path) -> None:
 for _function in os.environ.get("DIE_IN", "").split():
     _die_in(_function, Path(os.environ["DIE_ONCE"], _function))
 
+_settings = deployment.project_settings().get("blobs", ProjectSettings())
 defs = dg.Definitions.merge(
-    build_training_graph(Blobs()),
+    build_training_graph(Blobs(), defaults=_settings.defaults()),
     build_training_graph(Rents()),
-    dg.Definitions(resources=deployment.resources(), executor=deployment.executor()),
+    deployment.automation("blobs", Blobs(), _settings),
+    dg.Definitions(
+        sensors=[deployment.mlflow_run_status],
+        resources=deployment.resources(),
+        executor=deployment.executor(),
+    ),
 )
 
 

@@ -61,7 +61,7 @@ class DaemonDeployment:
         self.instance.get_latest_materialization_event(dg.AssetKey("none"))
 
     def configure(self, **triggers: Any) -> None:
-        (self.folder / "triggers.yaml").write_text(yaml.safe_dump({"toy": triggers}))
+        (self.folder / "projects.yaml").write_text(yaml.safe_dump({"toy": {"triggers": triggers}}))
 
     def die_at(self, point: str) -> None:
         """Make the running daemon, started with `mortal`, kill itself at that point."""

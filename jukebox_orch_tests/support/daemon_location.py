@@ -1,6 +1,6 @@
 """A small code location with the real sensors and a small job that has the run config of training jobs.
 
-The files `triggers.yaml` and `commit` in the folder SENSOR_TEST_FOLDER replace a deployment's configuration. The job
+The files `projects.yaml` and `commit` in the folder SENSOR_TEST_FOLDER replace a deployment's configuration. The job
 reads every file of its run config, and fails if one has another digest.
 """
 
@@ -14,7 +14,8 @@ import fsspec
 import pydantic
 
 from jukebox_orch.deployed_code import DeployedCode
-from jukebox_orch.sensors import Triggers, build_sensors, load_triggers
+from jukebox_orch.project_settings import ProjectSettings, load_project_settings
+from jukebox_orch.sensors import Triggers, build_sensors
 
 FOLDER = Path(os.environ["SENSOR_TEST_FOLDER"])
 
@@ -73,7 +74,9 @@ defs = dg.Definitions(
     sensors=build_sensors(
         "toy",
         toy_training,
-        load_triggers(FOLDER / "triggers.yaml").get("toy", Triggers()),
+        Triggers.model_validate(
+            load_project_settings(FOLDER / "projects.yaml").get("toy", ProjectSettings()).triggers
+        ),
         deployed=_deployed,
         state_root=str(FOLDER / "sensors"),
     ),

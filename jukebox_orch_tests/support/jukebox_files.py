@@ -1,23 +1,23 @@
 """Writes songs and rankings as users have them, and reads them as the project does."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from jukebox_orch.contract import Dataset, InputError, Source, SourceFile
-from jukebox_orch.projects.jukebox import Jukebox, sample
+from jukebox_orch.contract import Dataset, InputError, SourceFile
+from jukebox_orch.projects.jukebox import Jukebox, JukeboxSource, sample
 
 
-def load(location: object = "", *files: SourceFile) -> Dataset:
-    return Jukebox().load(Source(location=str(location), files=list(files)))
+def load(location: object = "", *files: SourceFile, **settings: Any) -> Dataset:
+    return Jukebox().load(JukeboxSource(location=str(location), files=list(files), **settings))
 
 
 def tables() -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return a few songs, one with an awkward name, and their rankings over three days."""
-    dataset = sample.generate(days=3, chart=5)
-    songs, rankings = frame(dataset, "songs"), frame(dataset, "rankings")
+    songs, rankings = generated(days=3, chart=5)
     songs.loc[10, "name"] = 'A "quoted", long\nname'
     return songs, rankings.assign(popularity=7)
 
@@ -40,9 +40,21 @@ def combined(made: tuple[pd.DataFrame, pd.DataFrame]) -> pd.DataFrame:
     return text.merge(songs, on="spotify_id")
 
 
+def generated(**size: Any) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return songs and rankings of the embedded sample, without the columns that say where a row comes from."""
+    songs, rankings = (
+        pd.DataFrame(table).drop(columns=["file", "row"]) for table in sample.generate(**size).values()
+    )
+    return songs, rankings
+
+
 def assert_same(ours: Dataset, theirs: Dataset) -> None:
+    """Compare the data, but not where its rows come from."""
     for table in ("songs", "rankings"):
-        assert_frame_equal(frame(ours, table), frame(theirs, table))
+        assert_frame_equal(
+            frame(ours, table).drop(columns=["file", "row"]),
+            frame(theirs, table).drop(columns=["file", "row"]),
+        )
 
 
 def frame(dataset: Dataset, table: str) -> pd.DataFrame:
@@ -51,17 +63,15 @@ def frame(dataset: Dataset, table: str) -> pd.DataFrame:
     return found
 
 
-def refusal(location: object = "", *files: SourceFile) -> str:
+def refusal(location: object = "", *files: SourceFile, **settings: Any) -> str:
     with pytest.raises(InputError) as caught:
-        load(location, *files)
+        load(location, *files, **settings)
     return str(caught.value)
 
 
 def write_charts(path: Path, *, seed: int = 2023, days: int = 5, chart: int = 50, bad: bool = False) -> Path:
     """Write the embedded sample with this seed and size; with `bad` every fifth row has an invalid rank."""
-    songs, rankings = (
-        pd.DataFrame(table) for table in sample.generate(seed=seed, days=days, chart=chart).values()
-    )
+    songs, rankings = generated(seed=seed, days=days, chart=chart)
     rankings = rankings.astype({"spotify_id": "str"})
     if bad:
         rankings.loc[rankings.index[::5], "daily_rank"] = 99

@@ -47,12 +47,25 @@ class ShortTraining(Hyperparameters):
     learning_rate: float = Field(default=0.02, gt=0, description="Step size of the optimizer")
 
 
+class GeneratedSource(Source):
+    """A CSV file, or generated rows: these are not a sample, so that models of tests have their plain names."""
+
+    @property
+    def is_sample(self) -> bool:
+        return False
+
+    @property
+    def dataset_name(self) -> str:
+        return super().dataset_name if self.location or self.files else "generated"
+
+
 class TableProject(ModelProject):
     """One table `rows` of numeric columns and a target, from a CSV file or generated."""
 
     columns: tuple[str, ...]
     target: str
     rules = {"numbers": "Every input is a finite number.", "target": "Every row has a known target."}
+    source = GeneratedSource
     split = ShareSplit
     hyperparameters = ShortTraining
 

@@ -21,11 +21,14 @@ from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.registry import registration as subject
 from jukebox_orch.registry import tracking
 from jukebox_orch.registry.mlflow_resource import MlflowResource
-from jukebox_orch.registry.promotion import promote
+from jukebox_orch.registry.promotion import finish_interrupted, promote
 from jukebox_orch.registry.registration import RegistrationRequest, RegistrationResult, add_version
 from jukebox_orch.storage import model_store, publishing
 from jukebox_orch.storage.model_store import ModelStore
 from jukebox_orch_tests.support.deployment import Deployment
+
+# What versions of `blobs` are judged by, as their runs record it.
+BASIS = {"dataset_name": "generated", "split_kind": "by share", "primary_metric": "accuracy"}
 
 # Name -> owner, method, and whether the process is killed before or after the call.
 POINTS = {
@@ -41,6 +44,8 @@ POINTS = {
     "after the history": (MlflowClient, "set_registered_model_tag", "after"),
     "before the champion": (MlflowClient, "set_registered_model_alias", "before second"),
     "after the champion": (MlflowClient, "set_registered_model_alias", "after second"),
+    "after the stage": (MlflowClient, "set_registered_model_alias", "after third"),
+    "after the change is done": (MlflowClient, "set_registered_model_tag", "after second"),
 }
 
 
@@ -52,8 +57,9 @@ def register(
     mlflow: MlflowResource, store: ModelStore, onnx: OnnxModel, run_id: str, name: str
 ) -> RegistrationResult:
     """Register and promote a first version, as the asset `registered_model` does."""
+    finish_interrupted(mlflow, store, name)
     added = add_version(mlflow, store, registration(mlflow, onnx, run_id, name))
-    promote(mlflow, name, added.number, alias="staging", by="test", why="first version")
+    promote(mlflow, name, added.number, aliases=["staging"], by="test", why="first version")
     return added
 
 
@@ -76,7 +82,7 @@ def registration(
         model_name=name,
         onnx=onnx,
         mlflow_run_id=run_id,
-        log_model=lambda: tracking.log_onnx(mlflow, run_id, onnx, feed),
+        log_model=lambda: tracking.log_onnx(mlflow, run_id, onnx, feed, {"accuracy": 0.9}),
         files=files,
         tags={"features_digest": "f", "version_label": "1", **tags},
         description="A model.",
@@ -103,16 +109,16 @@ def add(
     run_id = deployment.value("blobs/registered_model").mlflow_run_id
     made = another(base or deployment.value("blobs/onnx_model"), mark)
     added = add_version(
-        mlflow, deployment.store(), registration(mlflow, made, run_id, model, project="blobs")
+        mlflow, deployment.store(), registration(mlflow, made, run_id, model, project="blobs", **BASIS)
     )
     if champion:
-        promote(mlflow, model, added.number, alias="production", by=f"run {mark}", why="better")
+        promote(mlflow, model, added.number, aliases=["production"], by=f"run {mark}", why="better")
     return added.number
 
 
 def _die(owner: object, name: str, when: str) -> None:
     original, calls = getattr(owner, name), []
-    number = 2 if when.endswith("second") else 1
+    number = {"second": 2, "third": 3}.get(when.rsplit(maxsplit=1)[-1], 1)
 
     @functools.wraps(original)
     def dying(*arguments, **named):

@@ -20,6 +20,8 @@ import httpx
 from jukebox_orch_tests.support import parts
 from jukebox_orch_tests.support.waiting import answers, free_port, wait_until
 
+ALERTMANAGER = "github.com/prometheus/alertmanager/cmd/alertmanager@v0.27.0"
+"""The first version with quoted label names, which Debian's does not have."""
 VERSITYGW = "github.com/versity/versitygw/cmd/versitygw@v1.8.0"
 
 
@@ -118,10 +120,14 @@ class Alertmanager:
 
 
 @contextmanager
-def alertmanager(folder: Path) -> Iterator[Alertmanager]:
-    """Run Debian's prometheus-alertmanager. Alerts with role `mute` inhibit those with role `mutable` per `model`."""
-    program = shutil.which("alertmanager") or parts.program(
-        "prometheus-alertmanager", "install Debian's prometheus-alertmanager, or put alertmanager on PATH"
+def alertmanager(folder: Path, program: Path | None = None) -> Iterator[Alertmanager]:
+    """Run `program`, or Debian's. Alerts with role `mute` inhibit those with role `mutable` per `model`."""
+    command = (
+        program
+        or shutil.which("alertmanager")
+        or parts.program(
+            "prometheus-alertmanager", "install Debian's prometheus-alertmanager, or put alertmanager on PATH"
+        )
     )
     config = folder / "alertmanager.yml"
     config.write_text(
@@ -131,7 +137,7 @@ def alertmanager(folder: Path) -> Iterator[Alertmanager]:
     port = free_port()
     listen = ["--cluster.listen-address=", f"--web.listen-address=127.0.0.1:{port}"]
     with running(
-        [program, f"--config.file={config}", f"--storage.path={folder / 'am'}", *listen], folder / "am.log"
+        [command, f"--config.file={config}", f"--storage.path={folder / 'am'}", *listen], folder / "am.log"
     ):
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: answers(f"{url}/-/ready"), 20, "Alertmanager to be ready")
@@ -160,20 +166,24 @@ def s3_server(folder: Path) -> Iterator[dict[str, str]]:
 def versitygw() -> Path:
     """Return the path of the S3 server; without one on PATH, build it once with Go in the user's cache folder."""
     found = shutil.which("versitygw")
-    if found:
-        return Path(found)
+    return Path(found) if found else built_with_go(VERSITYGW)
+
+
+def built_with_go(package: str) -> Path:
+    """Return the program of a Go package; build it once in the user's cache folder."""
+    name, _, version = package.rpartition("/")[2].partition("@")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jukebox-orch-tests"
-    program = cache / "versitygw"
+    program = cache / f"{name}-{version}" / name
     if not program.exists():
         go = shutil.which("go") or parts.absent(
-            "versitygw", f"put this S3 server on PATH, or Go to build it: go install {VERSITYGW}"
+            name, f"put it on PATH, or Go to build it: go install {package}"
         )
-        subprocess.run(
-            [go, "install", VERSITYGW],
-            env={**os.environ, "GOBIN": str(cache)},
-            check=True,
-            capture_output=True,
+        environment = {**os.environ, "GOBIN": str(program.parent)}
+        built = subprocess.run(
+            [go, "install", package], env=environment, capture_output=True, text=True, check=False
         )
+        if built.returncode:
+            parts.absent(name, f"`go install {package}` failed: {built.stderr.strip()[-300:]}")
     return program
 
 

@@ -127,7 +127,7 @@ def failing_runs(cluster: Cluster, dagster: Dagster) -> dict[str, str]:
         change(settings)
         config: dict[str, Any] = {"seed": SEED + 20}
         if job == "jukebox_training":
-            config |= {"model_name": f"failing-{SEED}", "hyperparameters": {"epochs": 2}}
+            config |= {"model_name": f"failing-{SEED}-sample", "hyperparameters": {"epochs": 2}}
         with cluster.config_map("jukebox-run-config", {"executor.yaml": yaml.safe_dump(settings)}):
             run_id = dagster.start(config, job=job, tags={"dagster-k8s/config": json.dumps(small)})
             # A started run has read the settings.

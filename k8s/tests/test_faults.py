@@ -30,7 +30,7 @@ def _config(model: str, round_: int, *, epochs: int = 20) -> dict:
     """Return settings of a run for which no earlier run has artifacts."""
     return {
         "seed": SEED + round_,
-        "model_name": f"{model}-{SEED}-{round_}",
+        "model_name": f"{model}-{SEED}-{round_}-sample",
         "hyperparameters": {"epochs": epochs, "early_stopping_patience": 0},
     }
 
@@ -96,7 +96,7 @@ def test_deleted_run_pod_fails_run_and_starts_new_one(
 def test_mlflow_down_at_registration_fails_with_nothing_registered(
     cluster: Cluster, dagster: Dagster, registry: Registry, volumes: Volumes, round_: int
 ):
-    config = {"model_name": f"fault-mlflow-{SEED}-{round_}"}
+    config = {"model_name": f"fault-mlflow-{SEED}-{round_}-sample"}
     name, job = config["model_name"], "jukebox_evaluate_and_register"
     run_id = dagster.start(config, job=job)
     cluster.step_pod(run_id, "registered_model", ("Pending", "Running"))
@@ -146,7 +146,7 @@ def test_full_artifact_volume_fails_run_and_leaves_nothing(
 def test_full_model_volume_sets_no_alias_until_next_run(
     cluster: Cluster, dagster: Dagster, registry: Registry, volumes: Volumes, round_: int
 ):
-    config = {"model_name": f"fault-full-{SEED}-{round_}"}
+    config = {"model_name": f"fault-full-{SEED}-{round_}-sample"}
     name, job = config["model_name"], "jukebox_evaluate_and_register"
     with _full(cluster, "models"):
         run = dagster.finished(dagster.start(config, job=job))

@@ -115,7 +115,7 @@ def test_upgrade_jobs_migrate_both_databases(cluster: Cluster, registry: Registr
         assert all("Complete" in found for found in ended()), logs
     finally:
         cluster.run("delete", *selection)
-    assert registry.aliases("jukebox")["champion"]
+    assert registry.aliases("jukebox-sample")["champion"]
 
 
 def test_server_accepts_production_overlay(cluster: Cluster):
@@ -141,7 +141,7 @@ def test_applying_again_changes_nothing(cluster: Cluster):
 def test_delete_keeps_volumes_and_apply_restores_history(
     cluster: Cluster, dagster: Dagster, registry: Registry, trained
 ):
-    aliases = registry.aliases("jukebox")
+    aliases = registry.aliases("jukebox-sample")
     subprocess.run([str(CHECKOUT / "k8s/delete"), OVERLAY], check=True)
     assert {o["kind"] for o in _ours(cluster)} == {"PersistentVolumeClaim"}
     assert cluster.get("namespace", NAMESPACE)["status"]["phase"] == "Active"
@@ -149,7 +149,7 @@ def test_delete_keeps_volumes_and_apply_restores_history(
     cluster.rolled_out()
     wait_until(dagster.loaded, 120, "the webserver to load the code location")
     assert dagster.status(trained[0]) == "SUCCESS"
-    assert registry.aliases("jukebox") == aliases
+    assert registry.aliases("jukebox-sample") == aliases
 
 
 def _ours(cluster: Cluster) -> list[dict]:

@@ -57,20 +57,20 @@ def test_independent_steps_start_in_parallel(trained):
 
 def test_model_is_on_volume_and_in_mlflow_with_alias(registry: Registry, volumes: Volumes, trained):
     registered = metadata(trained[1], "registered_model")
-    version = registered["model"].split()[-1]
-    aliases = registry.aliases("jukebox")
+    version = registered["version"]
+    aliases = registry.aliases("jukebox-sample")
     assert {"champion", "challenger", "staging"} <= set(aliases)
     assert aliases["challenger"] == version
-    found = volumes.sh(f"sha256sum /data/models/jukebox/{version}/model.onnx")
+    found = volumes.sh(f"sha256sum /data/models/jukebox-sample/{version}/model.onnx")
     assert found.split()[0] == registered["onnx_sha256"]
-    assert registered["storage uri"] == f"pvc://jukebox-models/jukebox/{version}"
-    assert registered["model server"].startswith("http://jukebox-predictor.jukebox.svc.cluster.local/")
+    assert registered["storage uri"] == f"pvc://jukebox-models/jukebox-sample/{version}"
+    assert registered["model server"].startswith("http://jukebox-sample-predictor.jukebox.svc.cluster.local/")
 
 
 IN_ONE_PROCESS = f"""
 echo 'seed: {SEED}' >/tmp/run.yaml &&
 dagster job execute -m jukebox_orch.definitions -j jukebox_training -c /tmp/run.yaml >&2 &&
-cat "$DAGSTER_HOME"/models/jukebox/*/lineage.json
+cat "$DAGSTER_HOME"/models/jukebox-sample/*/lineage.json
 """
 
 
@@ -119,11 +119,11 @@ http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
 @pytest.fixture
 def serving(cluster: Cluster, trained):
     """A pod with onnxruntime that reads the model from the volume, as a model server does."""
-    version = metadata(trained[1], "registered_model")["model"].split()[-1]
+    version = metadata(trained[1], "registered_model")["version"]
     pod = cluster.pod_of_step_image(
         "serving-test",
         {
-            "command": ["python", "-c", SERVER, f"/models/jukebox/{version}/model.onnx"],
+            "command": ["python", "-c", SERVER, f"/models/jukebox-sample/{version}/model.onnx"],
             "volumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],
             "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 2},
         },
@@ -137,7 +137,7 @@ def serving(cluster: Cluster, trained):
 
 
 def test_model_server_on_volume_predicts_recorded_example(cluster: Cluster, volumes: Volumes, serving: str):
-    example = json.loads(volumes.sh(f"cat /data/models/jukebox/{serving}/example.json"))
+    example = json.loads(volumes.sh(f"cat /data/models/jukebox-sample/{serving}/example.json"))
     body = {"inputs": example["inputs"]}
     answer = cluster.request("POST", "pod/serving-test", 8080, "/", json=body).json()
     for name, expected in example["outputs"].items():
@@ -146,14 +146,17 @@ def test_model_server_on_volume_predicts_recorded_example(cluster: Cluster, volu
 
 
 def test_model_store_entry_has_kserve_manifest_for_volume(volumes: Volumes, trained):
-    version = metadata(trained[1], "registered_model")["model"].split()[-1]
-    service = yaml.safe_load(volumes.sh(f"cat /data/models/jukebox/{version}/inferenceservice.yaml"))
+    version = metadata(trained[1], "registered_model")["version"]
+    service = yaml.safe_load(volumes.sh(f"cat /data/models/jukebox-sample/{version}/inferenceservice.yaml"))
     assert service["metadata"]["namespace"] == NAMESPACE
-    assert service["spec"]["predictor"]["model"]["storageUri"] == f"pvc://jukebox-models/jukebox/{version}"
+    assert (
+        service["spec"]["predictor"]["model"]["storageUri"]
+        == f"pvc://jukebox-models/jukebox-sample/{version}"
+    )
 
 
 def test_second_run_reuses_artifacts_and_adopts_version(dagster: Dagster, trained):
     run = dagster.finished(dagster.start({"seed": SEED}))
     assert run["status"] == "SUCCESS", events_text(run)
-    assert metadata(run, "registered_model")["model"] == metadata(trained[1], "registered_model")["model"]
+    assert metadata(run, "registered_model")["version"] == metadata(trained[1], "registered_model")["version"]
     assert metadata(run, "trained_model")["reused_from_run"] == trained[0]

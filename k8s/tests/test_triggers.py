@@ -59,11 +59,17 @@ def test_unreachable_git_server_leaves_no_zombie_process(cluster: Cluster, dagst
     assert [line for line in states.stdout.splitlines() if ") Z " in line] == []
 
 
+def _charts() -> tuple[str, str]:
+    """Return songs and rankings as CSV."""
+    tables = generate(seed=SEED)
+    songs, rankings = (pd.DataFrame(tables[name]).to_csv(index=False) for name in ("songs", "rankings"))
+    return songs, rankings
+
+
 def test_new_files_on_volume_start_one_training_run(
     cluster: Cluster, dagster: Dagster, registry: Registry, volumes: Volumes
 ):
-    tables = generate(seed=SEED)
-    songs, rankings = (pd.DataFrame(tables[name]).to_csv(index=False) for name in ("songs", "rankings"))
+    songs, rankings = _charts()
     volumes.drop("songs.csv", songs)
     volumes.drop("rankings.csv", rankings)
     wait_until(lambda: _runs_of_file(dagster, rankings), 90, "the daemon's sensor to start a run")
@@ -72,7 +78,7 @@ def test_new_files_on_volume_start_one_training_run(
     run = dagster.finished(started["runId"])
     assert run["status"] == "SUCCESS", events_text(run)
     assert len(cluster.steps(started["runId"])) == 7
-    version = metadata(run, "registered_model")["model"].split()[-1]
+    version = metadata(run, "registered_model")["version"]
     (registered,) = [v for v in registry.versions("jukebox") if v["version"] == version]
     assert {"key": "jukebox/event", "value": "new_data"} in registered["tags"]
 
@@ -208,8 +214,17 @@ def rolled_to_release(cluster: Cluster, dagster: Dagster, tmp_path: Path) -> Ite
 
 
 def test_pushed_tag_trains_after_roll_out_of_its_code(
-    cluster: Cluster, dagster: Dagster, registry: Registry, git_server: str, rolled_to_release, tmp_path: Path
+    cluster: Cluster,
+    dagster: Dagster,
+    registry: Registry,
+    volumes: Volumes,
+    git_server: str,
+    rolled_to_release,
+    tmp_path: Path,
 ):
+    # The deployment's source, in a folder that the new-data sensor does not watch.
+    for name, content in zip(("songs.csv", "rankings.csv"), _charts(), strict=True):
+        volumes.sh(f"mkdir -p /data/landing/_charts; cat >/data/landing/_charts/{name}", content)
     clone, tag = tmp_path / "clone", f"v2.0.{SEED}"
     _two_ticks_later(dagster, "jukebox_git_tags")
     commit = subprocess.run(
@@ -231,11 +246,12 @@ def test_pushed_tag_trains_after_roll_out_of_its_code(
     assert run["status"] == "SUCCESS", events_text(run)
     pods = cluster.pods(f"dagster/run-id={started['runId']}")
     assert {p["spec"]["containers"][0]["image"].split(":")[-1] for p in pods} == {"release"}
-    version = metadata(run, "registered_model")["model"].split()[-1]
+    version = metadata(run, "registered_model")["version"]
     (registered,) = [v for v in registry.versions("jukebox") if v["version"] == version]
     tags = {t["key"]: t["value"] for t in registered["tags"]}
     assert tags["git_commit"] == tags["git/commit"] == commit
     assert tags["git/code_matches_tag"] == "yes"
+    assert tags["dataset_name"] == tags["source"] == "/data/landing/_charts"
     assert tags["version_label"] == tag.removeprefix("v")
     assert len(dagster.runs("git/tag", tag)) == 1
 

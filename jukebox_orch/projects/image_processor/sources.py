@@ -17,6 +17,7 @@ from jukebox_orch.contract import (
     open_verified,
     read_bytes,
     read_error,
+    url_path,
 )
 from jukebox_orch.projects.image_processor.batches import as_dataset
 from jukebox_orch.projects.image_processor.cifar import read_cifar
@@ -93,7 +94,9 @@ def _read_archives(files: list[SourceFile]) -> Dataset:
     with Spool() as spool:
         for file in files:
             where = display_url(file.url)
-            read = next((r for kind, r in _ARCHIVES.items() if file.url.lower().endswith(kind)), None)
+            read = next(
+                (r for kind, r in _ARCHIVES.items() if url_path(file.url).lower().endswith(kind)), None
+            )
             if read is None:
                 kinds = ", ".join((*_ARCHIVES, *_PICTURES))
                 raise InputError(f"{where}: is not one of {kinds}; image files and archives cannot be mixed")
@@ -111,7 +114,14 @@ def _read_archives(files: list[SourceFile]) -> Dataset:
 
 
 def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
-    problems: list[str] = []
+    folders = [PurePosixPath(url_path(file.url)).parent.name for file in files]
+    classes = sorted(set(folders))
+    problems = [
+        f"{display_url(file.url)}: the name of the class folder is not UTF-8; rename the folder"
+        for file, folder in zip(files, folders, strict=True)
+        if folder != folder.encode("utf-8", "replace").decode()
+    ]
+    _raise_if_any(problems)
 
     def picture_or_problem(file: SourceFile) -> np.ndarray | str:
         try:
@@ -129,8 +139,6 @@ def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
                 spool.append(np.stack(results))
         _raise_if_any(problems)
         images = spool.array()
-    folders = [PurePosixPath(file.url).parent.name for file in files]
-    classes = sorted(set(folders))
     labels = np.searchsorted(classes, folders)
     names = [display_url(file.url) for file in files]
     samples = pd.DataFrame({"label": labels, "file": names, "row": 0, "test": False})
@@ -178,7 +186,7 @@ def _url(fs: Any, name: str) -> str:
 
 
 def _is_picture(file: SourceFile) -> bool:
-    return file.url.lower().endswith(_PICTURES)
+    return url_path(file.url).lower().endswith(_PICTURES)
 
 
 def _raise_if_any(problems: list[str]) -> None:

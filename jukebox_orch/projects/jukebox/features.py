@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from jukebox_orch.contract import Dataset, Features, InputError, Normalization, Split
+from jukebox_orch.projects.jukebox.days import as_text, choose_days, listed
 from jukebox_orch.projects.jukebox.rules import usability
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES
 from jukebox_orch.projects.jukebox.settings import JukeboxSplit
@@ -25,9 +26,7 @@ def song_features(dataset: Dataset, split: JukeboxSplit, seed: int) -> Features:
         InputError: the data has too few days or songs for the split.
     """
     rows, songs = _usable(dataset)
-    masks = (
-        _by_date(rows, split.train_days) if split.kind == "by_date" else _by_song(rows, songs, split, seed)
-    )
+    masks = _by_date(rows, split) if split.kind == "by_date" else _by_song(rows, songs, split, seed)
     seen = np.unique(rows["song"][masks["train"][0] | masks["validation"][0]])
     splits = {
         name: _split(rows[mask], songs, keys, seen if name == "test" else None)
@@ -101,15 +100,17 @@ Masks = Mapping[str, tuple[np.ndarray, np.ndarray]]
 """Split -> its rows (rows,) bool and its keys."""
 
 
-def _by_date(rows: pd.DataFrame, train_days: int) -> Masks:
-    days = np.unique(rows["date"].to_numpy())
-    if len(days) < 3:
+def _by_date(rows: pd.DataFrame, split: JukeboxSplit) -> Masks:
+    days = choose_days(rows["date"].to_numpy(), split.min_day_share)
+    if not len(days.train):
         raise InputError(
-            f"column snapshot_date: usable rankings of {len(days)} days ({', '.join(_days(days))}); split by_date "
-            "needs at least 3, one each to train, validate and test: add days or use split kind by_song"
+            f"column snapshot_date: usable rankings of {len(days.rankings)} days "
+            f"({listed(days.rankings.index.to_numpy(), days.rankings)}); split by_date needs at least 3, one each to "
+            f"train, validate and test; to validate and test a day needs {split.min_day_share:g} "
+            f"(split.min_day_share) of the usual {days.usual:,.0f} rankings: add days or use split kind by_song"
         )
-    groups = {"train": days[:-2][-train_days:], "validation": days[-2:-1], "test": days[-1:]}
-    return {name: (rows["date"].isin(group).to_numpy(), _days(group)) for name, group in groups.items()}
+    groups = {"train": days.train[-split.train_days :], "validation": days.validation, "test": days.test}
+    return {name: (rows["date"].isin(group).to_numpy(), as_text(group)) for name, group in groups.items()}
 
 
 def _by_song(rows: pd.DataFrame, songs: pd.DataFrame, split: JukeboxSplit, seed: int) -> Masks:
@@ -144,7 +145,3 @@ def _split(rows: pd.DataFrame, songs: pd.DataFrame, keys: np.ndarray, seen: np.n
         known = np.isin(entries, seen)
         slices = {n: m for n, m in {"known_songs": known, "unseen_songs": ~known}.items() if m.any()}
     return Split(x=x, y=y, weight=weight, keys=keys, slices=slices)
-
-
-def _days(dates: np.ndarray) -> np.ndarray:
-    return np.datetime_as_string(dates, unit="D")

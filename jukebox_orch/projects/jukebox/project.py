@@ -10,11 +10,15 @@ from jukebox_orch.contract import (
     Dataset,
     Features,
     ModelProject,
-    Source,
     Validation,
 )
 from jukebox_orch.projects.jukebox.schema import COUNTRIES, FEATURES, RANKING_COLUMNS, RANKS, SONG_COLUMNS
-from jukebox_orch.projects.jukebox.settings import JukeboxGates, JukeboxHyperparameters, JukeboxSplit
+from jukebox_orch.projects.jukebox.settings import (
+    JukeboxGates,
+    JukeboxHyperparameters,
+    JukeboxSource,
+    JukeboxSplit,
+)
 
 if TYPE_CHECKING:
     import keras
@@ -39,16 +43,17 @@ class Jukebox(ModelProject):
     rules = {  # noqa: RUF012
         "schema": "Both tables have all their columns; one row per song, one ranking per song, country and day",
         "types": "Features are numbers and snapshot_date is a date; none is missing",
-        "ranges": f"Features are finite and in their documented ranges; daily_rank is {RANKS[0]} to {RANKS[1]}",
+        "ranges": f"Features are finite and in their documented ranges; daily_rank is {RANKS[0]} to {RANKS[1]}; "
+        "no day at the end has only a few rankings",
         "join_completeness": "Every ranking has a song with usable properties",
         "label_coverage": f"Every country is one of the {len(COUNTRIES)} published charts; at least two have rows",
     }
-    source = Source
+    source = JukeboxSource
     split = JukeboxSplit
     hyperparameters = JukeboxHyperparameters
     gates = JukeboxGates
 
-    def load(self, source: Source) -> Dataset:
+    def load(self, source: JukeboxSource) -> Dataset:
         """Read the tables `songs` and `rankings`; without a location, generate the embedded sample."""
         from jukebox_orch.projects.jukebox import sample, sources
 

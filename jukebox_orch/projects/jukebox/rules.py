@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 
 from jukebox_orch.contract import Dataset, Finding, Validation
+from jukebox_orch.projects.jukebox.days import as_text, choose_days, listed
 from jukebox_orch.projects.jukebox.schema import (
     COUNTRIES,
     FEATURES,
+    ORIGIN_COLUMNS,
     RANGES,
     RANKING_COLUMNS,
     RANKS,
     SONG_COLUMNS,
 )
+from jukebox_orch.projects.jukebox.settings import JukeboxSplit
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def validate(dataset: Dataset) -> Validation:
     result = usability(dataset)
     rows, usable = int(result.labelled.sum()), int(result.usable.sum())
     present = np.unique(result.country[result.usable])
-    findings = list(result.findings)
+    findings = [*result.findings, *_left_out_days(dataset, result.usable)]
     if len(present) < 2:
         findings.append(
             Finding(
@@ -96,7 +99,9 @@ def usability(dataset: Dataset) -> Usability:
         wrong = labelled & found
         if wrong.any():
             message = f"{wrong.sum():,} rankings {problem}: left out; correct them in the source"
-            findings.append(Finding(rule, message, int(wrong.sum()), examples=_examples(rankings, wrong)))
+            findings.append(
+                Finding(rule, message, int(wrong.sum()), examples=_examples(rankings, wrong, RANKING_COLUMNS))
+            )
         usable = usable & ~wrong.to_numpy()
     return Usability(labelled.to_numpy(), usable, song, country, findings)
 
@@ -121,6 +126,23 @@ def _fatal_findings(dataset: Dataset) -> Iterator[Finding]:
             yield Finding("types", message, len(frame), fatal=True)
 
 
+def _left_out_days(dataset: Dataset, usable: np.ndarray) -> Iterator[Finding]:
+    """Yield a finding if split by_date, with its default settings, leaves out days with few rankings at the end."""
+    _, rankings = _frames(dataset)
+    share = JukeboxSplit().min_day_share
+    days = choose_days(rankings["snapshot_date"].to_numpy()[usable], share)
+    if not (len(days.left_out) and len(days.train)):  # too few days: the features are refused
+        return
+    found = pd.Series(usable, rankings.index) & rankings["snapshot_date"].isin(days.left_out)
+    message = (
+        f"{found.sum():,} rankings are of days with less than {share:g} of the usual {days.usual:,.0f} rankings: "
+        f"{listed(days.left_out, days.rankings)}. Split by_date with the default split.min_day_share leaves them "
+        f"out, validates on {as_text(days.validation)[0]} and tests on {as_text(days.test)[0]}; correct "
+        "snapshot_date in the source, or lower split.min_day_share to test on such days"
+    )
+    yield Finding("ranges", message, int(found.sum()), examples=_examples(rankings, found, RANKING_COLUMNS))
+
+
 def _frames(dataset: Dataset) -> tuple[pd.DataFrame, pd.DataFrame]:
     songs, rankings = dataset["songs"], dataset["rankings"]
     assert isinstance(songs, pd.DataFrame)  # noqa: S101 - for the type checker: a dataset may hold arrays too
@@ -133,7 +155,7 @@ def _usable_songs(songs: pd.DataFrame, findings: list[Finding]) -> pd.Series:
 
     def report(rule: str, wrong: pd.Series, problem: str, columns: Sequence[str]) -> None:
         if wrong.any():
-            examples = _examples(songs[["spotify_id", "name", *columns]], wrong)
+            examples = _examples(songs, wrong, ["spotify_id", "name", *columns])
             findings.append(
                 Finding(rule, f"{wrong.sum():,} songs {problem}", int(wrong.sum()), examples=examples)
             )
@@ -185,9 +207,14 @@ def _conflicts(worldwide: pd.DataFrame) -> pd.Series:
     return taken & ~worldwide.duplicated()
 
 
-def _examples(frame: pd.DataFrame, wrong: pd.Series) -> list[dict[str, object]]:
-    """Return the first five wrong rows as plain values, with their position in the table as `row`."""
-    rows = frame[wrong].head(5)
+def _examples(frame: pd.DataFrame, wrong: pd.Series, columns: Sequence[str]) -> list[dict[str, object]]:
+    """Return the first five wrong rows as plain values, with their file and their row in it."""
+    # A table that was not read from files, or was stored by an earlier version, has no such columns.
+    origin = [name for name in ORIGIN_COLUMNS if name in frame]
+    rows = frame.loc[wrong, [*origin, *columns]].head(5)
     shown = rows.astype("str").astype(object).where(rows.notna(), None)
-    shown.insert(0, "row", np.flatnonzero(wrong)[:5])
+    if "row" in rows:
+        shown["row"] = rows["row"].astype(object)
+    else:
+        shown.insert(0, "row", np.flatnonzero(wrong)[:5])
     return [{str(name): value for name, value in row.items()} for row in shown.to_dict("records")]

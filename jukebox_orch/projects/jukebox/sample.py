@@ -104,7 +104,9 @@ def _with_known_faults(songs: pd.DataFrame, rankings: pd.DataFrame) -> Dataset:
     rankings.loc[9, "country"] = "XX"
     rankings = pd.concat([rankings, rankings.iloc[[100, 1_000]]], ignore_index=True)
     rankings = rankings[["spotify_id", "country", "snapshot_date", "daily_rank"]]
-    return {
-        "songs": songs.reset_index(drop=True).astype({"name": "str", "artists": "str"}),
-        "rankings": rankings.astype({"spotify_id": "category", "country": "category"}),
-    }
+    songs = songs.reset_index(drop=True).astype({"name": "str", "artists": "str"})
+    rankings = rankings.astype({"spotify_id": "category", "country": "category"})
+    for table in (songs, rankings):
+        table["file"] = pd.Series("embedded sample", table.index, dtype="category")
+        table["row"] = np.arange(len(table))
+    return {"songs": songs, "rankings": rankings}

@@ -30,6 +30,9 @@ SONG_COLUMNS = ("spotify_id", "name", "artists", *FEATURES)
 RANKING_COLUMNS = ("spotify_id", "country", "snapshot_date", "daily_rank")
 """Table `rankings`: one row per song, country and day; an empty country means the worldwide chart."""
 
+ORIGIN_COLUMNS = ("file", "row")
+"""Columns of both tables that say where a row comes from; row 0 is the first one below the file's header."""
+
 WHOLE_NUMBERS = frozenset({"duration_ms", "key", "mode", "daily_rank"})
 
 RANGES = {

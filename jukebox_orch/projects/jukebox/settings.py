@@ -6,7 +6,17 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from jukebox_orch.contract import Epochs, Gates, Hyperparameters, Settings
+from jukebox_orch.contract import Epochs, Gates, Hyperparameters, Settings, Source
+
+
+class JukeboxSource(Source):
+    """Songs and rankings as Parquet or CSV files."""
+
+    date_format: Literal["auto", "month_first", "day_first"] = Field(
+        default="auto",
+        description="How slash dates such as 2/12/2025 are read. auto: as the other dates of the file show; the run "
+        "stops if they do not. month_first: MM/DD/YYYY; day_first: DD/MM/YYYY. Dates as YYYY-MM-DD are not affected",
+    )
 
 
 class JukeboxSplit(Settings):
@@ -16,8 +26,8 @@ class JukeboxSplit(Settings):
 
     kind: Literal["by_date", "by_song"] = Field(
         default="by_date",
-        description="by_date: test on the last day, validate on the day before, both with songs known from training, "
-        "as in production; by_song: no song is in two splits, to test on unseen songs",
+        description="by_date: test on the last full day, validate on the one before, both with songs known from "
+        "training, as in production; by_song: no song is in two splits, to test on unseen songs",
     )
     train_days: int = Field(
         default=28,
@@ -25,6 +35,13 @@ class JukeboxSplit(Settings):
         le=10_000,
         description="by_date: number of training days before the validation day, 0: all; older charts contain "
         "songs that no longer chart",
+    )
+    min_day_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="by_date: a day with fewer than this share of the usual number of rankings is not a test or "
+        "validation day, for example a single ranking with a mistyped date; 0: every day may be",
     )
     validation_share: float = Field(
         default=0.15, gt=0, lt=0.5, description="by_song: share of songs in the validation split"

@@ -1,15 +1,14 @@
 """Decides which git tags start a training run. Pure: no Dagster, no clock, no git.
 
-A tag is one event per (name, commit). Its version is the text after the pattern's prefix.
+A tag is one event per (name, commit). Its version is the text after the pattern's prefix, ordered as in semver.org.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from packaging.version import InvalidVersion, Version
-
-from jukebox_orch.deployed_code import DeployedCode
+from jukebox_orch.deployed_code import DIRTY, DeployedCode
+from jukebox_orch.sensors.git_tags.versions import Version, parse_version
 from jukebox_orch.sensors.trigger_types import (
     EVENT_ID_TAG,
     EVENT_TAG,
@@ -23,7 +22,6 @@ from jukebox_orch.sensors.trigger_types import (
 EVENT = "git_tag"
 TAG_TAG = "git/tag"
 COMMIT_TAG = "git/commit"
-_VERSION_TEXT = re.compile(r"[0-9][0-9A-Za-z.+-]{0,62}")
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -69,7 +67,7 @@ def decide(
             for name, version in versions.items()
             if state.tags.get(name) != listing[name]
         ),
-        key=lambda event: (event.version, event.name),
+        key=lambda event: (event.version.precedence, event.name),
     )
     ready = [event for event in events if not require_matching_code or _matches(event, deployed)]
     held = [event for event in events if require_matching_code and not _matches(event, deployed)]
@@ -80,7 +78,11 @@ def decide(
         if event.moved_from
     ]
     if refused:
-        warnings.append(f"refused (no version after {_prefix(pattern)!r}): {names(refused)}")
+        prefix = _prefix(pattern)
+        warnings.append(
+            f"refused (no version after {prefix!r}: use for example {prefix}1.2.3 or {prefix}1.2.3-rc.1, "
+            f"see semver.org): {names(refused)}"
+        )
     notes = [_waiting(held, deployed)] if held else []
     if left := len(ready) - len(chosen):
         notes.append(f"{count(left, 'tag')} left for the next tick")
@@ -112,12 +114,14 @@ def rebuilt(
     versions, _ = _versions(listing, pattern)
     had_run = {event.tags[TAG_TAG]: event.tags[COMMIT_TAG] for event in reversed(started)}
     run_versions = [version for name in had_run if (version := _version(name, pattern))]
-    deployed_version = _parse((deployed.version or "").removeprefix("v"))
+    deployed_version = parse_version((deployed.version or "").removeprefix("v"))
 
     def is_new(version: Version) -> bool:
         if run_versions:
-            return version > max(run_versions)
-        return require_matching_code and deployed_version is not None and version >= deployed_version
+            return version.precedence > max(run.precedence for run in run_versions)
+        if not require_matching_code or deployed_version is None:
+            return False
+        return version.precedence >= deployed_version.precedence
 
     before = {name: listing[name] for name, version in versions.items() if not is_new(version)}
     note = (
@@ -145,17 +149,23 @@ def _request(event: _TagEvent, deployed: DeployedCode) -> RunEvent:
 def _waiting(held: Sequence[_TagEvent], deployed: DeployedCode) -> str:
     runs = f"v{deployed.version.removeprefix('v')}" if deployed.version else "of unknown version"
     if deployed.commit:
-        runs += f" ({deployed.commit[:12]})"
+        runs += f" ({deployed.commit.removesuffix(DIRTY)[:12]}{DIRTY if deployed.is_dirty else ''})"
     newest = held[-1]
     more = f" and {count(len(held) - 1, 'lower tag')}" if len(held) > 1 else ""
-    return f"{newest.name} ({newest.commit[:12]}){more} seen, this deployment is {runs}: waiting for the roll-out"
+    seen = f"{newest.name} ({newest.commit[:12]}){more} seen, this deployment is {runs}"
+    if deployed.is_dirty:
+        return f"{seen} with uncommitted changes: commit or remove them, and deploy the tag's commit"
+    return f"{seen}: waiting for the roll-out"
 
 
 def _matches(event: _TagEvent, deployed: DeployedCode) -> bool:
-    """Compare by commit if the deployment's is known (full or at least 7 digits), else by version."""
+    """Compare by commit if the deployment's is known (full or at least 7 digits), else by version.
+
+    A commit with uncommitted changes is not the tag's.
+    """
     if deployed.commit:
         return len(deployed.commit) >= 7 and event.commit.startswith(deployed.commit.lower())
-    return _parse((deployed.version or "").removeprefix("v")) == event.version
+    return parse_version((deployed.version or "").removeprefix("v")) == event.version
 
 
 def _versions(listing: Mapping[str, str], pattern: str) -> tuple[dict[str, Version], list[str]]:
@@ -174,16 +184,7 @@ def _versions(listing: Mapping[str, str], pattern: str) -> tuple[dict[str, Versi
 
 
 def _version(name: str, pattern: str) -> Version | None:
-    return _parse(_text(name, pattern)) if name.startswith(_prefix(pattern)) else None
-
-
-def _parse(text: str) -> Version | None:
-    if not _VERSION_TEXT.fullmatch(text):
-        return None
-    try:
-        return Version(text)
-    except InvalidVersion:
-        return None
+    return parse_version(_text(name, pattern)) if name.startswith(_prefix(pattern)) else None
 
 
 def _text(name: str, pattern: str) -> str:

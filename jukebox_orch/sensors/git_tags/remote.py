@@ -43,7 +43,8 @@ def list_tags(
     output = _run(command, _environment(repository, ssh_key_file, known_hosts_file), repository, seconds)
     tags: dict[str, str] = {}
     peeled: dict[str, str] = {}
-    for line in output.decode(errors="surrogateescape").splitlines():
+    # Not str.splitlines, which also splits at U+0085 and U+2028: a name may contain them.
+    for line in output.decode(errors="surrogateescape").removesuffix("\n").split("\n") if output else ():
         if not (found := _LINE.fullmatch(line)):
             raise SourceUnavailableError(
                 f"{repository}: git returned a line that is not a tag: {line[:100]!r}"

@@ -37,7 +37,7 @@ def git_tags_tick(
             if known
             else rebuilt(
                 listing,
-                started_events(context.instance, job_name, EVENT),
+                list(started_events(context.instance, job_name, EVENT)),
                 pattern=trigger.pattern,
                 deployed=code,
                 require_matching_code=require_matching_code,

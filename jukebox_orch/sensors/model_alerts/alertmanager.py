@@ -82,12 +82,22 @@ def _get(url: str, query: httpx.QueryParams, seconds: float) -> bytes:
                         )
             if response.status_code != httpx.codes.OK:
                 text = body[:200].decode(errors="replace").strip()
-                raise SourceUnavailableError(f"Alertmanager {url} answered {response.status_code}: {text}")
+                raise SourceUnavailableError(
+                    f"Alertmanager {url} answered {response.status_code}: {text}{_advice(text)}"
+                )
     except httpx.TimeoutException as error:
         raise SourceUnavailableError(f"Alertmanager {url} did not answer within {seconds:.0f} s") from error
     except httpx.HTTPError as error:
         raise SourceUnavailableError(f"Alertmanager {url} cannot be reached: {error}") from error
     return body
+
+
+def _advice(error: str) -> str:
+    if error.startswith('"bad matcher format: \\"'):  # its name is quoted
+        return (
+            "; a quoted label name needs Alertmanager 0.27; if it is that new, correct the regular expression"
+        )
+    return ""
 
 
 def _seconds(moment: datetime) -> float:

@@ -21,7 +21,7 @@ def model_alerts_tick(trigger: ModelAlertsTrigger, job_name: str, state_root: st
 
         now = time.time()
         known, problem = codec.decode_or_none(context.cursor, _state)
-        state = known or rebuilt(started_events(context.instance, job_name, EVENT), now)
+        state = known or rebuilt(list(started_events(context.instance, job_name, EVENT)), now)
         decision = decide(
             active_alerts(trigger.url, trigger.matchers),
             state,

@@ -6,7 +6,7 @@ and unknown, `decide` turns their digests into at most one run. A file counts on
 
 import hashlib
 import re
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal, NamedTuple
@@ -16,7 +16,6 @@ from jukebox_orch.sensors.trigger_types import (
     EVENT_TAG,
     Decision,
     RunEvent,
-    SourceUnavailableError,
     StartedEvent,
     count,
     names,
@@ -26,6 +25,7 @@ EVENT = "new_data"
 SUCCESS_MARKER = "_SUCCESS"
 MANIFEST = "SHA256SUMS"
 MAX_FILES_IN_RUN = 10_000
+"""Dagster checks the run config again in each step, which takes it about a second for these."""
 MAX_PATH_LENGTH = 1024
 
 # Letters, digits and the punctuation of ordinary file names. Left out on purpose: `*?[]{}` (fsspec expands
@@ -55,7 +55,8 @@ class Listing:
     `unchanged` are paths whose size and token the state already has; a location may leave them out of `entries`.
     `covered` are the ranges of paths (after, up to) that were listed completely, None meaning the end; a large
     bucket is listed in ranges, and `sweep` is the path after which the next tick continues. `manifests` maps a
-    folder to the digests in its `SHA256SUMS`.
+    folder to the digests in its `SHA256SUMS`. `unreadable` maps a folder (ending in `/`), an entry or a manifest that
+    could not be read to the reason; the rest of the location is listed.
     """
 
     entries: Sequence[Entry]
@@ -63,15 +64,16 @@ class Listing:
     covered: Sequence[tuple[str, str | None]] = (("", None),)
     sweep: str = ""
     manifests: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unreadable: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class NewDataState:
     """State of the sensor.
 
-    `files`: path -> [size, token, sha256] of files that have been decided. `waiting`: path -> [size, token,
-    first seen] of files not yet complete. `gone`: digests of decided contents that are no longer listed. `markers`:
-    folder -> time of its `_SUCCESS`.
+    `files`: path -> [size, token, sha256] of files that have been decided, in the order of their arrival. `waiting`:
+    path -> [size, token, first seen] of files not yet complete. `gone`: digests of decided contents that are no longer
+    listed. `markers`: folder -> time of its `_SUCCESS`.
     """
 
     files: Mapping[str, Sequence] = field(default_factory=dict)
@@ -197,7 +199,7 @@ def decide(
                 failures = {**failures, entry.path: f"its content does not match {MANIFEST}"}
                 continue
             read += 1
-            replaced = files.get(entry.path)
+            replaced = files.pop(entry.path, None)  # so that the order of `files` is that of arrival
             if replaced is not None and replaced[2] != digest:
                 gone = gone | {replaced[2]}
             files[entry.path] = [entry.size, entry.token, digest]
@@ -211,32 +213,35 @@ def decide(
         markers=selection.markers if limits.complete_when == "success_marker" else {},
         sweep=listing.sweep,
     )
-    earlier = _earlier(files, new, selection, digests) if limits.include_earlier else {}
+    earlier = _earlier(files, new, selection, digests) if new and limits.include_earlier else {}
+    left_out = max(0, len(new) + len(earlier) - MAX_FILES_IN_RUN)
+    earlier = dict(list(earlier.items())[left_out:])
     notes, warnings = _reasons(selection, failures, read, new)
+    warnings += _not_read(listing.unreadable)
+    if left_out:
+        warnings.append(
+            f"{count(left_out, 'earlier file')} left out of the run, the first that arrived: a run names at most "
+            f"{MAX_FILES_IN_RUN:,} files; merge old files into fewer, or set include_earlier: false"
+        )
     listed = len(listing.entries) + len(listing.unchanged)
     seen = f"{count(listed, 'entry', 'entries')} listed in {location}"
-    if len(new) + len(earlier) > MAX_FILES_IN_RUN:
-        raise SourceUnavailableError(
-            f"{count(len(new), 'new file')} with {count(len(earlier), 'earlier file')} are more than one run "
-            f"can have ({MAX_FILES_IN_RUN:,}): compact the landing location or set include_earlier: false"
-        )
-    requests = [_request(new, earlier, location)] if new else []
+    requests = [_request(new, earlier, left_out, location)] if new else []
     return Decision(requests, after if after != state else state, seen, notes, warnings)
 
 
-def rebuilt(started: Sequence[StartedEvent]) -> NewDataState:
+def rebuilt(started: Iterable[StartedEvent]) -> NewDataState:
     """Return the state in which every content that already had a run is known, so that it starts no second run."""
     return NewDataState(gone=frozenset(started_digests(started)))
 
 
-def started_digests(started: Sequence[StartedEvent]) -> set[str]:
+def started_digests(started: Iterable[StartedEvent]) -> set[str]:
     """Return the sha256 of every file in the run config of earlier runs."""
     return {
         file["sha256"] for event in started for file in event.run_config.get("source", {}).get("files", [])
     }
 
 
-def _request(new: Mapping[str, str], earlier: Mapping[str, str], location: str) -> RunEvent:
+def _request(new: Mapping[str, str], earlier: Mapping[str, str], left_out: int, location: str) -> RunEvent:
     key = hashlib.sha256("\n".join(sorted(new)).encode()).hexdigest()
     files = [
         {"url": location + path, "sha256": digest}
@@ -253,6 +258,7 @@ def _request(new: Mapping[str, str], earlier: Mapping[str, str], location: str) 
             EVENT_ID_TAG: key[:32],
             "jukebox/file_count": str(len(new)),
             "jukebox/file_digests": ",".join(shown[:8]) + more,
+            **({"jukebox/earlier_files_left_out": str(left_out)} if left_out else {}),
         },
     )
 
@@ -263,7 +269,7 @@ def _earlier(
     selection: Selection,
     digests: Mapping[str, str],
 ) -> dict[str, str]:
-    """Return digest -> path of the other decided files that still exist unchanged."""
+    """Return digest -> path of the other decided files that still exist unchanged, in order of arrival."""
     changed = {*selection.waiting, *(entry.path for entry in selection.ready if entry.path not in digests)}
     changed.update(*selection.refused.values())
     earlier: dict[str, str] = {}
@@ -293,10 +299,7 @@ def _reasons(
     warnings = [
         f"refused ({problem}): {names(paths)}" for problem, paths in sorted(selection.refused.items())
     ]
-    by_failure: dict[str, list[str]] = {}
-    for path, failure in failures.items():
-        by_failure.setdefault(failure, []).append(path)
-    warnings += [f"not read ({failure}): {names(paths)}" for failure, paths in sorted(by_failure.items())]
+    warnings += _not_read(failures)
     if selection.waiting:
         notes.append(f"{count(len(selection.waiting), 'file')} not complete yet: {names(selection.waiting)}")
     if known := read - len(new):
@@ -306,6 +309,13 @@ def _reasons(
     if not new and not notes and not warnings:
         notes.append("nothing new")
     return notes, warnings
+
+
+def _not_read(failures: Mapping[str, str]) -> list[str]:
+    by_failure: dict[str, list[str]] = {}
+    for path, failure in failures.items():
+        by_failure.setdefault(failure, []).append(path)
+    return [f"not read ({failure}): {names(paths)}" for failure, paths in sorted(by_failure.items())]
 
 
 def _refusal(entry: Entry, limits: Limits) -> str | None:

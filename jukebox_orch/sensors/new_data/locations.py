@@ -1,23 +1,24 @@
 """Locations that receive new files: local folders, buckets, other fsspec locations, one http(s) file."""
 
+import errno
 import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import urlsplit
 
 import fsspec
-import httpx
+from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
 
 from jukebox_orch.sensors.new_data.decision import Entry, Listing, NewDataState
+from jukebox_orch.sensors.new_data.http_file import HttpFile
 from jukebox_orch.sensors.new_data.s3_listing import Range, join_ranges, parse_quickly, split_ranges
-from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 
 SWEEP_SECONDS = 0.5
 """Time in which one tick lists a bucket, besides its newest keys; a large bucket is listed over several ticks."""
@@ -72,23 +73,32 @@ class LocalFolder:
         """List the whole tree."""
         entries: list[Entry] = []
         unchanged: set[str] = set()
+        unreadable: dict[str, str] = {}
         folders = [""]
         while folders:
             folder = folders.pop()
-            with os.scandir(self._root / folder) as found:
-                for item in found:
-                    path = f"{folder}/{item.name}" if folder else item.name
-                    try:
-                        status = item.stat(follow_symlinks=False)
-                    except FileNotFoundError:
-                        continue  # deleted between the two calls
-                    if stat.S_ISDIR(status.st_mode):
-                        folders.append(path)
-                    elif state.knows(path, status.st_size, _local_token(status)):
-                        unchanged.add(path)
-                    else:
-                        entries.append(_local_entry(path, status))
-        return Listing(entries, unchanged)
+            try:
+                with os.scandir(self._root / folder) as opened:
+                    found = list(opened)
+            except OSError as error:
+                _note_unreadable(unreadable, folder, error)
+                continue
+            for item in found:
+                path = f"{folder}/{item.name}" if folder else item.name
+                try:
+                    status = item.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # deleted between the two calls
+                except OSError as error:
+                    unreadable[path] = error_text(error)
+                    continue
+                if stat.S_ISDIR(status.st_mode):
+                    folders.append(path)
+                elif state.knows(path, status.st_size, _local_token(status)):
+                    unchanged.add(path)
+                else:
+                    entries.append(_local_entry(path, status))
+        return Listing(entries, unchanged, unreadable=unreadable)
 
     def entry(self, path: str) -> Entry | None:
         """Return the entry of one path without following a link."""
@@ -118,9 +128,32 @@ class RemoteFolder:
     def scan(self, state: NewDataState) -> Listing:
         """List everything below the root."""
         self._filesystem.invalidate_cache()
-        found = self._filesystem.find(self._root, detail=True)
-        entries = [self._entry(name, info) for name, info in found.items()]
-        return Listing(entries)
+        unreadable: dict[str, str] = {}
+        found = (
+            self._filesystem.find(self._root, detail=True)
+            if _lists_without_folders(self._filesystem)
+            else self._walk(unreadable)
+        )
+        return Listing([self._entry(name, info) for name, info in found.items()], unreadable=unreadable)
+
+    def _walk(self, unreadable: dict[str, str]) -> dict[str, Mapping[str, Any]]:
+        # fsspec's own walk leaves out what it cannot list without a word, even the root.
+        found: dict[str, Mapping[str, Any]] = {}
+        folders = [self._root]
+        while folders:
+            folder = folders.pop()
+            try:
+                listed = self._filesystem.ls(folder, detail=True)
+            except OSError as error:
+                _note_unreadable(unreadable, folder.removeprefix(self._root).lstrip("/"), error)
+                continue
+            for info in listed:
+                name = info["name"].rstrip("/")
+                if info["type"] != "directory":
+                    found[name] = info
+                elif name != folder:  # some stores list a folder in itself
+                    folders.append(name)
+        return found
 
     def entry(self, path: str) -> Entry | None:
         """Return the entry of one path."""
@@ -203,53 +236,6 @@ class Bucket(RemoteFolder):
         return items, items[-1][0]
 
 
-class HttpFile:
-    """One http(s) file, whose version is its ETag or its Last-Modified."""
-
-    def __init__(self, url: str):
-        self._url = url
-        self.prefix, _, self._name = url.rpartition("/")
-        self.prefix += "/"
-
-    def scan(self, state: NewDataState) -> Listing:
-        """Request only the file's headers."""
-        with self._client() as client:
-            response = client.head(self._url)
-        response.raise_for_status()
-        return Listing([self._entry(response)])
-
-    def entry(self, path: str) -> Entry | None:
-        """Return None: an http(s) location has no other files."""
-        return None
-
-    def chunks(self, entry: Entry) -> Iterator[bytes]:
-        """Read the body."""
-        with self._client() as client, client.stream("GET", self._url) as response:
-            response.raise_for_status()
-            if self._entry(response).token != entry.token:
-                raise ValueError("changed during the tick")
-            yield from response.iter_bytes(_CHUNK)
-
-    def _client(self) -> httpx.Client:
-        # The digest must be of the file, not of a compressed transfer.
-        return httpx.Client(
-            timeout=httpx.Timeout(10, connect=5),
-            follow_redirects=True,
-            max_redirects=3,
-            headers={"accept-encoding": "identity"},
-        )
-
-    def _entry(self, response: httpx.Response) -> Entry:
-        version, modified = response.headers.get("etag"), response.headers.get("last-modified")
-        if not version and not modified:
-            raise SourceUnavailableError(
-                f"{self.prefix}{self._name} has neither ETag nor Last-Modified to distinguish versions"
-            )
-        changed = _timestamp(parsedate_to_datetime(modified)) if modified else None
-        size = int(response.headers.get("content-length") or -1)  # -1: unknown
-        return Entry(self._name, size, version or modified, changed)
-
-
 def _local_entry(path: str, status: os.stat_result) -> Entry:
     mode = status.st_mode
     kind = "file" if stat.S_ISREG(mode) else "symlink" if stat.S_ISLNK(mode) else "special"
@@ -260,6 +246,29 @@ def _local_entry(path: str, status: os.stat_result) -> Entry:
 def _local_token(status: os.stat_result) -> str:
     # Programs cannot set the change time, unlike the modification time, which `cp -p` and `tar` restore.
     return f"{status.st_mtime_ns}:{status.st_ctime_ns}"
+
+
+def error_text(error: Exception) -> str:
+    """Return the error in one line; for an OSError without the path, so that equal reasons are grouped."""
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return "symbolic link"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split())[:300] or type(error).__name__
+
+
+def _note_unreadable(unreadable: dict[str, str], folder: str, error: OSError) -> None:
+    """Note a folder that cannot be listed, unless it was deleted or replaced meanwhile. Raise for the root."""
+    if not folder:
+        raise error
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        unreadable[f"{folder}/"] = error_text(error)
+
+
+def _lists_without_folders(filesystem: Any) -> bool:
+    """Return whether the store lists all keys below a prefix itself. Object stores do: they have no folders."""
+    kind = type(filesystem)
+    own_async = getattr(kind, "_find", AsyncFileSystem._find) is not AsyncFileSystem._find
+    return own_async or kind.find is not AbstractFileSystem.find
 
 
 def _refuse_other_version(listed: Entry, found: Entry | None) -> None:

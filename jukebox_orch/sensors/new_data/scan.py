@@ -1,6 +1,5 @@
 """Lists a landing location and reads file contents, in bounded time."""
 
-import errno
 import hashlib
 import re
 import threading
@@ -13,7 +12,7 @@ from typing import TypeVar
 import httpx
 
 from jukebox_orch.sensors.new_data.decision import MANIFEST, Contents, Entry, Listing, NewDataState
-from jukebox_orch.sensors.new_data.locations import Location
+from jukebox_orch.sensors.new_data.locations import Location, error_text
 from jukebox_orch.sensors.trigger_types import SourceUnavailableError
 
 SCAN_SECONDS = 20.0
@@ -40,7 +39,8 @@ def scan(
         if not with_manifests:
             return listing
         folders = {e.path.rpartition("/")[0] for e in listing.entries if e.path not in state.files}
-        return replace(listing, manifests=_manifests(location, folders))
+        manifests, unreadable = _manifests(location, folders)
+        return replace(listing, manifests=manifests, unreadable={**listing.unreadable, **unreadable})
 
     return _within(seconds, location.prefix, list_all)
 
@@ -62,7 +62,7 @@ def read_digests(
         except Exception as error:
             if not _is_source_error(error):
                 raise
-            failures[entry.path] = _error_text(error)
+            failures[entry.path] = error_text(error)
 
     position = 0
     with ThreadPoolExecutor(_READERS) as readers:
@@ -99,7 +99,7 @@ def _within(seconds: float, label: str, function: Callable[[], T]) -> T:
     if isinstance(error, SourceUnavailableError):
         raise error
     if _is_source_error(error):
-        raise SourceUnavailableError(f"{label} cannot be listed: {_error_text(error)}") from error
+        raise SourceUnavailableError(f"{label} cannot be listed: {error_text(error)}") from error
     raise error
 
 
@@ -112,27 +112,34 @@ def _digest(location: Location, entry: Entry, deadline: float) -> str:
     return sha256.hexdigest()
 
 
-def _manifests(location: Location, folders: Collection[str]) -> dict[str, dict[str, str]]:
-    """Read the SHA256SUMS of folders, in the format of the `sha256sum` command."""
+def _manifests(
+    location: Location, folders: Collection[str]
+) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+    """Read the SHA256SUMS of folders, in the format of the `sha256sum` command.
+
+    Returns:
+        folder -> file name -> sha256, and path of a manifest that cannot be read -> reason.
+    """
     manifests: dict[str, dict[str, str]] = {}
+    unreadable: dict[str, str] = {}
     for folder in sorted(folders):
-        entry = location.entry(f"{folder}/{MANIFEST}" if folder else MANIFEST)
-        if entry is not None and entry.kind == "file" and entry.size <= _MANIFEST_BYTES:
+        path = f"{folder}/{MANIFEST}" if folder else MANIFEST
+        try:
+            entry = location.entry(path)
+            if entry is None or entry.kind != "file" or entry.size > _MANIFEST_BYTES:
+                continue
             text = b"".join(location.chunks(entry)).decode(errors="replace")
-            lines = re.finditer(r"^([0-9a-f]{64}) [ *](?:\./)?(.+?)\r?$", text, re.MULTILINE)
-            manifests[folder] = {line[2]: line[1] for line in lines}
-    return manifests
+        except Exception as error:
+            if not _is_source_error(error):
+                raise
+            unreadable[path] = error_text(error)
+            continue
+        lines = re.finditer(r"^([0-9a-f]{64}) [ *](?:\./)?(.+?)\r?$", text, re.MULTILINE)
+        manifests[folder] = {line[2]: line[1] for line in lines}
+    return manifests, unreadable
 
 
 def _is_source_error(error: Exception) -> bool:
     """Return whether the source failed, not our code, without importing the optional client libraries."""
     library = type(error).__module__.partition(".")[0]
     return isinstance(error, OSError | ValueError | httpx.HTTPError | ImportError) or library in _CLIENTS
-
-
-def _error_text(error: Exception) -> str:
-    """Return the error in one line; for an OSError without the path, so that equal reasons are grouped."""
-    if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return "symbolic link"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split())[:300] or type(error).__name__

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import dagster as dg
@@ -20,8 +21,10 @@ from jukebox_orch.sensors.run_history import started_events
 from jukebox_orch.sensors.settings import NewDataTrigger
 from jukebox_orch.sensors.trigger_types import Decision, Evaluate, explained
 
-RECENT_RUNS = 200
-"""Runs to check before new files start one: Dagster drops an interrupted tick after a day, but its run may exist."""
+RECENT_RUNS, RECENT_FILES = 200, 50_000
+"""Runs to check before new files start one: Dagster drops an interrupted tick after a day, but its run may exist.
+
+It is the newest run, or among the newest if runs were repeated. Fewer are checked when each names many files."""
 
 
 def new_data_tick(trigger: NewDataTrigger, job_name: str, state_root: str) -> Evaluate:
@@ -39,7 +42,7 @@ def new_data_tick(trigger: NewDataTrigger, job_name: str, state_root: str) -> Ev
         listing = scan(location, state, with_manifests=limits.complete_when == "manifest")
         selection = select(listing, state, time.time(), limits)
         contents = read_digests(location, selection.ready, limits.max_files_per_run)
-        recent = started_events(context.instance, job_name, EVENT, RECENT_RUNS) if contents.digests else []
+        recent = _recent_digests(context.instance, job_name) if contents.digests else set()
         decision = decide(
             listing,
             state,
@@ -47,7 +50,7 @@ def new_data_tick(trigger: NewDataTrigger, job_name: str, state_root: str) -> Ev
             contents,
             location=location.prefix,
             limits=limits,
-            started=started_digests(recent),
+            started=recent,
         )
         after = decision.state
         head = {"sweep": after.sweep}
@@ -62,6 +65,18 @@ def new_data_tick(trigger: NewDataTrigger, job_name: str, state_root: str) -> Ev
         return explained(decision, problem), codec.encode(head, body, context.cursor)
 
     return evaluate
+
+
+def _recent_digests(instance: dg.DagsterInstance, job_name: str) -> set[str]:
+    digests: set[str] = set()
+    files = 0
+    for event in islice(started_events(instance, job_name, EVENT), RECENT_RUNS):
+        of_run = started_digests([event])
+        digests |= of_run
+        files += len(of_run)
+        if files >= RECENT_FILES:
+            break
+    return digests
 
 
 def _state(head: dict[str, Any], body: dict[str, Any]) -> NewDataState:
