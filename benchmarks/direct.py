@@ -19,7 +19,7 @@ from jukebox_orch.ml.features import make_features
 from jukebox_orch.ml.onnx_export import export
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.ml.training import train
-from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit
+from jukebox_orch.projects.jukebox import Jukebox, JukeboxSource, JukeboxSplit
 from jukebox_orch.registry import tracking
 from jukebox_orch.registry.mlflow_resource import MlflowResource
 from jukebox_orch.registry.promotion import promote
@@ -44,7 +44,7 @@ def main() -> None:
     client = mlflow.client()
     run_id = client.create_run(client.create_experiment("direct", str(options.home / "mlflow"))).info.run_id
 
-    tables = project.load(project.source(location=options.data))
+    tables = project.load(JukeboxSource(location=options.data))
     dataset = SourcedDataset(tables, origin=None)
     digest = format_of(dataset).digest(dataset)
     project.validate(tables)

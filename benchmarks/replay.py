@@ -28,7 +28,7 @@ from rich.table import Table
 from jukebox_orch import deployment
 from jukebox_orch.ml.artifacts import LoadedVersion
 from jukebox_orch.ml.evaluation import score_champion
-from jukebox_orch.projects.jukebox import Jukebox, JukeboxSplit
+from jukebox_orch.projects.jukebox import Jukebox, JukeboxSource, JukeboxSplit
 from jukebox_orch.registry.versions import current_champion
 
 PROJECT, MODEL = "jukebox", "jukebox"
@@ -195,7 +195,7 @@ def _accuracy(version: LoadedVersion, landing: Path) -> float:
     """Return the accuracy of a registered model on the last day in the landing folder."""
     project = Jukebox()
     files = [{"url": str(path)} for path in sorted(landing.rglob("*.parquet"))]
-    dataset = project.load(project.source.model_validate({"files": files}))
+    dataset = project.load(JukeboxSource.model_validate({"files": files}))
     features = project.build_features(dataset, JukeboxSplit(), SEED)
     scores, problem = score_champion(project, features, version)
     if scores is None:

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jukebox_orch.assets.run_config import BaseModelName, DatasetName, ModelName, Seed, Stage, VersionLabel
 from jukebox_orch.contract import Epochs
+from jukebox_orch.sensors.trigger_types import EVENT_TAG
 
 KEY_TAG = "jukebox/idempotency_key"
 _MAX_BODY = 16 * 1024
@@ -165,7 +166,7 @@ class RunStarter:
                 run_id = client.submit_job_execution(
                     wanted.job,
                     run_config=wanted.parameters.run_config(),
-                    tags={KEY_TAG: key, "jukebox/started_by": "launcher"},
+                    tags={KEY_TAG: key, EVENT_TAG: "http"},
                 )
             except DagsterGraphQLClientError as error:
                 raise StartError(f"job {wanted.job}: Dagster refused the run: {_short(error)}") from error

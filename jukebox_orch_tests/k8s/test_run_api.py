@@ -4,13 +4,9 @@ import asyncio
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,9 +17,9 @@ from fastapi.openapi.models import OpenAPI
 from jukebox_orch.assets import NODES
 from jukebox_orch.contract import InputError
 from jukebox_orch.run_api import KEY_TAG, ErrorResponse, Parameters, RunRequest, RunStarter, build_app, main
-from jukebox_orch_tests.support.waiting import answers, free_port, wait_until
+from jukebox_orch_tests.support.run_api import TOKEN, run_api, webserver
+from jukebox_orch_tests.support.waiting import free_port
 
-TOKEN = "a-token-of-the-tests-0123456789"
 HEADERS = {"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": "refused"}
 LIMIT = 16 * 1024
 LOCATION = """
@@ -55,45 +51,13 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     home = tmp_path_factory.mktemp("webserver")
     (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     (home / "location.py").write_text(LOCATION)
-    port = free_port()
-    command = [str(Path(sys.executable).parent / "dagster-webserver"), "-p", str(port), "-f", "location.py"]
-    server = subprocess.Popen(
-        command, cwd=home, env=os.environ | {"DAGSTER_HOME": str(home)}, stderr=subprocess.DEVNULL
-    )
-    try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/server_info"), 90, "the Dagster webserver")
+    with webserver(home, ["-f", str(home / "location.py")], os.environ | {"DAGSTER_HOME": str(home)}) as port:
         yield port
-    finally:
-        server.terminate()
-        server.wait(30)
-
-
-@contextmanager
-def _server(folder: Path, webserver_port: int) -> Iterator[tuple[httpx.Client, subprocess.Popen[str]]]:
-    token = folder / "token"
-    token.write_text(TOKEN + "\n")
-    port = free_port()
-    settings = {
-        "PORT": str(port),
-        "JUKEBOX_ORCH_LAUNCHER_TOKEN_FILE": str(token),
-        "JUKEBOX_ORCH_WEBSERVER": f"127.0.0.1:{webserver_port}",
-    }
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "jukebox_orch.run_api"], env=os.environ | settings, stderr=log, text=True
-        )
-    try:
-        wait_until(lambda: answers(f"http://127.0.0.1:{port}/healthz"), 90, "the HTTP trigger")
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            yield client, process
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")
 def client(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with _server(tmp_path_factory.mktemp("trigger"), port) as (client, _):
+    with run_api(tmp_path_factory.mktemp("run_api"), port) as (client, _):
         yield client
 
 
@@ -341,12 +305,12 @@ def test_openapi_page_shows_document_without_token(client):
 
 
 def test_absent_webserver_is_502_and_sigterm_ends_server(tmp_path):
-    with _server(tmp_path, free_port()) as (client, process):
+    with run_api(tmp_path, free_port()) as (client, process):
         answer = _post(client, "down", {"job": "jukebox_training"})
         assert (answer.status_code, "does not answer" in answer.json()["error"]) == (502, True)
         process.send_signal(signal.SIGTERM)
         process.wait(30)
-    log = (tmp_path / "log").read_text()
+    log = (tmp_path / "run_api.log").read_text()
     assert "Finished server process" in log
     assert TOKEN not in log
 

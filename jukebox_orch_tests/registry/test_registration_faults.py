@@ -18,11 +18,13 @@ from mlflow.entities import ViewType
 
 from jukebox_orch.registry import versions
 from jukebox_orch.registry.mlflow_resource import MlflowResource
-from jukebox_orch.registry.promotion import champion_history, promote
+from jukebox_orch.registry.promotion import champion_history, finish_interrupted, move_champion, promote
 from jukebox_orch.registry.registration import add_version
 from jukebox_orch.registry.versions import RegistrationError, verify
 from jukebox_orch_tests.support.deployment import SMALL, Deployment, failures
 from jukebox_orch_tests.support.registration_crash import (
+    CHANGE_POINTS,
+    CHANGES,
     POINTS,
     add,
     another,
@@ -34,14 +36,19 @@ from jukebox_orch_tests.support.servers import serve
 from jukebox_orch_tests.support.waiting import free_port
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=["sqlite", "server"])
 def crashed(
-    finished, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, finished, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Deployment, dict[str, int]]]:
-    """Kill one registration at each point, each with its own model."""
-    deployment = finished[0].copy(tmp_path_factory.mktemp("crashed") / "deployment")
+    """Kill one registration, promotion or rollback at each point, each with its own model."""
+    if request.param == "server":
+        deployment = request.getfixturevalue("served")
+    else:
+        deployment = finished[0].copy(tmp_path_factory.mktemp("crashed") / "deployment")
+    url = [deployment.mlflow_uri] if request.param == "server" else []
+    program = "jukebox_orch_tests.support.registration_crash"
     result = subprocess.run(
-        [sys.executable, "-m", "jukebox_orch_tests.support.registration_crash", str(deployment.folder)],
+        [sys.executable, "-m", program, str(deployment.folder), *url],
         capture_output=True,
         text=True,
         timeout=400,
@@ -50,15 +57,17 @@ def crashed(
     )
     assert result.returncode == 0, result.stderr[-3_000:]
     yield deployment, json.loads(result.stdout.splitlines()[-1])
-    deployment.instance.dispose()
+    if request.param == "sqlite":
+        deployment.instance.dispose()
 
 
 @pytest.mark.crash
+@pytest.mark.timeout(500)
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_registration_leaves_no_alias_and_next_run_succeeds(point: str, crashed):
     deployment, exit_codes = crashed
-    assert exit_codes[point] == -signal.SIGKILL
     model, mlflow, store = model_of(point), deployment.mlflow(), deployment.store()
+    assert exit_codes[model] == -signal.SIGKILL
     before = deployment.versions(model)
     for number in set(deployment.aliases(model).values()):
         verify(mlflow, store, model, number)
@@ -71,6 +80,27 @@ def test_killed_registration_leaves_no_alias_and_next_run_succeeds(point: str, c
     verify(mlflow, store, model, "1")
     entry = Path(store.entry(model, "1").path)
     assert {p.name for p in entry.iterdir()} == {"model.onnx", "example.json", "README.md"}
+
+
+@pytest.mark.crash
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("point", CHANGE_POINTS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_killed_change_of_champion_is_finished_by_next_run(change: str, point: str, crashed) -> None:
+    deployment, exit_codes = crashed
+    model, mlflow, store = model_of(point, change), deployment.mlflow(), deployment.store()
+    assert exit_codes[model] == -signal.SIGKILL
+    finish_interrupted(mlflow, store, model)  # every registration, promotion and rollback begins with it
+    unchanged = {"challenger": "2", "champion": "2", "production": "2"}
+    changed = {"challenger": "2", "champion": "1", "production": "1"}
+    assert deployment.aliases(model) == (unchanged if point == "before the history" else changed)
+    # A retry of the same run; another run of a finished rollback would go one version further back.
+    move_champion(mlflow, store, model, CHANGES[change], by="run 1", why="test")
+    assert deployment.aliases(model) == changed
+    verify(mlflow, store, model, "1")
+    history = champion_history(mlflow, model)
+    assert [entry.version for entry in history] == ["1", "2", "1"]
+    assert all(entry.done for entry in history)
 
 
 def test_lock_is_released_when_holder_is_killed(tmp_path: Path):

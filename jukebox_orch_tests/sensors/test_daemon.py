@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+import dagster as dg
 import pandas as pd
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from mlflow import MlflowClient
 from jukebox_orch.projects.jukebox import sample
 from jukebox_orch_tests.support.daemon import DaemonDeployment
 from jukebox_orch_tests.support.git_server import Repository, git_http_server
+from jukebox_orch_tests.support.run_api import TOKEN, run_api, webserver
 from jukebox_orch_tests.support.servers import alertmanager, s3_server
 
 NEW_DATA = {"patterns": ["*.csv"], "quiet_seconds": 0, "interval_seconds": 1}
@@ -25,6 +27,10 @@ def drop(folder: Path, name: str, content: str) -> str:
     partial.write_text(content)
     partial.rename(folder / name)
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def event_of(run: dg.DagsterRun) -> str:
+    return run.tags["jukebox/event"]
 
 
 def files_of(run) -> list[str]:
@@ -123,24 +129,62 @@ def test_corrupted_cursor_is_reported_and_rebuilt_without_second_run(tmp_path):
     assert [files_of(run) for run in deployment.runs()] == [[first], [second]]
 
 
-@pytest.mark.timeout(500)
-def test_new_data_gives_registered_model_with_event_tags(tmp_path):
-    """Test the jukebox project's sensor, job and registry together, as deployed on one machine."""
-    projects = tmp_path / "projects.yaml"
-    deployment = DaemonDeployment(tmp_path, "jukebox_orch.definitions", JUKEBOX_ORCH_PROJECTS=str(projects))
-    settings = {"location": str(tmp_path / "landing"), **NEW_DATA, "patterns": ["*.parquet"]}
-    projects.write_text(yaml.safe_dump({"jukebox": {"triggers": {"new_data": settings}}}))
+@pytest.mark.timeout(600)
+def test_every_trigger_trains_on_data_of_deployment(tmp_path):
+    """Test the jukebox project with every trigger, the HTTP call among them, as deployed on one machine."""
+    repository = Repository(tmp_path / "git")
+    repository.tag("v1.0.0")
+    charts, projects = tmp_path / "charts", tmp_path / "projects.yaml"
     partial = tmp_path / "partial"
     partial.mkdir()
     for name, table in sample.generate().items():
         pd.DataFrame(table).to_parquet(partial / f"{name}.parquet")
-    partial.rename(tmp_path / "landing")
-    with deployment.daemon():
-        deployment.wait(lambda: deployment.finished(1), seconds=400)
-    (run,) = deployment.runs()
-    assert run.status.value == "SUCCESS", deployment.log()
-    assert run.job_name == "jukebox_training"
+    partial.rename(charts)
+    deployment = DaemonDeployment(
+        tmp_path,
+        "jukebox_orch.definitions",
+        JUKEBOX_ORCH_PROJECTS=str(projects),
+    )
+    with git_http_server(tmp_path / "git") as git_url, alertmanager(tmp_path) as prometheus:
+        triggers = {
+            "new_data": {"location": str(charts), **NEW_DATA, "patterns": ["*.parquet"]},
+            "git_tags": {"repository": f"{git_url}/models.git", "interval_seconds": 1},
+            "model_alerts": {"url": prometheus.url, "matchers": ['model="jukebox"'], "interval_seconds": 1},
+            "schedule": {"cron": "* * * * *"},
+        }
+        settings = {"source": {"location": str(charts)}, "hyperparameters": {"epochs": 2}}
+        projects.write_text(yaml.safe_dump({"jukebox": {**settings, "triggers": triggers}}))
+        with (
+            deployment.daemon(),
+            webserver(tmp_path, ["-m", "jukebox_orch.definitions"], deployment.environment) as port,
+            run_api(tmp_path, port) as (client, _),
+        ):
+            recorded = "1 tag recorded without one"
+            deployment.wait(lambda: recorded in "".join(deployment.skip_reasons("jukebox_git_tags")))
+            repository.tag("v1.1.0")
+            prometheus.fire({"model": "jukebox"})
+            answer = client.post(
+                "/runs",
+                json={"job": "jukebox_training"},
+                headers={"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": "nightly"},
+            )
+            assert answer.status_code == 202, answer.text
+            expected = {"new_data", "git_tag", "model_alert", "http", "schedule"}
+            deployment.wait(
+                lambda: expected <= {event_of(run) for run in deployment.runs() if run.is_finished},
+                seconds=400,
+            )
+    runs = [run for run in deployment.runs() if run.is_finished]
+    assert {run.status.value for run in runs} == {"SUCCESS"}, deployment.log()
     client = MlflowClient(f"sqlite:///{tmp_path / 'home' / 'mlflow.db'}")
-    version = client.get_model_version_by_alias("jukebox", "champion")
-    for tag in ("jukebox/event", "jukebox/event_id", "jukebox/file_digests"):
-        assert version.tags[tag] == run.tags[tag]
+    assert [model.name for model in client.search_registered_models()] == ["jukebox"]
+    versions = client.search_model_versions("name='jukebox'")
+    assert {version.tags["dataset_name"] for version in versions} == {str(charts)}
+    key = dg.AssetKey(["jukebox", "dataset"])
+    made = deployment.instance.fetch_materializations(key, limit=100).records
+    names = {record.run_id: record.asset_materialization.metadata["dataset name"].value for record in made}  # pyright: ignore[reportOptionalMemberAccess]
+    assert names == {run.run_id: str(charts) for run in runs}
+    started_by_data = next(run for run in runs if event_of(run) == "new_data")
+    (version,) = (v for v in versions if v.tags["jukebox/event"] == "new_data")
+    for tag in ("jukebox/event_id", "jukebox/file_digests"):
+        assert version.tags[tag] == started_by_data.tags[tag]

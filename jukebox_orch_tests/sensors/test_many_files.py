@@ -14,7 +14,7 @@ from jukebox_orch_tests.support.sensor import Sensor
 File = {"url": str, "sha256": str}
 
 
-@dg.op(config_schema={"source": {"files": [File]}})
+@dg.op(config_schema={"source": {"location": str, "files": [File]}})
 def verify_files(context: dg.OpExecutionContext) -> int:
     files = context.op_config["source"]["files"]
     for file in files:
@@ -22,7 +22,7 @@ def verify_files(context: dg.OpExecutionContext) -> int:
     return len(files)
 
 
-@dg.config_mapping(config_schema={"source": {"files": [File]}})
+@dg.config_mapping(config_schema={"source": {"location": str, "files": [File]}})
 def flat(config: dict) -> dict:
     return {"ops": {"verify_files": {"config": config}}}
 

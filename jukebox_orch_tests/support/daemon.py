@@ -33,7 +33,7 @@ POINTS = (
 DAGSTER_YAML = """\
 telemetry: {enabled: false}
 sensors: {use_threads: true, num_workers: 3}
-run_queue: {dequeue_interval_seconds: 1}
+run_queue: {dequeue_interval_seconds: 1, max_concurrent_runs: 2}
 """
 
 
@@ -41,7 +41,10 @@ class DaemonDeployment:
     """A Dagster instance in a folder, with a code location whose settings are files in the same folder."""
 
     def __init__(
-        self, folder: Path, module: str = "jukebox_orch_tests.support.daemon_location", **environment: str
+        self,
+        folder: Path,
+        module: str = "jukebox_orch_tests.support.daemon_location",
+        **environment: str,
     ):
         self.folder = folder
         self._module = module

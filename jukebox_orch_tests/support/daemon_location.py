@@ -26,6 +26,7 @@ class File(dg.Config):
 
 
 class Source(dg.Config):
+    location: str = ""
     files: list[File] = pydantic.Field(default_factory=list)
 
 
@@ -55,7 +56,9 @@ _FILES = dg.Field([{"url": str, "sha256": str}], is_required=False)
     config=dg.ConfigMapping(
         config_fn=_nested_config,
         config_schema={
-            "source": dg.Field({"files": _FILES}, is_required=False),
+            "source": dg.Field(
+                {"location": dg.Field(str, is_required=False), "files": _FILES}, is_required=False
+            ),
             "version": dg.Field(str, is_required=False),
         },
     ),

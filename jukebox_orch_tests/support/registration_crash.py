@@ -1,6 +1,7 @@
-"""Registers a model in one child process per point, and kills the child at that point.
+"""Registers a model, or moves its champion, in one child process per point, and kills the child at that point.
 
-Usage: `python -m jukebox_orch_tests.support.registration_crash <folder of a Deployment>`. One model per point.
+Usage: `python -m jukebox_orch_tests.support.registration_crash <folder of a Deployment> [<MLflow URL>]`. One model per
+point.
 """
 
 import functools
@@ -8,7 +9,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.registry import registration as subject
 from jukebox_orch.registry import tracking
 from jukebox_orch.registry.mlflow_resource import MlflowResource
-from jukebox_orch.registry.promotion import finish_interrupted, promote
+from jukebox_orch.registry.promotion import finish_interrupted, move_champion, promote
 from jukebox_orch.registry.registration import RegistrationRequest, RegistrationResult, add_version
 from jukebox_orch.storage import model_store, publishing
 from jukebox_orch.storage.model_store import ModelStore
@@ -48,9 +50,19 @@ POINTS = {
     "after the change is done": (MlflowClient, "set_registered_model_tag", "after second"),
 }
 
+CHANGE_POINTS = {
+    "before the history": (MlflowClient, "set_registered_model_tag", "before"),
+    "after the history": (MlflowClient, "set_registered_model_tag", "after"),
+    "after the champion": (MlflowClient, "set_registered_model_alias", "after"),
+    "after the other alias": (MlflowClient, "set_registered_model_alias", "after second"),
+    "after the change is done": (MlflowClient, "set_registered_model_tag", "after second"),
+}
+CHANGES = {"rollback": "", "promote": "1"}
+"""Job -> the version it names. Either makes version 1 champion in place of version 2."""
 
-def model_of(point: str) -> str:
-    return "crash-" + point.replace(" ", "-").replace("'", "")
+
+def model_of(point: str, change: str = "crash") -> str:
+    return f"{change} {point}".replace(" ", "-").replace("'", "")
 
 
 def register(
@@ -133,23 +145,47 @@ def _die(owner: object, name: str, when: str) -> None:
     setattr(owner, name, dying)
 
 
-def main(folder: Path) -> None:
-    deployment = Deployment(folder)
+def two_champions(deployment: Deployment, onnx: OnnxModel, run_id: str, model: str) -> None:
+    """Register two versions, each champion and in production in its turn."""
+    for mark in ("first", "second"):
+        request = registration(deployment.mlflow(), another(onnx, mark), run_id, model, **BASIS)
+        added = add_version(deployment.mlflow(), deployment.store(), request)
+        promote(
+            deployment.mlflow(), model, added.number, aliases=["production"], by=f"run {mark}", why="better"
+        )
+
+
+def _killed(prepare: Callable[[], None], act: Callable[[], object], point: tuple[object, str, str]) -> int:
+    """Return the exit code of a child that is killed at the point of `act`."""
+    child = os.fork()
+    if child == 0:
+        prepare()
+        _die(*point)
+        act()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main(folder: Path, mlflow_url: str = "") -> None:
+    deployment = Deployment(folder, mlflow=mlflow_url)
     onnx, run_id = (
         deployment.value("blobs/onnx_model"),
         deployment.value("blobs/registered_model").mlflow_run_id,
     )
     deployment.instance.dispose()
+    mlflow, store = deployment.mlflow(), deployment.store()
     ended = {}
-    for point, (owner, name, when) in POINTS.items():
-        child = os.fork()
-        if child == 0:
-            _die(owner, name, when)
-            register(deployment.mlflow(), deployment.store(), onnx, run_id, model_of(point))
-            os._exit(0)
-        ended[point] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    for point, where in POINTS.items():
+        model = model_of(point)
+        ended[model] = _killed(lambda: None, partial(register, mlflow, store, onnx, run_id, model), where)
+    for change, version in CHANGES.items():
+        for point, where in CHANGE_POINTS.items():
+            model = model_of(point, change)
+            prepare = partial(two_champions, deployment, onnx, run_id, model)
+            act = partial(move_champion, mlflow, store, model, version, by="run 1", why="test")
+            ended[model] = _killed(prepare, act, where)
     print(json.dumps(ended))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -180,7 +180,7 @@ def decide(
         selection: The files that `select` returned.
         contents: Contents of the selected files that this tick has read, at most `max_files_per_run`; the next ticks
             read the rest.
-        location: Prefix of a path that gives the URL a run reads.
+        location: Prefix of a path that gives the URL a run reads; the run's `source.location`.
         limits: The trigger's settings.
         started: Digests of earlier runs, in addition to those in the state.
     """
@@ -252,7 +252,8 @@ def _request(new: Mapping[str, str], earlier: Mapping[str, str], left_out: int, 
     more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
     return RunEvent(
         run_key=f"{EVENT}:{key}",
-        run_config={"source": {"files": files}},
+        # The location names the dataset: the files alone would, differently for each subfolder.
+        run_config={"source": {"location": location, "files": files}},
         tags={
             EVENT_TAG: EVENT,
             EVENT_ID_TAG: key[:32],
