@@ -273,7 +273,7 @@ def test_dg_lists_the_component(folder: Path) -> None:
 
 def test_dg_shows_documentation_and_attribute_descriptions(folder: Path) -> None:
     text = dg_command(folder, "utils", "inspect-component", COMPONENT)
-    assert "Seven assets with their checks, four jobs and three sensors." in text
+    assert "Seven assets with their checks, five jobs, three sensors and a schedule." in text
     schema = json.JSONDecoder().raw_decode(text.split("Component schema:")[1].lstrip())[0]
     assert set(schema["properties"]) == {
         "project", "key_prefix", "name", "source", "split", "hyperparameters", "gates", "settings", "triggers",

@@ -15,6 +15,7 @@ from pandas.testing import assert_frame_equal
 
 from jukebox_orch.contract import InputError, SourceFile
 from jukebox_orch.ml.artifact_formats import format_of
+from jukebox_orch.ml.artifacts import SourcedDataset
 from jukebox_orch.projects.jukebox import sample
 from jukebox_orch.projects.jukebox.schema import FEATURES, RANKING_COLUMNS
 from jukebox_orch_tests.support.jukebox_files import (
@@ -206,7 +207,8 @@ def test_file_name_that_is_not_utf8_is_escaped(folder: Path) -> None:
     (folder / "song_rankings.parquet").rename(folder / "r\udce9.parquet")
     dataset = load(folder)
     assert frame(dataset, "rankings")["file"].unique().tolist() == ["r\\udce9.parquet"]
-    assert format_of(dataset).digest(dataset)
+    stored = SourcedDataset(dataset, origin=None)
+    assert format_of(stored).digest(stored)
 
 
 def test_rows_name_their_file_and_row(folder: Path, made: tuple[pd.DataFrame, pd.DataFrame]) -> None:

@@ -152,7 +152,11 @@ def test_every_trigger_trains_on_data_of_deployment(tmp_path):
             "model_alerts": {"url": prometheus.url, "matchers": ['model="jukebox"'], "interval_seconds": 1},
             "schedule": {"cron": "* * * * *"},
         }
-        settings = {"source": {"location": str(charts)}, "hyperparameters": {"epochs": 2}}
+        settings = {
+            "source": {"location": str(charts)},
+            "hyperparameters": {"epochs": 2},
+            "gates": {"metric_floor": None},
+        }
         projects.write_text(yaml.safe_dump({"jukebox": {**settings, "triggers": triggers}}))
         with (
             deployment.daemon(),

@@ -66,10 +66,11 @@ def test_files_of_tick_start_one_run_with_their_digests():
     (request,) = decision.requests
     assert request.run_config == {
         "source": {
+            "location": "/landing/",
             "files": [
                 {"url": "/landing/2023/a.csv", "sha256": sha("a")},
                 {"url": "/landing/b.csv", "sha256": sha("b")},
-            ]
+            ],
         }
     }
     assert request.tags["jukebox/event"] == "new_data"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from upath import UPath
 
+from jukebox_orch.ml.artifacts import SourcedDataset
 from jukebox_orch.storage.artifact_store import ArtifactError, ArtifactStore
 from jukebox_orch.storage.model_store import ModelStore, StoreError
 from jukebox_orch_tests.support.artifacts import KEY, stored
@@ -37,8 +38,8 @@ def test_run_with_artifacts_and_models_on_s3_succeeds(s3_deployment: Deployment,
 
 def test_changed_object_on_s3_is_refused(s3: str):
     store = ArtifactStore(root=f"{s3}/tampered")
-    metadata = stored(store, {"n": np.ones(5)})
-    assert store.read(metadata, KEY)["n"].tolist() == [1] * 5
+    metadata = stored(store, SourcedDataset({"n": np.ones(5)}, origin=None))
+    assert store.read(metadata, KEY).tables["n"].tolist() == [1] * 5
     (UPath(str(metadata["path"].value)) / "n.npy").write_bytes(b"other")
     with pytest.raises(ArtifactError, match="the files were changed; refused"):
         store.read(metadata, KEY)
