@@ -115,9 +115,6 @@ def trained_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
         mlflow.end_abandoned(context.instance, graph.name)
         run_id = mlflow_run(context, mlflow, graph.name, (origin, features.dataset_digest), code)
         tracking.log_dataset(mlflow, run_id, features, origin)
-        model_id = (
-            None if reused else tracking.log_keras(mlflow, run_id, model.keras_model, features.features)
-        )
         tracking.log_training(
             mlflow,
             run_id,
@@ -128,7 +125,7 @@ def trained_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
                 "code_version": graph.code_version,
             },
             {"learning_curves": curves},
-            model_id,
+            network_of=None if reused else features.features,
         )
         metric = project.task.primary
         return dg.MaterializeResult(

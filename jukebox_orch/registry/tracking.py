@@ -32,16 +32,23 @@ def log_training(
     trained: TrainedModel,
     settings: Mapping[str, Any],
     figures: Mapping[str, bytes],
-    model_id: str | None = None,
+    network_of: Features | None = None,
 ) -> None:
-    """Log parameters, curves per epoch, split metrics and figures as PNG.
+    """Log parameters, curves per epoch, split metrics, figures as PNG and the network.
 
     Args:
-        model_id: the logged Keras model that the split metrics belong to.
+        network_of: what the network was trained on; None: the network is not logged again.
     """
     from mlflow.entities import Metric, Param
 
     client, training = mlflow.client(), trained.report
+    parameters = {k: str(v)[:_PARAMETER_LENGTH] for k, v in _flat(settings).items()}
+    known = client.get_run(run_id).data.params
+    # A retried step logs the same values again. MLflow refuses a parameter only if its value changes.
+    new = [Param(key, value) for key, value in parameters.items() if key not in known]
+    client.log_batch(run_id, params=new)
+    # After the parameters, which MLflow shows with the logged model too.
+    model_id = _log_keras(client, run_id, trained.keras_model, network_of) if network_of else None
     now = _milliseconds()
     curves = [
         Metric(name, value, now, epoch)
@@ -56,11 +63,6 @@ def log_training(
         if np.isfinite(value)
     ]
     log_metrics(client, run_id, [*curves, *scores, Metric("training_seconds", training.seconds, now, 0)])
-    parameters = {k: str(v)[:_PARAMETER_LENGTH] for k, v in _flat(settings).items()}
-    known = client.get_run(run_id).data.params
-    # A retried step logs the same values again. MLflow refuses a parameter only if its value changes.
-    new = [Param(key, value) for key, value in parameters.items() if key not in known]
-    client.log_batch(run_id, params=new)
     _log_figures(client, run_id, figures)
 
 
@@ -107,12 +109,11 @@ def log_evaluation(
     _log_figures(client, run_id, figures)
 
 
-def log_keras(mlflow: MlflowResource, run_id: str, model: keras.Model, features: Features) -> str:
+def _log_keras(client: MlflowClient, run_id: str, model: keras.Model, features: Features) -> str:
     """Log the network as a `.keras` archive with signature and pinned requirements; return the logged model's id.
 
     All trained models can be loaded in Keras' safe mode, see `jukebox_orch.ml.keras_runtime.load_keras`.
     """
-    mlflow.client()
     from mlflow import keras as keras_flavor
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
@@ -123,7 +124,7 @@ def log_keras(mlflow: MlflowResource, run_id: str, model: keras.Model, features:
     logged = Model.log(
         None,
         keras_flavor,
-        name="keras_model",
+        model_id=_new_model(client, run_id, "keras_model"),
         run_id=run_id,
         model=model,
         signature=ModelSignature(Schema([inputs]), Schema([output])),
@@ -160,7 +161,7 @@ def log_onnx(
     logged = Model.log(
         None,
         onnx_flavor,
-        name="onnx_model",
+        model_id=_new_model(client, run_id, "onnx_model"),
         run_id=run_id,
         onnx_model=onnx.load_model_from_string(onnx_model.content),
         signature=ModelSignature(schema(report.inputs), schema(report.outputs)),
@@ -177,6 +178,16 @@ def log_onnx(
     ]
     log_metrics(client, run_id, metrics)
     return logged.model_uri
+
+
+def _new_model(client: MlflowClient, run_id: str, name: str) -> str:
+    """Create a logged model of the run and return its id.
+
+    `Model.log` would create it in the process's active experiment, which is another one than the run's.
+    """
+    run = client.get_run(run_id)
+    created = client.create_logged_model(run.info.experiment_id, name, run_id, params=run.data.params)
+    return str(created.model_id)
 
 
 def requirements() -> list[str]:

@@ -109,6 +109,22 @@ def test_logged_keras_model_has_signature_and_pinned_requirements(finished):
     assert all("==" in line for line in (folder / "requirements.txt").read_text().split())
 
 
+def test_logged_models_belong_to_experiment_and_artifacts_of_run(finished):
+    """MLflow's default experiment has its artifacts in the working folder of whoever created the database."""
+    deployment, _ = finished
+    client = deployment.client()
+    run = client.get_run(deployment.value("blobs/registered_model").mlflow_run_id)
+    models = [client.get_logged_model(output.model_id) for output in run.outputs.model_outputs]
+    assert sorted(model.name for model in models) == ["keras_model", "onnx_model"]
+    experiment = client.get_experiment(run.info.experiment_id)
+    for model in models:
+        assert model.experiment_id == experiment.experiment_id
+        assert model.artifact_location.startswith(experiment.artifact_location)
+        assert model.source_run_id == run.info.run_id
+        assert model.params == run.data.params
+        assert model.status == "READY"
+
+
 def test_store_entry_has_documented_files(finished):
     deployment, _ = finished
     entry = Path(deployment.store().entry("blobs", "1").path)
