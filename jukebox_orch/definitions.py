@@ -12,16 +12,20 @@ configured = deployment.project_settings(found.projects)
 settings = {name: configured.get(name, ProjectSettings()) for name in found.projects}
 
 with deployment.naming_projects_file():
-    defs = dg.Definitions.merge(
-        *(
-            build_training_graph(project, defaults=settings[name].defaults())
-            for name, project in found.projects.items()
-        ),
-        *(deployment.automation(name, project, settings[name]) for name, project in found.projects.items()),
-        *(broken_project(name, problem) for name, problem in found.problems.items()),
-        dg.Definitions(
-            sensors=[deployment.mlflow_run_status],
-            resources=deployment.resources(),
-            executor=deployment.executor(),
-        ),
-    )
+    graphs = [
+        dg.Definitions.merge(
+            build_training_graph(project, defaults=settings[name].defaults()),
+            deployment.automation(name, project, settings[name]),
+        )
+        for name, project in found.projects.items()
+    ]
+
+defs = dg.Definitions.merge(
+    *graphs,
+    *(broken_project(name, problem) for name, problem in found.problems.items()),
+    dg.Definitions(
+        sensors=[deployment.mlflow_run_status],
+        resources=deployment.resources(),
+        executor=deployment.executor(),
+    ),
+)

@@ -13,7 +13,7 @@ from jukebox_orch.contract import InputError, ModelProject
 from jukebox_orch.sensors import Triggers
 
 _GROUPS = ("source", "split", "hyperparameters", "gates")
-# Triggers whose runs have no source of their own.
+# Triggers whose events name no data.
 _NEED_SOURCE = ("git_tags", "model_alerts", "schedule")
 
 

@@ -1,8 +1,8 @@
 """The MLflow run of a Dagster run: how steps find it, and when it counts as finished or failed.
 
 It is RUNNING from the first step that logs to it until `registered_model` verified the version and set its aliases.
-A step that fails, or whose blocking check fails, marks it FAILED. A killed process cannot: the next training of the
-project and the sensor `mlflow_run_status` end those runs.
+A step that fails, or whose blocking check fails, marks it FAILED. A killed process cannot: once Dagster knows that the
+run ended, the next training of the project and the sensor `mlflow_run_status` end it.
 """
 
 from collections.abc import Callable
@@ -90,5 +90,5 @@ def _ends_here(context: dg.AssetExecutionContext, last_op: str) -> bool:
     """Return whether no later step of this run sets the status: after the last one, or in a run without it."""
     if context.op_execution_context.op.name == last_op:
         return True
-    # Each step of an exported pipeline is a run of its own, in an ephemeral instance; the last one comes later.
+    # Each step of an exported pipeline is a separate run, in an ephemeral instance; the last one comes later.
     return not context.instance.is_ephemeral and last_op not in {node.name for node in context.job_def.nodes}

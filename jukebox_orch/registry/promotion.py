@@ -244,7 +244,8 @@ def _finish(
 def _write(mlflow: MlflowResource, model_name: str, history: Sequence[ChampionChange]) -> None:
     """Write the newest entries that the tag can hold."""
     entries = [vars(change) for change in history[-_HISTORY_LENGTH:]]
-    while len(text := json.dumps(entries)) > _TAG_LENGTH:
+    # Not as ASCII: one long reason in another script would fill the tag, and the change itself would be dropped.
+    while len(text := json.dumps(entries, ensure_ascii=False)) > _TAG_LENGTH:
         entries.pop(0)
     mlflow.client().set_registered_model_tag(model_name, _HISTORY, text)
 

@@ -103,7 +103,7 @@ def check_stays_challenger(
 
 
 def test_only_comparable_versions_replace_champion(place: Deployment, data: Path) -> None:
-    # A sample has a model of its own.
+    # A sample has its own model.
     sample = train(place, None)
     assert promoted(sample).passed
     assert not checks(sample)["dataset:real_data"].passed

@@ -224,6 +224,14 @@ def test_history_keeps_last_twenty_entries(ready: Deployment):
     assert history[-1].by == "run 21"
 
 
+def test_history_keeps_change_with_long_reason_in_any_script(ready: Deployment):
+    reason, user = "日" * 300, "😀" * 300
+    result = ready.run("rollback", reason=reason, requested_by=user)
+    assert result.success, failures(result)
+    last = champion_history(ready.mlflow(), "blobs")[-1]
+    assert (last.version, last.why, last.by) == ("2", reason, f"{user}, dagster run {result.run_id}")
+
+
 def test_aliases_of_other_models_do_not_change(promoted: Deployment):
     number = add(promoted, "elsewhere", model="other")
     assert number == "1"

@@ -58,7 +58,7 @@ CHANGE_POINTS = {
     "after the change is done": (MlflowClient, "set_registered_model_tag", "after second"),
 }
 CHANGES = {"rollback": "", "promote": "1"}
-"""Job -> the version it names. Either makes version 1 champion in place of version 2."""
+"""Job -> the version it names. Either makes version 1 champion instead of version 2."""
 
 
 def model_of(point: str, change: str = "crash") -> str:
