@@ -173,7 +173,7 @@ def _refuse_unchecked(
             "evaluation was stored by an older version, without the dataset's name: materialize it again"
         )
     remedy = "not registered; correct the data, settings or gates and train again"
-    refuse_unless_passed("evaluation", project, evaluation_module.CHECKS, evaluation, remedy)
+    refuse_unless_passed("evaluation", project, evaluation_module.checks(project), evaluation, remedy)
     refuse_unless_passed("onnx_model", project, onnx_module.CHECKS, onnx_model.report, remedy)
 
 

@@ -14,8 +14,8 @@ from jukebox_orch.ml.artifacts import (
     StoredFeatures,
     TrainedModel,
 )
-from jukebox_orch.ml.keras_runtime import UnsafeFileError, predict
-from jukebox_orch.ml.onnx_predictor import OnnxPredictor
+from jukebox_orch.ml.keras_runtime import UnsafeFileError, predict, project_keras
+from jukebox_orch.ml.onnx_predictor import OnnxPredictor, onnx_type
 
 
 def evaluate(
@@ -39,7 +39,8 @@ def evaluate(
     """
     features, task = stored.features, project.task
     test = features.test
-    prediction = predict(trained.keras_model, test.x)
+    with project_keras(project, seed=0):
+        prediction = predict(trained.keras_model, features.arrays(test))
     name, baseline = task.baseline(features.train, test)
     baselines = {name: baseline, **project.baselines(features)}
     champion_scores, problem = score_champion(project, features, champion)
@@ -101,7 +102,7 @@ def score_champion(
         return None, f"version {champion.version}: {error}"
     if difference := _interface_difference(predictor, features):
         return None, f"version {champion.version} {difference}"
-    prediction = predictor.predict(features.test.x)
+    prediction = predictor.predict(features.raw(features.test))
     if features.labels:
         prediction = prediction[:, [predictor.labels.index(label) for label in features.labels]]
     metrics = project.task.score(features.test, prediction)
@@ -113,11 +114,14 @@ def score_champion(
 
 def _interface_difference(predictor: OnnxPredictor, features: Features) -> str:
     """Return how the file's inputs or labels differ from those of the features; empty if they are the same."""
-    if predictor.inputs != features.inputs:
+    raw = features.raw(features.test, slice(1))
+    if set(predictor.inputs) != set(raw):
         return f"has different inputs: {', '.join(predictor.inputs)}"
-    shapes = {tuple(i.shape[1:]) for i in predictor.session.get_inputs()}
-    if shapes != {(1,) if features.columns else features.shape}:
-        return f"has inputs of a different shape: {', '.join(map(str, sorted(shapes)))}"
+    for given in predictor.session.get_inputs():
+        if tuple(given.shape[1:]) != raw[given.name].shape[1:]:
+            return f"has inputs of a different shape: {given.name} {given.shape}"
+        if given.type != onnx_type(raw[given.name].dtype):
+            return f"has inputs of a different type: {given.name} {given.type}"
     if sorted(predictor.labels) != sorted(features.labels):
         return f"has different labels: {', '.join(predictor.labels)}"
     return ""
@@ -129,4 +133,5 @@ def _scores(project: ModelProject, name: str, split: Split, prediction: np.ndarr
 
 
 def _subset(split: Split, mask: np.ndarray) -> Split:
-    return Split(split.x[mask], split.y[mask], split.weight[mask], split.keys)
+    # Scores need no inputs.
+    return Split({}, split.y[mask], split.weight[mask], split.keys)

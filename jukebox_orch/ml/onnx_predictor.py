@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jukebox_orch.contract.memmap import iter_chunks
+from jukebox_orch.contract.memmap import iter_entries
 from jukebox_orch.ml.keras_runtime import UnsafeFileError, scoring_batch
 
 if TYPE_CHECKING:
@@ -44,24 +45,19 @@ class OnnxPredictor:
         self.inputs = tuple(i.name for i in self.session.get_inputs())
         self.labels: tuple[str, ...] = tuple(json.loads(self.metadata.get("labels", "[]")))
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return the outputs (n, outputs) for raw inputs (n, …), computed in batches."""
+    def predict(self, raw: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the outputs (n, outputs) for raw inputs by name (n, …), computed in batches."""
         outputs = [
-            self.session.run(None, self.feed(chunk))[0] for _, chunk in iter_chunks(x, scoring_batch(x))
+            self.session.run(None, {name: np.ascontiguousarray(values) for name, values in chunk.items()})[0]
+            for chunk in iter_entries(raw, scoring_batch(raw))
         ]
         return np.concatenate(outputs)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
-    def feed(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Return one array per input of the file: one column each, or the whole tensor.
 
-        Raises:
-            ValueError: the shape of `x` does not match the inputs.
-        """
-        if len(self.inputs) == 1:
-            return {self.inputs[0]: np.ascontiguousarray(x)}
-        if x.ndim != 2 or x.shape[1] != len(self.inputs):
-            raise ValueError(f"the model takes {len(self.inputs)} inputs of shape [batch, 1], not {x.shape}")
-        return {name: np.ascontiguousarray(x[:, i : i + 1]) for i, name in enumerate(self.inputs)}
+def onnx_type(dtype: np.dtype) -> str:
+    """Return how ONNX names the type of an input."""
+    names = {"float32": "float", "object": "string"}
+    return f"tensor({names.get(dtype.name, dtype.name)})"
 
 
 def refuse_external_data(content: bytes) -> None:
