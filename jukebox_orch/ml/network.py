@@ -102,8 +102,8 @@ def _layers(config: object) -> Iterator[Mapping[str, Any]]:
 def _shape_problems(project: ModelProject, network: Any, features: Features) -> Iterator[str]:
     arrays = features.arrays(features.train)
     outputs = project.task.outputs(features.train, features.labels)
-    if isinstance(network.output, dict) or len(network.outputs) != 1:
-        yield f"has {len(network.outputs)} outputs: return one tensor of shape (None, {outputs})"
+    if not isinstance(network.output_shape, tuple) or len(network.outputs) != 1:
+        yield f"has the outputs {network.output_shape}: return one tensor of shape (None, {outputs})"
     elif tuple(network.output_shape) != (None, outputs):
         yield (
             f"has the output shape {network.output_shape}; {project.task.kind} needs (None, {outputs})"
