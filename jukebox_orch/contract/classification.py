@@ -73,7 +73,9 @@ class Classification(Task):
         elif y.ndim == 2:
             sums = y.sum(axis=1, dtype=np.float64)
             if y.min() < 0 or np.abs(sums - 1).max() > 1e-3:
-                problem = f"shares of y are from {y.min():.3g}, and rows sum to {sums.min():.3g}..{sums.max():.3g}"
+                problem = (
+                    f"shares of y are from {y.min():.3g}, and rows sum to {sums.min():.3g}..{sums.max():.3g}"
+                )
         return [problem] if problem else []
 
     @override
