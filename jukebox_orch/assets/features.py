@@ -113,6 +113,18 @@ def _no_overlap(project: ModelProject, features: Features) -> Outcome:
     return Outcome(not len(shared), len(shared), 0, text)
 
 
+def _time_order(project: ModelProject, features: Features) -> Outcome:
+    import numpy as np
+
+    times = {name: split.times for name, split in features.splits.items() if split.times is not None}
+    if len(times) < len(features.splits):
+        return Outcome(True, 0, 0, "the split is not one by time: its entries have no times")
+    train, validation, test = times.values()
+    late = int(np.count_nonzero(train >= validation.min())) + int(np.count_nonzero(validation >= test.min()))
+    text = f"train ends {train.max()}, validation begins {validation.min()} and ends {validation.max()}, "
+    return Outcome(not late, late, 0, f"{text}test begins {test.min()}")
+
+
 def _class_balance(project: ModelProject, features: Features) -> Outcome:
     shares = project.task.balance(features)
     rarest = float(shares.to_numpy().min())
@@ -130,6 +142,11 @@ _CHECKS = (
     ),
     Check("fitted_on_train", "The constants were computed from the training split only.", _fitted_on_train),
     Check("no_overlap", "No two splits share a split key.", _no_overlap),
+    Check(
+        "time_order",
+        "In a split by time, every entry is older than those of the next split.",
+        _time_order,
+    ),
 )
 
 

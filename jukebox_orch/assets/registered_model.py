@@ -235,8 +235,8 @@ def _promote(
     from jukebox_orch.registry.promotion import Candidate, decide_promotion, promote
     from jukebox_orch.registry.versions import CHALLENGER, CHAMPION
 
-    name, tolerance = files.model_name, settings.gates.champion_tolerance
-    candidate = Candidate(name, number, files.evaluation, files.features.features, tolerance)
+    name = files.model_name
+    candidate = Candidate(name, number, files.evaluation, files.features.features, settings.gates)
     decision = decide_promotion(files.project, mlflow, store, candidate)
     text = (
         f"became champion: {decision.reason}" if decision.promote else f"stays challenger: {decision.reason}"

@@ -21,7 +21,7 @@ from jukebox_orch.contract.settings import (
     Source,
     SourceFile,
 )
-from jukebox_orch.contract.splitting import split_by_share
+from jukebox_orch.contract.splitting import split_by_share, split_by_time
 from jukebox_orch.contract.task import Task
 from jukebox_orch.contract.urls import display_url, url_path
 
@@ -54,5 +54,6 @@ __all__ = [
     "read_bytes",
     "read_error",
     "split_by_share",
+    "split_by_time",
     "url_path",
 ]

@@ -30,6 +30,8 @@ class Split:
         slices: named subsets of the entries that evaluation scores separately, (n,) bool each.
         loss_weight: (n,) float32, how much an entry counts in the loss of the fit, for example by its class; metrics
             do not use it. None: 1 each.
+        times: (n,) datetime64 or numbers, when each entry was observed; a check compares those of the splits. None: the
+            split is not one by time.
     """
 
     x: Any
@@ -38,6 +40,7 @@ class Split:
     keys: np.ndarray
     slices: Mapping[str, np.ndarray] = field(default_factory=dict)
     loss_weight: np.ndarray | None = None
+    times: np.ndarray | None = None
 
     @classmethod
     def of_rows(cls, x: Any, y: np.ndarray, keys: np.ndarray) -> Split:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from jukebox_orch.contract.features import Features, Split
+    from jukebox_orch.contract.settings import Gates
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,13 @@ class Task(ABC):
         """Return whether `value` of the primary metric is as good as `reference`, within `tolerance`; NaN never is."""
         gain = value - reference if self.higher_is_better else reference - value
         return bool(gain >= -tolerance)
+
+    def tolerance(self, gates: Gates, reference: float) -> float:
+        """Return how much worse than `reference` the primary metric may be, in its own unit."""
+        relative = gates.relative_champion_tolerance
+        if self.relative_tolerance if relative is None else relative:
+            return gates.champion_tolerance * abs(reference)
+        return gates.champion_tolerance
 
     @abstractmethod
     def outputs(self, split: Split, labels: tuple[str, ...]) -> int:

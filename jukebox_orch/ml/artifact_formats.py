@@ -54,6 +54,7 @@ from jukebox_orch.ml.artifacts import (
 
 T = TypeVar("T")
 _BLOCKS: dict[str, type[Any]] = {block.__name__: block for block in (Columns, Tensor, Categories)}
+_OPTIONAL = ("loss_weight", "times")
 _SCHEMA = 1
 """Version of the fields in the JSON files. Files without a number are version 1."""
 
@@ -162,7 +163,7 @@ def _write_features(value: StoredFeatures, folder: Path) -> None:
         # By number: the name of a block may have characters that a file name must not have.
         x = [split.x[b.name] for b in features.blocks] if isinstance(split.x, Mapping) else [split.x]
         arrays |= {_numbered("x", i): array for i, array in enumerate(x)}
-        arrays |= {} if split.loss_weight is None else {"loss_weight": split.loss_weight}
+        arrays |= {field: array for field in _OPTIONAL if (array := getattr(split, field)) is not None}
         slices[name] = list(split.slices)
         arrays |= {f"slice{i}": mask for i, mask in enumerate(split.slices.values())}
         for field, array in arrays.items():
@@ -212,10 +213,8 @@ def _read_features(folder: Path, _digests: Mapping[str, str]) -> StoredFeatures:
             x: Any = load("x")
             if content.get("by_block"):
                 x = {block.name: load(_numbered("x", i)) for i, block in enumerate(inputs)}
-            weighted = (folder / f"{name}-loss_weight.npy").exists()
-            return Split(
-                x, load("y"), load("weight"), load("keys"), masks, load("loss_weight") if weighted else None
-            )
+            more = {field: load(field) for field in _OPTIONAL if (folder / f"{name}-{field}.npy").exists()}
+            return Split(x, load("y"), load("weight"), load("keys"), masks, **more)
 
         features = Features(
             train=split("train"),

@@ -110,7 +110,7 @@ class EvaluationReport(Report):
     """Value of `evaluation`: metrics of the model on the untouched test split.
 
     Attributes:
-        metric_floor, champion_tolerance: thresholds of the checks.
+        metric_floor, champion_tolerance: thresholds of the checks, in the unit of the primary metric.
         slices: the same metrics on named subsets of the test split.
         baselines: the same metrics of simple rules.
         champion: scores of the base that the run names, otherwise of the current champion; None without either.
@@ -304,7 +304,7 @@ class StoredFeatures:
         for split in features.splits.values():
             arrays += [split.x[b] for b in constants] if isinstance(split.x, Mapping) else [split.x]
             arrays += [split.y, split.weight, split.keys.astype("U"), *split.slices.values()]
-            arrays += [] if split.loss_weight is None else [split.loss_weight]
+            arrays += [array for array in (split.loss_weight, split.times) if array is not None]
         for fitted in constants.values():
             arrays += [np.asarray(fitted.offset), np.asarray(fitted.scale)] if fitted else []
         names: list[Any] = [features.inputs, features.labels, self._normalization, self.profile]

@@ -34,9 +34,9 @@ def refuse(what: str, project: ModelProject, problems: Sequence[str]) -> None:
 def dataset_problems(project: ModelProject, dataset: Any) -> list[str]:
     """Return what is wrong with the value of `load`: names, types that can be stored."""
     if not isinstance(dataset, dict):
-        return [f"load() returned {type(dataset).__name__} instead of a dict of tables and arrays"]
+        return [f"returned {type(dataset).__name__} instead of a dict of tables and arrays"]
     if not dataset:
-        return ["load() returned no table"]
+        return ["returned no table"]
     problems: list[str] = []
     for name, data in dataset.items():
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][\w-]{0,63}", name):
@@ -54,7 +54,7 @@ def dataset_problems(project: ModelProject, dataset: Any) -> list[str]:
 def features_problems(project: ModelProject, features: Any) -> list[str]:
     """Return what is wrong with the value of `build_features`: names, types, shapes, targets, constants."""
     if not isinstance(features, Features):
-        return [f"build_features() returned {type(features).__name__} instead of Features"]
+        return [f"returned {type(features).__name__} instead of Features"]
     problems = list(_name_problems(features))
     if problems:
         return problems
@@ -155,6 +155,10 @@ def _split_problems(split: Split, features: Features) -> Iterator[str]:
         yield f"keys is {_kind(split.keys)}: use an array of texts, as Split.of_rows does"
     elif not len(split.keys) or len(np.unique(split.keys)) != len(split.keys):
         yield f"keys has {len(split.keys)} entries, {len(np.unique(split.keys))} different: give each key once"
+    if split.times is not None and (
+        not isinstance(split.times, np.ndarray) or split.times.shape != (rows,) or pd.isna(split.times).any()
+    ):
+        yield f"times is {_kind(split.times)}: use datetime64 or numbers of shape ({rows},), none missing"
     for label, mask in split.slices.items():
         if not isinstance(mask, np.ndarray) or mask.shape != (rows,) or mask.dtype != bool:
             yield f"slices[{label!r}] is {_kind(mask)}: use bool of shape ({rows},)"

@@ -51,12 +51,14 @@ def evaluate(
     )
     if champion and not problem and not chosen:
         problem = basis_problem(basis, champion)
+    baseline_scores = [_scores(project, label, test, predicted) for label, predicted in baselines.items()]
+    reference = (champion_scores or baseline_scores[0]).metrics[task.primary]
     report = EvaluationReport(
         task=task.kind,
         primary_metric=task.primary,
         higher_is_better=task.higher_is_better,
         metric_floor=gates.metric_floor,
-        champion_tolerance=gates.champion_tolerance,
+        champion_tolerance=task.tolerance(gates, reference),
         model_digest=trained.report.model_digest,
         features_digest=stored.digest,
         dataset_digest=stored.dataset_digest,
@@ -66,7 +68,7 @@ def evaluate(
             for label, mask in test.slices.items()
             if mask.any()
         ],
-        baselines=[_scores(project, label, test, predicted) for label, predicted in baselines.items()],
+        baselines=baseline_scores,
         champion=champion_scores,
         champion_problem=problem,
         collapsed=task.collapsed(test, prediction, features.labels),

@@ -131,7 +131,29 @@ def _expm1(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[Any]:
     ]
 
 
+def _bucketize(graph: onnx.GraphProto, node: onnx.NodeProto) -> list[Any]:
+    """Bucketize counts the boundaries that are not above x."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    (boundaries,) = (a for a in node.attribute if a.name == "boundaries")
+    name = node.output[0]
+    axis, edges = f"{name}_axis", f"{name}_boundaries"
+    graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), axis))
+    graph.initializer.append(numpy_helper.from_array(np.array(boundaries.floats, np.float32), edges))
+    return [
+        helper.make_node("Unsqueeze", [node.input[0], axis], [f"{name}_column"], name=f"{node.name}_column"),
+        helper.make_node(
+            "GreaterOrEqual", [f"{name}_column", edges], [f"{name}_reached"], name=f"{node.name}_reached"
+        ),
+        helper.make_node(
+            "Cast", [f"{name}_reached"], [f"{name}_ones"], name=f"{node.name}_ones", to=TensorProto.INT32
+        ),
+        helper.make_node("ReduceSum", [f"{name}_ones", axis], [name], name=node.name, keepdims=0),
+    ]
+
+
 _REPLACEMENTS: dict[str, Callable[[Any, Any], list[Any]]] = {
+    "Bucketize": _bucketize,
     "Erfc": _erfc,
     "Log1p": _log1p,
     "Expm1": _expm1,
