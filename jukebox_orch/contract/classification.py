@@ -131,7 +131,7 @@ class Classification(Task):
         return np.eye(len(labels))[split.y] if split.y.ndim == 1 else split.y
 
     @override
-    def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
+    def agreement(self, ours: np.ndarray, theirs: np.ndarray, tolerance: float = 0.0) -> float:
         return float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
 
     @override

@@ -115,7 +115,7 @@ class MultiLabel(Task):
         return split.y
 
     @override
-    def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
+    def agreement(self, ours: np.ndarray, theirs: np.ndarray, tolerance: float = 0.0) -> float:
         return float(((ours >= _DECISION) == (theirs >= _DECISION)).all(axis=1).mean())
 
     @override

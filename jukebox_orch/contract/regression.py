@@ -95,9 +95,9 @@ class Regression(Task):
         return split.y.reshape(len(split), -1)
 
     @override
-    def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
-        """Count rows as equal if they differ by at most 1e-4 of the largest value, to allow for rounding."""
-        close = abs(ours - theirs) <= 1e-4 * max(1.0, float(abs(theirs).max()))
+    def agreement(self, ours: np.ndarray, theirs: np.ndarray, tolerance: float = 0.0) -> float:
+        """Count rows as equal if they differ by at most 1e-4 of the largest value, or by the larger tolerance."""
+        close = abs(ours - theirs) <= max(1e-4, tolerance) * max(1.0, float(abs(theirs).max()))
         return float(close.all(axis=1).mean())
 
     @override

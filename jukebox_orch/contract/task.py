@@ -109,8 +109,11 @@ class Task(ABC):
         """Return the prediction (n, outputs) of a model that knows `split.y`."""
 
     @abstractmethod
-    def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
-        """Return the share of rows on which two predictions give the same decision."""
+    def agreement(self, ours: np.ndarray, theirs: np.ndarray, tolerance: float = 0.0) -> float:
+        """Return the share of rows on which two predictions give the same decision.
+
+        `tolerance` is the project's `parity_tolerance`, for tasks whose decision is a number.
+        """
 
     @abstractmethod
     def balance(self, features: Features) -> pd.DataFrame:

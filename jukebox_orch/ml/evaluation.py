@@ -15,7 +15,7 @@ from jukebox_orch.ml.artifacts import (
     TrainedModel,
 )
 from jukebox_orch.ml.keras_runtime import UnsafeFileError, predict, project_keras
-from jukebox_orch.ml.onnx_predictor import OnnxPredictor, onnx_type
+from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 
 
 def evaluate(
@@ -122,7 +122,7 @@ def _interface_difference(predictor: OnnxPredictor, features: Features) -> str:
     for given in predictor.session.get_inputs():
         if tuple(given.shape[1:]) != raw[given.name].shape[1:]:
             return f"has inputs of a different shape: {given.name} {given.shape}"
-        if given.type != onnx_type(raw[given.name].dtype):
+        if predictor.dtypes[given.name] != raw[given.name].dtype:
             return f"has inputs of a different type: {given.name} {given.type}"
     if sorted(predictor.labels) != sorted(features.labels):
         return f"has different labels: {', '.join(predictor.labels)}"

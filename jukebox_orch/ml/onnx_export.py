@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -109,7 +110,7 @@ def compare(project: ModelProject, content: bytes, features: Features, keras_tes
         metadata=predictor.metadata,
         test_rows=len(ours),
         max_abs_difference=_difference(ours, keras_test),
-        agreement=project.task.agreement(ours, keras_test),
+        agreement=project.task.agreement(ours, keras_test, project.parity_tolerance),
         single_row_difference=_difference(single, ours[:1], keras_test),
         external_data=False,  # OnnxPredictor refuses files with external data
         checker_error=checker_error,
@@ -145,6 +146,8 @@ def convert(
     )
     wrapper = keras.Model(inputs, output, name="serving")
     signature = [tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in inputs]
+    # It logs operators that it does not know, some of which are replaced below, and continues.
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     proto, _ = tf2onnx.convert.from_keras(wrapper, input_signature=signature, opset=OPSET)
     rewrite_operators(proto.graph)
     if unsupported := unsupported_operators(proto, [layer.name for layer in _all_layers(model)]):

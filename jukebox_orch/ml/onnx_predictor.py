@@ -20,6 +20,7 @@ class OnnxPredictor:
 
     Attributes:
         inputs: names of the inputs, in order.
+        dtypes: the arrays' types by input; text is `object`.
         labels: class names from the file's metadata; empty for regression.
         metadata: all of the file's metadata.
     """
@@ -43,6 +44,7 @@ class OnnxPredictor:
             raise ValueError(f"onnxruntime cannot read the model: {error}") from error
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self.inputs = tuple(i.name for i in self.session.get_inputs())
+        self.dtypes = {i.name: INPUT_TYPES.get(i.type, np.dtype(object)) for i in self.session.get_inputs()}
         self.labels: tuple[str, ...] = tuple(json.loads(self.metadata.get("labels", "[]")))
 
     def predict(self, raw: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -54,10 +56,13 @@ class OnnxPredictor:
         return np.concatenate(outputs)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def onnx_type(dtype: np.dtype) -> str:
-    """Return how ONNX names the type of an input."""
-    names = {"float32": "float", "object": "string"}
-    return f"tensor({names.get(dtype.name, dtype.name)})"
+INPUT_TYPES: dict[str, np.dtype] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(string)": np.dtype(object),
+}
+"""Types of inputs that the product's files have."""
 
 
 def refuse_external_data(content: bytes) -> None:

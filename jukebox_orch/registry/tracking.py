@@ -13,6 +13,7 @@ import numpy as np
 
 from jukebox_orch.contract import Features
 from jukebox_orch.ml.artifacts import DataOrigin, OnnxModel, StoredFeatures, TrainedModel
+from jukebox_orch.ml.onnx_predictor import INPUT_TYPES
 from jukebox_orch.registry.mlflow_resource import MlflowResource
 
 if TYPE_CHECKING:
@@ -23,13 +24,6 @@ _BATCH = 1000
 _PARAMETER_LENGTH = 500
 # What MLflow keeps of a dataset's name and digest.
 _DATASET_NAME_LENGTH, _DATASET_DIGEST_LENGTH = 500, 36
-# Type of a tensor in the ONNX file, and of a column in numpy -> their names in MLflow.
-_TYPES = {
-    "tensor(float)": "float32",
-    "tensor(uint8)": "uint8",
-    "tensor(int64)": "int64",
-    "tensor(string)": "str",
-}
 _COLUMN_TYPES = {"float32": "float", "uint8": "integer", "int64": "long", "object": "string"}
 
 
@@ -168,7 +162,7 @@ def log_onnx(
     def schema(tensors: Mapping[str, list[str | int]]) -> Schema:
         return Schema(
             [
-                TensorSpec(np.dtype(_TYPES[str(kind)]), (-1, *map(int, shape[1:])), name)
+                TensorSpec(_plain(INPUT_TYPES[str(kind)]), (-1, *map(int, shape[1:])), name)
                 for name, (kind, *shape) in tensors.items()
             ]
         )
