@@ -38,7 +38,9 @@ def new(
     folder: Annotated[Path, typer.Option(help="Folder in which the project's folder is created")] = Path(),
     kind: Annotated[
         Literal["table", "regression", "text", "image"],
-        typer.Option(help="table: classes of rows; regression: a number for each row; text, image: their classes"),
+        typer.Option(
+            help="table: classes of rows; regression: a number for each row; text, image: their classes"
+        ),
     ] = "table",
 ) -> None:
     """Create a model project that trains unchanged, as a starting point."""

@@ -198,6 +198,8 @@ def _array_problems(block: Block, x: Any, rows: int, features: Features) -> Iter
     else:
         first = features.train.x
         first = first[block.name] if isinstance(first, Mapping) else first
+        if not isinstance(first, np.ndarray):
+            return  # said of the training split
         if x.shape[1:] != first.shape[1:] or x.dtype != first.dtype:
             yield f"is {x.dtype} {x.shape}, that of train is {first.dtype} {first.shape}"
 
