@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jukebox_orch.assets.check_builder import check_results
-from jukebox_orch.assets.evaluation import CHECKS
+from jukebox_orch.assets.evaluation import checks as evaluation_checks
 from jukebox_orch.ml.keras_runtime import predict
 from jukebox_orch.registry.promotion import champion_history, move_champion
 from jukebox_orch_tests.support.deployment import SMALL, Deployment, checks, failures
@@ -254,7 +254,7 @@ def test_model_without_champion_is_compared_with_baseline(finished):
     assert check.metadata["threshold"].value == baseline
     assert "there is no champion yet; majority_class has" in (check.description or "")
     worse = report.test.model_copy(update={"metrics": {**report.test.metrics, "accuracy": baseline - 0.02}})
-    results = check_results(Blobs(), CHECKS, report.model_copy(update={"test": worse}))
+    results = check_results(Blobs(), evaluation_checks(Blobs()), report.model_copy(update={"test": worse}))
     assert [r.passed for r in results if r.check_name == "not_worse_than_champion"] == [False]
 
 
