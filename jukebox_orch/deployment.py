@@ -24,7 +24,8 @@
 import os
 import re
 import subprocess
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,17 @@ def project_settings(projects: Collection[str] | None = None) -> dict[str, Proje
     return load_project_settings(path, projects) if path else {}
 
 
+@contextmanager
+def naming_projects_file() -> Iterator[None]:
+    """Name the projects file in the message of a setting that is refused."""
+    try:
+        yield
+    except InputError as error:
+        if path := _setting("PROJECTS", ""):
+            raise InputError(f"projects file {path}: {error}") from None
+        raise
+
+
 def automation(name: str, project: ModelProject, settings: ProjectSettings) -> dg.Definitions:
     """Return the sensors and the schedule of a project's training job. Configured ones run automatically.
 
@@ -136,6 +148,7 @@ def automation(name: str, project: ModelProject, settings: ProjectSettings) -> d
         state_root=_setting("SENSOR_STATE", str(_home() / "sensors")),
         # A pod runs the code of its image, so a tag waits until the image is built from the tag's commit.
         require_matching_code=_setting("EXECUTOR", "in_process") == "k8s",
+        dataset_name=settings.settings.get("dataset_name", ""),
     )
     return dg.Definitions(sensors=sensors, schedules=build_schedules(name, job, triggers))
 

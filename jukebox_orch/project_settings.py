@@ -78,6 +78,18 @@ class ProjectSettings(dg.Model, dg.Resolvable):
         return triggers
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a mapping with the same key twice, of which YAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        if repeated := sorted({str(key) for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{', '.join(repeated)} occurs more than once: keep one", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
 def load_project_settings(
     path: str | Path, projects: Collection[str] | None = None
 ) -> dict[str, ProjectSettings]:
@@ -93,7 +105,7 @@ def load_project_settings(
     """
     where = f"projects file {path}"
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = yaml.load(Path(path).read_text(), _UniqueKeys)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise InputError(f"{where}: cannot be read ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

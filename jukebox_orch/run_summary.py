@@ -29,6 +29,7 @@ def print_summary(
         raise InputError(f"no project {project!r} is installed; installed: {', '.join(groups)}")
     console = Console(soft_wrap=True, highlight=False)
     registered: Mapping[str, Any] = {}
+    model, version, is_champion, aliases = "", "", False, ""
     upstream = {key: sorted(dep.asset_key for dep in spec.deps) for key, spec in sorted(specs.items())}
     for key in graphlib.TopologicalSorter(upstream).static_order():
         name = key.path[-1]
@@ -37,22 +38,25 @@ def print_summary(
             console.print(f"[bold]{name}[/bold]: never materialized")
             continue
         console.print(f"[bold]{name}[/bold] (run {event.run_id[:8]})")
+        if name == "registered_model":
+            registered = event.asset_materialization.metadata
+            model, version = (str(registered[key].value) for key in ("model name", "version"))
+            is_champion, aliases = _aliases(mlflow, model, version)
         for evaluation in check_evaluations(instance, event.run_id):
             if evaluation.asset_key == key:
                 console.print(_line(evaluation))
-        if name == "registered_model":
-            registered = event.asset_materialization.metadata
+                if evaluation.check_name == "promoted" and not evaluation.passed and is_champion:
+                    console.print("       that was at registration; a person has made it champion since")
     if registered:
-        name, version = (str(registered[key].value) for key in ("model name", "version"))
-        console.print(f"[bold]model[/bold]: {name} version {version}")
-        console.print(f"[bold]aliases now[/bold]: {_aliases(mlflow, name, version)}")
+        console.print(f"[bold]model[/bold]: {model} version {version}")
+        console.print(f"[bold]aliases now[/bold]: {aliases}")
     for name in _SHOWN:
         if name in registered:
             console.print(f"[bold]{name}[/bold]: {registered[name].value}")
 
 
-def _aliases(mlflow: MlflowResource, model_name: str, version: str) -> str:
-    """Return the version's aliases, and the champion if it is another version, as MLflow has them now."""
+def _aliases(mlflow: MlflowResource, model_name: str, version: str) -> tuple[bool, str]:
+    """Return whether the version is champion now; and its aliases, with the champion if that is another version."""
     from mlflow.exceptions import MlflowException
 
     from jukebox_orch.registry.versions import CHAMPION, aliases_of
@@ -60,10 +64,11 @@ def _aliases(mlflow: MlflowResource, model_name: str, version: str) -> str:
     try:
         aliases = aliases_of(mlflow.client(), model_name)
     except MlflowException as error:
-        return escape(f"unknown, because MLflow at {mlflow.address} does not answer: {error}")
+        return False, escape(f"unknown, because MLflow at {mlflow.address} does not answer: {error}")
     held = ", ".join(sorted(alias for alias, number in aliases.items() if number == version)) or "none"
     champion = aliases.get(CHAMPION)
-    return held if champion == version else f"{held}; champion is version {champion or 'none'}"
+    is_champion = champion == version
+    return is_champion, held if is_champion else f"{held}; champion is version {champion or 'none'}"
 
 
 def _line(evaluation: dg.AssetCheckEvaluation) -> str:

@@ -134,7 +134,7 @@ def dataset_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
 
         settings = graph.settings(NODE, context)
         refuse_mixed_data(settings)
-        origin = origin_of(settings.source, settings.dataset_name)
+        origin = origin_of(settings.source, graph.dataset_name(settings))
         name = graph.model_name(settings, origin.sample)
         tables = graph.project.load(settings.source)
         refuse("load()", graph.project, dataset_problems(graph.project, tables))

@@ -3,10 +3,10 @@
 import getpass
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from jukebox_orch.assets.mlflow_run import LAST_ASSET
 from jukebox_orch.assets.registered_model import champion_observation
@@ -28,15 +28,22 @@ _JOBS = {
 
 
 # Characters of a reason or a name, so that the history of several changes fits into one tag of MLflow.
-_MAX_REASON = 300
+_MIN_REASON, _MAX_REASON = 3, 300
+
+
+def _reason(text: str) -> str:
+    """Reject a reason that says nothing."""
+    if len("".join(text.split())) < _MIN_REASON:
+        raise ValueError(f"say why in at least {_MIN_REASON} characters")
+    return text
 
 
 class RollbackConfig(dg.Config):
     """Why the champion before the current one becomes champion again."""
 
     model_name: str = Field(pattern=MODEL_NAME, description="Name in the model registry")
-    reason: str = Field(
-        pattern=r"\S.*\S.*\S", max_length=_MAX_REASON, description="Reason, stored in the registry"
+    reason: Annotated[str, AfterValidator(_reason)] = Field(
+        max_length=_MAX_REASON, description="Reason, stored in the registry"
     )
     requested_by: str = Field(
         default="",

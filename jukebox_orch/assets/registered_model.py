@@ -127,7 +127,11 @@ def registered_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
                     f"{name}: an interrupted change of champion to version {change.version} was {ended}"
                 )
             result = add_version(mlflow, model_store, _request(mlflow, model_store, run_id, files))
-            decision, aliases = _promote(context, mlflow, model_store, files, result.number, settings)
+            remedy = (
+                f"To make it champion, run the job {graph.name}_promote with version: '{result.number}', "
+                f"model_name: {name} and a reason"
+            )
+            decision, aliases = _promote(context, mlflow, model_store, files, result.number, settings, remedy)
         mlflow.client().update_run(run_id, name=f"{name} {result.number} on {short_name(origin)}")
         registered = RegisteredModel(
             model_name=name,
@@ -140,10 +144,6 @@ def registered_model_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
             metrics=evaluation.test.metrics,
             adopted=result.adopted,
             mlflow_run_id=run_id,
-        )
-        remedy = (
-            f"To make it champion, run the job {graph.name}_promote with version: '{result.number}', "
-            f"model_name: {name} and a reason"
         )
         return dg.MaterializeResult(
             value=registered,
@@ -227,22 +227,21 @@ def _promote(
     files: "ModelFiles",
     number: str,
     settings: Any,
+    remedy: str,
 ) -> tuple["PromotionDecision", list[str]]:
     """Make the version champion if it may replace the present one; return the decision and the version's aliases.
 
     The decision is recorded in MLflow, and a change of champion as an observation of the asset.
     """
-    from jukebox_orch.registry.promotion import Candidate, decide_promotion, promote
+    from jukebox_orch.registry.promotion import PROMOTION_TAG, Candidate, decide_promotion, promote
     from jukebox_orch.registry.versions import CHALLENGER, CHAMPION
 
     name = files.model_name
     candidate = Candidate(name, number, files.evaluation, files.features.features, settings.gates)
     decision = decide_promotion(files.project, mlflow, store, candidate)
-    text = (
-        f"became champion: {decision.reason}" if decision.promote else f"stays challenger: {decision.reason}"
-    )
-    mlflow.client().set_model_version_tag(name, number, "promotion", text)
     if not decision.promote:
+        text = f"stays challenger: {decision.reason}. {remedy}"
+        mlflow.client().set_model_version_tag(name, number, PROMOTION_TAG, text)
         context.log.warning(f"{name} version {number} {text}")
         return decision, [CHALLENGER]
     stage = "production" if settings.prod_flag else settings.stage

@@ -13,10 +13,11 @@ import dagster as dg
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from jukebox_orch.contract import SAMPLE, InputError, ModelProject, Source
+from jukebox_orch.contract import SAMPLE, InputError, ModelProject, Source, display_url
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 _SAMPLE_SUFFIX = f"-{SAMPLE}"
+_DATASET_NAME_LENGTH = 200
 _WITHOUT_SOURCE = (
     "the run has no source and would train on the embedded sample; set source.location to train on your data"
 )
@@ -30,18 +31,22 @@ def _stage(alias: str) -> str:
 
 
 def _dataset_name(name: str) -> str:
-    """Reject the name of the embedded samples, which only a run without a source has."""
+    """Reject what is not a name, and the name of the embedded samples, which only a run without a source has."""
     if name == SAMPLE:
         raise ValueError("this name is reserved for the embedded sample; name your data, for example charts")
+    if name != name.strip() or not name.isprintable():
+        raise ValueError("use printable characters on one line, no blank at either end")
+    if "://" in name and display_url(name) != name:
+        raise ValueError(
+            "a name is stored in many places, and this URL has a user, password or query; leave them out"
+        )
     return name
 
 
 # Settings of every project, with their bounds, for the launchpad and for other callers that start runs.
 Seed = Annotated[int, Field(ge=0, le=2**31 - 1)]
 ModelName = Annotated[str, Field(pattern=rf"{MODEL_NAME}|^$")]
-DatasetName = Annotated[
-    str, Field(pattern=r"^(\S([^\x00-\x1f\x7f]{0,198}\S)?)?$"), AfterValidator(_dataset_name)
-]
+DatasetName = Annotated[str, Field(max_length=_DATASET_NAME_LENGTH), AfterValidator(_dataset_name)]
 BaseModelName = Annotated[str, Field(pattern=r"^$|^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(/[1-9][0-9]{0,8})?$")]
 VersionLabel = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]{0,62}$|^$")]
 Stage = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$"), AfterValidator(_stage)]
@@ -74,12 +79,14 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
         Field(defaults.get("seed", 42), description="Fixes every source of randomness"),
     )
     default_name = defaults.get("model_name") or name
+    configured = defaults.get("dataset_name", "")
+    of_source = f"{configured} for the configured source, otherwise " if configured else ""
     fields["dataset_name"] = (
         DatasetName,
         Field(
-            defaults.get("dataset_name", ""),
+            "",
             description="Name of the data. A version replaces the champion by itself only if both have the same "
-            "dataset name; empty: the location of the source",
+            f"dataset name; empty: {of_source}the location of the source",
         ),
     )
     fields["model_name"] = (
@@ -123,7 +130,7 @@ def run_settings(project: ModelProject, name: str, defaults: Mapping[str, Any]) 
         raise InputError(f"{name}: unknown default(s) {', '.join(unknown)}; known: {', '.join(fields)}")
     config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
     settings = create_model("RunSettings", __config__=config, **fields)
-    parse(settings, {}, f"{name}: defaults")
+    parse(settings, {"dataset_name": configured}, f"{name}: defaults")
     return settings
 
 

@@ -115,6 +115,18 @@ class TrainingGraph:
         """
         return registered_name(self.default_model_name, settings.model_name, sample)
 
+    def dataset_name(self, settings: Any) -> str:
+        """Return the name that a run gives its data: its own, or that of the configured source; empty: neither.
+
+        A run that reads another source than the configured one does not have the configured name.
+        """
+        configured = self.settings_type.model_fields["source"].default
+        is_configured = (settings.source.location, settings.source.files) == (
+            configured.location,
+            configured.files,
+        )
+        return settings.dataset_name or (self.defaults.get("dataset_name", "") if is_configured else "")
+
     @property
     def registration_pool(self) -> str:
         """Dagster pool of the steps that change versions and aliases."""

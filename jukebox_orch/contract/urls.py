@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
-# A last part such as `songs.parquet` or `cifar-10.tar.gz` is a file; `v1.2` is a folder.
-_FILE_NAME = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,9}$")
-
+# The last part of a path is a file only with a suffix of data: `charts.v2` is a folder, and so is one that is there.
+_FILE_NAME = re.compile(
+    r"\.(csv|tsv|txt|jsonl?|ndjson|parquet|feather|arrow|avro|orc|xlsx?|npz|npy|h5|hdf5|tfrecords?|sqlite|db|png|jpe?g|bmp|webp"
+    r"|tar|zip|gz|tgz|bz2|xz|zst|7z)$",
+    re.IGNORECASE,
+)
 
 _WEB = ("http", "https")
 _LOCAL = ("file", "local")
@@ -67,7 +71,8 @@ def _folder(url: str) -> str:
     shown = shown if "://" in shown else os.path.abspath(shown)  # noqa: PTH100
     host, slash, path = shown.partition("://") if "://" in shown else ("", "", shown)
     parts = path.rstrip("/").split("/")
-    if len(parts) > 1 and _FILE_NAME.search(parts[-1]):
+    is_folder = path.endswith("/") or (not slash and Path(shown).is_dir())
+    if len(parts) > 1 and not is_folder and _FILE_NAME.search(parts[-1]):
         parts.pop()
     return f"{host}{slash}{'/'.join(parts)}" or "/"
 

@@ -29,6 +29,8 @@ from jukebox_orch.registry.versions import (
 from jukebox_orch.storage.model_store import ModelStore
 
 _HISTORY = "champion_history"
+PROMOTION_TAG = "promotion"
+"""Tag of a version: how it became or was champion, or why it stays challenger."""
 _HISTORY_LENGTH = 20
 _TAG_LENGTH = 5000
 """MLflow refuses longer values of a registered model's tag."""
@@ -98,9 +100,11 @@ def decide_promotion(
     champion = current_champion(mlflow, store, candidate.model_name)
     if champion is None:
         return PromotionDecision(True, "first version")
-    if champion.version == candidate.number:
-        return PromotionDecision(True, "is champion already")
     evaluation = candidate.evaluation
+    if champion.version == candidate.number:
+        difference = evaluation.basis and champion.basis and champion.basis.difference(evaluation.basis)
+        kept = f"; it keeps what it was registered with, this run has {difference}" if difference else ""
+        return PromotionDecision(True, f"is champion already{kept}")
     if evaluation.basis is None:
         return PromotionDecision(False, "the evaluation records no dataset name: materialize it again")
     if problem := basis_problem(evaluation.basis, champion):
@@ -226,6 +230,13 @@ def _finish(
     client = mlflow.client()
     for alias in change.before:
         client.set_registered_model_alias(model_name, alias, change.version)
+    how = "by a rollback" if change.rollback else "by a promotion"
+    client.set_model_version_tag(
+        model_name, change.version, PROMOTION_TAG, f"became champion: {change.why} ({change.by}, {change.at})"
+    )
+    if replaced := change.before.get(CHAMPION):
+        text = f"was champion until version {change.version} replaced it {how} ({change.by}, {change.at})"
+        client.set_model_version_tag(model_name, replaced, PROMOTION_TAG, text)
     done = replace(change, done=True)
     _write(mlflow, model_name, [*earlier, done])
     return done

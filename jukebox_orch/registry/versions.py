@@ -83,6 +83,12 @@ def verify(mlflow: MlflowResource, store: ModelStore, model_name: str, number: s
             f"{model_name} version {number}: example.json is missing in the model store; restore it"
         )
     predictor = OnnxPredictor(content)
+    labels = store.side_file(model_name, number, "labels.json")
+    if labels != list(predictor.labels):
+        raise RegistrationError(
+            f"{model_name} version {number}: labels.json in the model store is missing or has other labels than the "
+            "model; restore it or use another version"
+        )
     output = predictor.predict(
         {name: np.asarray(example["inputs"][name], dtype) for name, dtype in predictor.dtypes.items()}
     )

@@ -27,6 +27,7 @@ def build_sensors(
     deployed: Callable[[], DeployedCode],
     state_root: str,
     require_matching_code: bool = False,
+    dataset_name: str = "",
 ) -> list[dg.SensorDefinition]:
     """Return the three sensors of a project. One without a trigger is stopped, and its tick says how to configure it.
 
@@ -37,6 +38,7 @@ def build_sensors(
         deployed: Returns the code that this deployment runs; called in every tick of git tags.
         state_root: Folder or fsspec URL for what does not fit into a cursor.
         require_matching_code: Default for git tags, if the trigger does not set it.
+        dataset_name: Name of the data of the new-data trigger; empty: its location.
     """
     job_name = job if isinstance(job, str) else job.name
     root = f"{state_root.rstrip('/')}/{project_name}"
@@ -66,7 +68,7 @@ def build_sensors(
             "new_data",
             f"New files at {data.location}" if data else "New files",
             data and data.interval_seconds,
-            new_data_tick(data, job_name, f"{root}/new_data") if data else None,
+            new_data_tick(data, job_name, f"{root}/new_data", dataset_name) if data else None,
         ),
         sensor(
             "git_tags",

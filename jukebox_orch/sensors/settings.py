@@ -166,8 +166,12 @@ class ScheduleTrigger(_Settings):
         try:
             dg.ScheduleDefinition(job_name="any", cron_schedule=self.cron, execution_timezone=self.timezone)
         except dg.DagsterInvalidDefinitionError as error:
-            text = " ".join(str(error).split()).replace(" for schedule 'None'", "")
-            raise ValueError(text.removeprefix("Found ")) from None
+            field, value, allowed = (
+                ("timezone", self.timezone, "a name of the tz database, such as Europe/Berlin")
+                if "timezone" in str(error)
+                else ("cron", self.cron, 'five fields in their ranges, such as "0 3 * * *", or @daily')
+            )
+            raise ValueError(f"{field} = {value!r}: use {allowed}") from None
         return self
 
 

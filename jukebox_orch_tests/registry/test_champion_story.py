@@ -9,7 +9,8 @@ import dagster as dg
 import pytest
 from pydantic import Field
 
-from jukebox_orch.contract import Source
+from jukebox_orch.assets.training_graph import TrainingGraph
+from jukebox_orch.contract import InputError, Source
 from jukebox_orch_tests.support.deployment import Deployment, checks, failures
 from jukebox_orch_tests.support.projects import Blobs, ShareSplit
 
@@ -73,12 +74,31 @@ def promoted(result: dg.ExecuteInProcessResult) -> dg.AssetCheckEvaluation:
     return checks(result)["registered_model:promoted"]
 
 
+def tag_of(place: Deployment, number: str) -> str:
+    return place.client().get_model_version("charts", number).tags["promotion"]
+
+
 def observed(place: Deployment, run_id: str) -> list[dict[str, Any]]:
     events = place.events(dg.DagsterEventType.ASSET_OBSERVATION, run_id)
     return [
         {name: value.value for name, value in event.asset_observation_data.asset_observation.metadata.items()}
         for event in events
     ]
+
+
+def check_stays_challenger(
+    place: Deployment, result: dg.ExecuteInProcessResult, number: str, reason: str
+) -> None:
+    """Check that check, log and MLflow say why the version stays challenger, and how to promote it."""
+    check = promoted(result)
+    assert not check.passed
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    text = check.description or ""
+    assert reason in text
+    assert f"run the job charts_promote with version: '{number}', model_name: charts and a reason" in text
+    assert reason in tag_of(place, number)
+    assert "run the job charts_promote" in tag_of(place, number)
+    assert reason in (checks(result)["evaluation:not_worse_than_champion"].description or "")
 
 
 def test_only_comparable_versions_replace_champion(place: Deployment, data: Path) -> None:
@@ -124,14 +144,7 @@ def test_only_comparable_versions_replace_champion(place: Deployment, data: Path
         (other, "2", f"this model has dataset '{data / 'other'}' instead of '{data / 'good'}'"),
         (split, "3", "this model has split 'by_row' instead of 'random'"),
     ):
-        check = promoted(result)
-        assert not check.passed
-        assert check.severity == dg.AssetCheckSeverity.WARN
-        text = check.description or ""
-        assert reason in text
-        assert f"run the job charts_promote with version: '{number}', model_name: charts and a reason" in text
-        assert reason in place.client().get_model_version("charts", number).tags["promotion"]
-        assert reason in (checks(result)["evaluation:not_worse_than_champion"].description or "")
+        check_stays_challenger(place, result, number, reason)
     assert champion(place, "charts")[0] == all_on_1 | {"challenger": "3"}
 
     # A person promotes the version of the other split, and goes back.
@@ -146,14 +159,45 @@ def test_only_comparable_versions_replace_champion(place: Deployment, data: Path
         "1",
         "we split by row now",
     )
+    assert tag_of(place, "3").startswith("became champion: we split by row now (me, dagster run ")
+    assert tag_of(place, "1").startswith("was champion until version 3 replaced it by a promotion")
     back = place.run("rollback", project=Charts(), reason="it was worse")
     assert back.success, failures(back)
     assert champion(place, "charts")[0] == {"challenger": "3", "champion": "1", "staging": "1"}
+    assert tag_of(place, "3").startswith("was champion until version 1 replaced it by a rollback")
+    assert tag_of(place, "1").startswith("became champion: it was worse")
 
     # The same dataset and split: compared, and promoted by itself.
     better = train(place, data / "good", seed=6)
     assert promoted(better).passed
     assert champion(place, "charts")[0] == {"challenger": "4", "champion": "4", "staging": "4"}
+
+
+def test_configured_dataset_name_is_for_configured_source_only(place: Deployment, data: Path) -> None:
+    defaults = {"source": {"location": str(data / "good" / "rows.csv")}, "dataset_name": "of the team"}
+    graph = TrainingGraph(Charts(), defaults=defaults)
+    settings = graph.settings_type
+    assert graph.dataset_name(settings()) == "of the team"
+    assert graph.dataset_name(settings(dataset_name="mine")) == "mine"
+    other = settings(source={"location": str(data / "other" / "rows.csv")})
+    assert graph.dataset_name(other) == ""
+    with pytest.raises(InputError, match="dataset_name = 'sample'"):
+        TrainingGraph(Charts(), defaults={"dataset_name": "sample"}).settings_type  # noqa: B018
+
+
+def test_same_model_under_another_dataset_name_says_what_it_keeps(place: Deployment, data: Path) -> None:
+    first = train(place, data / "good", model_name="renamed", seed=1)
+    assert promoted(first).passed
+    again = train(place, data / "good", model_name="renamed", seed=1, dataset_name="charts")
+    check = promoted(again)
+    assert check.passed
+    assert f"this run has dataset 'charts' instead of '{data / 'good'}'" in (check.description or "")
+    assert (
+        place.client()
+        .get_model_version("renamed", "1")
+        .tags["promotion"]
+        .startswith("became champion: first")
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,6 +207,14 @@ def test_only_comparable_versions_replace_champion(place: Deployment, data: Path
         ({"base_model_name": "charts/1"}, "base_model_name = 'charts/1': the run has no source"),
         ({"dataset_name": "mine"}, "dataset_name = 'mine': the run has no source"),
         ({"dataset_name": "sample"}, "dataset_name = 'sample': Value error, this name is reserved"),
+        (
+            {"source": {"location": "/data"}, "dataset_name": "https://u:pw@host/charts?sig=x"},
+            "a name is stored in many places, and this URL has a user, password or query; leave them out",
+        ),
+        (
+            {"source": {"location": "/data"}, "dataset_name": "a\nb"},
+            "use printable characters on one line, no blank at either end",
+        ),
         (
             {"source": {"location": "/data"}, "model_name": "x-sample"},
             "model_name = 'x-sample': names that end in -sample are for the embedded sample",

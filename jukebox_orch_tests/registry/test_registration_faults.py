@@ -79,7 +79,7 @@ def test_killed_registration_leaves_no_alias_and_next_run_succeeds(point: str, c
     assert deployment.aliases(model) == {"challenger": "1", "champion": "1", "staging": "1"}
     verify(mlflow, store, model, "1")
     entry = Path(store.entry(model, "1").path)
-    assert {p.name for p in entry.iterdir()} == {"model.onnx", "example.json", "README.md"}
+    assert {p.name for p in entry.iterdir()} == {"model.onnx", "example.json", "labels.json", "README.md"}
 
 
 @pytest.mark.crash

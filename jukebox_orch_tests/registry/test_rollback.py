@@ -57,7 +57,7 @@ def test_rollback_job_moves_aliases_and_records_reason(ready: Deployment):
     [
         ({}, 'Missing required config entry "reason" at the root'),
         ({"reason": ""}, "run config of blobs_rollback: reason = ''"),
-        ({"reason": "  .  "}, "run config of blobs_rollback: reason = '  .  '"),
+        ({"reason": "  .  "}, "reason = '  .  ': Value error, say why in at least 3 characters"),
         ({"reason": "test", "model_name": "../x"}, "run config of blobs_rollback: model_name = '../x'"),
     ],
     ids=str,
@@ -171,11 +171,14 @@ def moved(change: ChampionChange) -> tuple[str, str]:
     return change.before["champion"], change.version
 
 
-@pytest.mark.parametrize("where", ["store", "registry", "example"])
+@pytest.mark.parametrize("where", ["store", "registry", "example", "labels"])
 def test_rollback_to_tampered_version_is_refused(where: str, ready: Deployment):
     entry = Path(ready.store().entry("blobs", "2").path)
     if where == "store":
         (entry / "model.onnx").write_bytes(b"other")
+    elif where == "labels":
+        labels = json.loads((entry / "labels.json").read_text())
+        (entry / "labels.json").write_text(json.dumps(labels[::-1]))
     elif where == "registry":
         uri = ready.client().get_model_version_download_uri("blobs", "2")
         (Path(uri.removeprefix("file://")) / "model.onnx").write_bytes(b"other")

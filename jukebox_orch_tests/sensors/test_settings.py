@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from jukebox_orch import deployment
+from jukebox_orch.assets import build_training_graph
 from jukebox_orch.contract import InputError
 from jukebox_orch.project_settings import ProjectSettings, load_project_settings
 from jukebox_orch.projects.jukebox import Jukebox
@@ -71,6 +73,21 @@ def test_unknown_project_error_lists_installed_projects(tmp_path):
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "jukebox: 3\n"])
 def test_file_with_invalid_structure_is_refused(tmp_path, text):
     refusal(tmp_path, text)
+
+
+def test_key_that_occurs_twice_is_refused(tmp_path):
+    assert "source occurs more than once: keep one" in refusal(
+        tmp_path, GOOD + "  source: {location: /other}\n"
+    )
+
+
+def test_bad_default_names_projects_file(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("JUKEBOX_ORCH_PROJECTS", "/etc/projects.yaml")
+    with (
+        pytest.raises(InputError, match=r"projects file /etc/projects.yaml: jukebox: defaults of gates"),
+        deployment.naming_projects_file(),
+    ):
+        build_training_graph(Jukebox(), defaults={"gates": {"metric_flor": 1}})
 
 
 def test_missing_file_is_named(tmp_path):
@@ -157,9 +174,9 @@ def test_alerts_without_matcher_are_refused():
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
-        ('{cron: "61 3 * * *"}', "invalid cron schedule '61 3 * * *'"),
-        ('{cron: "every night"}', "invalid cron schedule 'every night'"),
-        ('{cron: "0 3 * * *", timezone: Mars/Base}', "Invalid execution timezone Mars/Base"),
+        ('{cron: "61 3 * * *"}', "cron = '61 3 * * *': use five fields in their ranges"),
+        ('{cron: "every night"}', "cron = 'every night': use five fields in their ranges"),
+        ('{cron: "0 3 * * *", timezone: Mars/Base}', "timezone = 'Mars/Base': use a name of the tz database"),
         ("{timezone: UTC}", "Field required"),
     ],
 )

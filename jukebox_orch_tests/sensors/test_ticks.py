@@ -114,6 +114,17 @@ def test_cursor_with_other_state_is_reported(instance, tmp_path):
     assert "the state in the cursor is invalid" in sensor.reason()
 
 
+def test_runs_have_dataset_name_of_deployment(instance, tmp_path):
+    for name in ("", "charts"):
+        folder = tmp_path / (name or "none")
+        folder.mkdir()
+        sensor = data_sensor(instance, folder, dataset_name=name)
+        (folder / "landing" / "a.csv").write_text(f"data {name}")
+        (request,) = sensor.tick().run_requests or []
+        assert request.run_config["source"]["location"] == f"{folder / 'landing'}/"
+        assert request.run_config.get("dataset_name", "") == name
+
+
 def test_run_without_saved_cursor_is_not_repeated(instance, tmp_path):
     """Dagster drops an interrupted tick after a day. Its run may exist, and there may be more files."""
     sensor = data_sensor(instance, tmp_path)

@@ -88,7 +88,11 @@ def registration(
     }
 
     def files(number: str) -> Mapping[str, bytes]:
-        return {"example.json": json.dumps(example).encode(), "README.md": f"version {number}".encode()}
+        return {
+            "example.json": json.dumps(example).encode(),
+            "labels.json": json.dumps(list(predictor.labels)).encode(),
+            "README.md": f"version {number}".encode(),
+        }
 
     return RegistrationRequest(
         model_name=name,

@@ -22,13 +22,16 @@ def training():
 class Sensor:
     """One sensor of a project, evaluated directly. Each tick gets the cursor of the previous one, as in the daemon."""
 
-    def __init__(self, instance: dg.DagsterInstance, folder: Path, kind: str, **settings: Any):
+    def __init__(
+        self, instance: dg.DagsterInstance, folder: Path, kind: str, dataset_name: str = "", **settings: Any
+    ):
         sensors = build_sensors(
             "p",
             training,
             Triggers.model_validate({kind: settings} if settings else {}),
             deployed=lambda: DeployedCode(None, None),
             state_root=str(folder / "state"),
+            dataset_name=dataset_name,
         )
         (self.definition,) = [sensor for sensor in sensors if sensor.name == f"p_{kind}"]
         self.cursor: str | None = None

@@ -27,8 +27,10 @@ RECENT_RUNS, RECENT_FILES = 200, 50_000
 It is the newest run, or among the newest if runs were repeated. Fewer are checked when each names many files."""
 
 
-def new_data_tick(trigger: NewDataTrigger, job_name: str, state_root: str) -> Evaluate:
-    """Return the tick that finds new files."""
+def new_data_tick(
+    trigger: NewDataTrigger, job_name: str, state_root: str, dataset_name: str = ""
+) -> Evaluate:
+    """Return the tick that finds new files; its runs name the data `dataset_name`, if it is given."""
     codec = CursorCodec(EVENT, trigger.location, state_root)
     limits = Limits(**trigger.model_dump(include=set(Limits.__dataclass_fields__)))
 
@@ -52,6 +54,12 @@ def new_data_tick(trigger: NewDataTrigger, job_name: str, state_root: str) -> Ev
             limits=limits,
             started=recent,
         )
+        if dataset_name:
+            named = [
+                replace(request, run_config={**request.run_config, "dataset_name": dataset_name})
+                for request in decision.requests
+            ]
+            decision = replace(decision, requests=named)
         after = decision.state
         head = {"sweep": after.sweep}
         if context.cursor and known and replace(after, sweep=known.sweep) == known:
