@@ -26,7 +26,7 @@ def decode(where: str, content: bytes, convert: bool) -> np.ndarray:
 
     Args:
         where: name of the file in messages.
-        convert: resize other sizes (bilinear) and convert grey, palette and transparent images to RGB.
+        convert: resize other sizes (bilinear) and convert other modes to RGB; transparent pixels show white.
 
     Raises:
         InputError: not an image, damaged, or of another size or mode while `convert` is off.
@@ -40,7 +40,7 @@ def decode(where: str, content: bytes, convert: bool) -> np.ndarray:
             _check_header(where, image, convert)
             image.load()
             if convert:
-                image = ImageOps.exif_transpose(image).convert("RGB")  # noqa: PLW2901 - same image
+                image = _over_white(ImageOps.exif_transpose(image)).convert("RGB")  # noqa: PLW2901 - same image
                 image = image.resize((32, 32), Image.Resampling.BILINEAR)  # noqa: PLW2901
             return np.asarray(image)
     except UnidentifiedImageError as error:
@@ -51,6 +51,18 @@ def decode(where: str, content: bytes, convert: bool) -> np.ndarray:
         raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
         raise InputError(f"{where}: the image is damaged or truncated: {error}") from error
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Return an opaque image: a transparent one composited over white, as on a page; others unchanged."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image
+    page = Image.new("RGB", image.size, "white")
+    visible = image.convert("RGBA")
+    page.paste(visible, mask=visible)
+    return page
 
 
 def _check_header(where: str, image: Image.Image, convert: bool) -> None:
