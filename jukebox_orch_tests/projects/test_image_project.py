@@ -182,7 +182,7 @@ def trained() -> SimpleNamespace:
         project, StoredFeatures(features, "", {}), ImageHyperparameters(), 0, lambda line: None
     )
     cpu_seconds = time.process_time() - started
-    prediction = predict(model.keras_model, features.test.x)
+    prediction = predict(model.keras_model, features.arrays(features.test))
     onnx = export(project, model, features)
     return SimpleNamespace(
         features=features, model=model, prediction=prediction, onnx=onnx, cpu_seconds=cpu_seconds
@@ -206,7 +206,8 @@ class TestTrained:
 
     def test_exported_model_has_no_augmentation(self, trained: SimpleNamespace) -> None:
         predictor = OnnxPredictor(trained.onnx.content)
-        first, second = (predictor.predict(trained.features.test.x[:64]) for _ in range(2))
+        raw = trained.features.raw(trained.features.test, slice(64))
+        first, second = (predictor.predict(raw) for _ in range(2))
         np.testing.assert_array_equal(first, second)
 
     def test_mistakes_are_sorted_by_confidence(self, trained: SimpleNamespace) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from jukebox_orch.contract import Dataset, Finding, InputError, Validation, split_by_share
 from jukebox_orch.contract.memmap import iter_chunks
-from jukebox_orch.projects.image_processor.spool import CHUNK, SHAPE
+from jukebox_orch.projects.image_processor.shapes import CHANNELS, images_per_chunk
 
 _SMALLEST_CLASS = 3
 
@@ -22,11 +22,12 @@ def validate_images(dataset: Dataset) -> Validation:
         and isinstance(samples, pd.DataFrame)
         and isinstance(classes, pd.DataFrame)
         and images.dtype == np.uint8
-        and images.shape == (len(samples), *SHAPE)
-        and len(images)
+        and images.ndim == 4
+        and images.shape[3] in CHANNELS.values()
+        and len(images) == len(samples) > 0
     ):
         actual = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "missing"
-        message = f"images are {actual}; expected uint8 (n, 32, 32, 3) with n > 0 and n samples"
+        message = f"images are {actual}; expected uint8 (n, height, width, 1 or 3) with n > 0 and n samples"
         return Validation(0, 0, [Finding("images", message, 1, fatal=True)])
     labels, names = samples["label"].to_numpy(), classes["name"].tolist()
     outside = ~_are_classes(labels, len(names))
@@ -103,15 +104,17 @@ def split_rows(
 
 
 def color_statistics(dataset: Dataset) -> pd.DataFrame:
-    """Return per image: label, brightness (mean), contrast (standard deviation), and the mean of each colour."""
+    """Return per image: label, brightness (mean), contrast (standard deviation); of RGB the mean of each colour too."""
     images, samples, _ = tables(dataset)
-    values = np.empty((len(images), 5))
-    for start, chunk in iter_chunks(images, CHUNK):
-        colors = chunk.mean(axis=(1, 2))
-        values[start : start + len(chunk), 0] = colors.mean(axis=1)
+    # The only channel of a grey image is its brightness.
+    channels = ["red", "green", "blue"] if images.shape[3] == CHANNELS["rgb"] else []
+    values = np.empty((len(images), 2 + len(channels)))
+    for start, chunk in iter_chunks(images, images_per_chunk(images.shape[1:])):
+        means = chunk.mean(axis=(1, 2))
+        values[start : start + len(chunk), 0] = means.mean(axis=1)
         values[start : start + len(chunk), 1] = chunk.std(axis=(1, 2, 3))
-        values[start : start + len(chunk), 2:] = colors
-    table = pd.DataFrame(values, columns=["brightness", "contrast", "red", "green", "blue"])
+        values[start : start + len(chunk), 2:] = means[:, : len(channels)]
+    table = pd.DataFrame(values, columns=["brightness", "contrast", *channels])
     return table.assign(label=samples["label"].to_numpy())
 
 
@@ -124,8 +127,8 @@ def _unusable(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     """Return (n,) bool: blank; (n,) bool: same pixels with other label; (n,) uint64: digest of the pixels."""
     blank = np.empty(len(images), bool)
     digests = np.empty(len(images), np.uint64)
-    for start, chunk in iter_chunks(images, CHUNK):
-        flat = np.ascontiguousarray(chunk).reshape(len(chunk), -1, 3)
+    for start, chunk in iter_chunks(images, images_per_chunk(images.shape[1:])):
+        flat = np.ascontiguousarray(chunk).reshape(len(chunk), -1, images.shape[-1])
         blank[start : start + len(chunk)] = (flat == flat[:, :1]).all(axis=(1, 2))
         joined = b"".join(hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in flat)
         digests[start : start + len(chunk)] = np.frombuffer(joined, "<u8")
