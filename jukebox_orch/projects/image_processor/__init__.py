@@ -159,6 +159,12 @@ class ImageProcessor(ModelProject):
         )
 
     @override
+    def split_kind(self, dataset: Dataset, split: ImageSplit) -> str:
+        from jukebox_orch.projects.image_processor.splits import has_published_test
+
+        return "published test images" if has_published_test(dataset, split.published_test) else "by share"
+
+    @override
     def build_model(self, features: Features, hyperparameters: ImageHyperparameters) -> keras.Model:
         import keras
         from keras import layers

@@ -68,6 +68,12 @@ def tables(dataset: Dataset) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
     return np.asanyarray(images), pd.DataFrame(samples), pd.DataFrame(classes)["name"].tolist()
 
 
+def has_published_test(dataset: Dataset, published_test: bool) -> bool:
+    """Return whether the test split is the published test images: the setting is on, and the source marks some."""
+    # A missing mark, which makes the column float, is not a mark.
+    return published_test and bool((tables(dataset)[1]["test"].to_numpy() == 1).any())
+
+
 def split_rows(
     dataset: Dataset, validation_share: float, test_share: float, published_test: bool, seed: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -77,7 +83,7 @@ def split_rows(
     the published test split is left out.
 
     Raises:
-        InputError: a class has too few images for the splits.
+        InputError: a class has too few images for the splits, or no published test image is usable.
     """
     images, samples, names = tables(dataset)
     labels = samples["label"].to_numpy()
@@ -86,19 +92,24 @@ def split_rows(
     known = _are_classes(labels, len(names))
     usable = ~(blank | contradictory) & known
     labels = np.where(known, labels, 0).astype(np.int64)
-    published = np.flatnonzero(usable & (samples["test"].to_numpy() == 1) & published_test)
+    is_published = has_published_test(dataset, published_test)
+    published = np.flatnonzero(usable & (samples["test"].to_numpy() == 1) & is_published)
+    if is_published and not len(published):
+        raise InputError(
+            "none of the published test images can be used; correct them, or set split.published_test: false"
+        )
     rest = np.flatnonzero(usable & ~np.isin(digests, digests[published]))
     if missing := sorted(set(range(len(names))) - set(labels[rest])):
         raise InputError(f"class {names[missing[0]]!r} has no images except the published test images")
     shares = split_by_share(
         digests[rest],
         validation_share,
-        0 if len(published) else test_share,
+        0 if is_published else test_share,
         seed,
         np.asarray(names)[labels[rest]],
     )
     rows = {name: rest[index] for name, index in shares.items()}
-    if len(published):
+    if is_published:
         rows["test"] = published
     return {name: (index, digests[index]) for name, index in rows.items()}
 
