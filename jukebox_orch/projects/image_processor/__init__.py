@@ -43,7 +43,7 @@ class ImageSource(Source):
     color: Literal["rgb", "grey"] = Field(default="rgb", description="Whether images are colour or grey")
     convert: bool = Field(
         default=False,
-        description="Convert image files to this width, height and color; off: others are refused",
+        description="Resize image files to width and height and convert them to color; off: others are refused",
     )
 
     @property

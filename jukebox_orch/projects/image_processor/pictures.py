@@ -29,7 +29,7 @@ def decode(where: str, content: bytes, shape: Shape, convert: bool) -> np.ndarra
 
     Args:
         where: name of the file in messages.
-        convert: resize other sizes (bilinear) and convert other modes to RGB; transparent pixels show white.
+        convert: resize other sizes (bilinear), convert other modes to RGB or grey; transparent pixels become white.
 
     Raises:
         InputError: not an image, damaged, or of another size or mode while `convert` is off.
