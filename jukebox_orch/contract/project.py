@@ -71,8 +71,8 @@ class ModelProject(ABC):
         Must be deterministic in its arguments. `split` is an instance of the project's `split`.
         """
 
-    def split_kind(self, split: Any) -> str:
-        """Return how the test split is chosen; only versions with the same kind of split compete.
+    def split_kind(self, dataset: Dataset, split: Any) -> str:
+        """Return how the test split of `dataset` is chosen; only versions with the same kind of split compete.
 
         Default: the values of the split's text and yes/no settings. Its numbers only set how large the splits are.
         """

@@ -22,4 +22,5 @@ def make_features(
     features = project.build_features(tables, split, seed)
     refuse("build_features()", project, features_problems(project, features))
     profile = drift.profile(project.drift_table(tables))
-    return StoredFeatures(features, dataset_digest, profile, project.split_kind(split), dataset.origin)
+    kind = project.split_kind(tables, split)
+    return StoredFeatures(features, dataset_digest, profile, kind, dataset.origin)
