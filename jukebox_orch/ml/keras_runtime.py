@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # Eigen splits sums by thread. With a fixed number of threads, every machine adds in the same order.
 _THREADS = "2"
 _BLOCK = 1 << 20
+# At most 128 images of 32 x 32 RGB.
+_BATCH_ENTRIES, _BATCH_VALUES = 1024, 128 * 32 * 32 * 3
 
 
 class UnsafeFileError(ValueError):
@@ -176,7 +178,8 @@ def model_input(arrays: Mapping[str, Any]) -> Any:
 
 def scoring_batch(arrays: Mapping[str, np.ndarray]) -> int:
     """Return the number of entries per prediction batch: a convolution needs about 100 times the image's memory."""
-    return 1024 if all(array.ndim == 2 for array in arrays.values()) else 128
+    values = sum(array[:1].size for array in arrays.values())
+    return max(1, min(_BATCH_ENTRIES, _BATCH_VALUES // max(1, values)))
 
 
 def _lambda_layer(config: object) -> str | None:

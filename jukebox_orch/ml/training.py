@@ -20,7 +20,7 @@ from jukebox_orch.ml.onnx_export import try_export
 if TYPE_CHECKING:
     import keras
 
-_SCORED_ENTRIES = 20_000
+_SCORED_ENTRIES, _SCORED_BYTES = 20_000, 256 << 20
 # TensorFlow holds splits up to this size in memory; larger ones are read from their file batch by batch.
 _IN_MEMORY_BYTES = 32 << 20
 
@@ -48,7 +48,7 @@ def train(
     with project_keras(project, seed):
         model, history = _fit(project, features, hyperparameters, seed, log)
         seconds = time.perf_counter() - started
-        train_scores = _score(project, model, features, _sample(features.train))
+        train_scores = _score(project, model, features, _sample(features, features.train))
         validation_scores = _score(project, model, features, features.validation)
     if hyperparameters.refit and all(map(math.isfinite, history["val_loss"])):
         started = time.perf_counter()
@@ -226,11 +226,13 @@ def _progress(keras: Any, epochs: int, label: str, log: Callable[[str], None]) -
     return keras.callbacks.LambdaCallback(on_epoch_end=report)
 
 
-def _sample(split: Split) -> Split:
-    """Return at most 20,000 evenly spaced entries: enough to detect over-fitting, cheap on large splits."""
-    if len(split) <= _SCORED_ENTRIES:
+def _sample(features: Features, split: Split) -> Split:
+    """Return evenly spaced entries of at most 20,000 and 256 MiB: enough to detect over-fitting, cheap if it is large."""
+    entry = sum(array[:1].nbytes for array in features.arrays(split).values())
+    size = min(_SCORED_ENTRIES, max(1, _SCORED_BYTES // max(1, entry)))
+    if len(split) <= size:
         return split
-    index = np.linspace(0, len(split) - 1, _SCORED_ENTRIES).astype(int)
+    index = np.linspace(0, len(split) - 1, size).astype(int)
     x = (
         {name: take_rows(array, index) for name, array in split.x.items()}
         if isinstance(split.x, Mapping)
