@@ -44,8 +44,6 @@ def _conditions(job: dict) -> set[str]:
 
 def test_step_output_stays_in_dagster_after_pod_deletion(cluster: Cluster, dagster: Dagster, trained):
     run_id, _ = trained
-    cluster.run("delete", "jobs", "-l", f"dagster/run-id={run_id}", "--wait=true")
-    wait_until(lambda: not cluster.pods(f"dagster/run-id={run_id}"), 60, "the run's pods to be deleted")
     query = """query($id: ID!) { runOrError(runId: $id) { ... on Run { eventConnection(limit: 1000) { events {
         ... on LogsCapturedEvent { fileKey stepKeys } } } } } }"""
     events = dagster.query(query, id=run_id)["runOrError"]["eventConnection"]["events"]
@@ -53,8 +51,11 @@ def test_step_output_stays_in_dagster_after_pod_deletion(cluster: Cluster, dagst
     assert len(keys) == len(ASSETS)
     logs = """query($key: [String!]!) { capturedLogs(logKey: $key) { stdout stderr } }"""
     key = [run_id, "compute_logs", keys["jukebox__trained_model"]]
-    captured = dagster.query(logs, key=key)["capturedLogs"]
-    assert f"jukebox-{run_id[:8]}" in (captured["stdout"] or "") + (captured["stderr"] or "")
+    before = dagster.query(logs, key=key)["capturedLogs"]
+    assert (before["stdout"] or "") + (before["stderr"] or "")
+    cluster.run("delete", "jobs", "-l", f"dagster/run-id={run_id}", "--wait=true")
+    wait_until(lambda: not cluster.pods(f"dagster/run-id={run_id}"), 60, "the run's pods to be deleted")
+    assert dagster.query(logs, key=key)["capturedLogs"] == before
 
 
 def test_run_api_starts_one_run_per_key(cluster: Cluster, dagster: Dagster):
