@@ -227,7 +227,7 @@ def _progress(keras: Any, epochs: int, label: str, log: Callable[[str], None]) -
 
 
 def _sample(features: Features, split: Split) -> Split:
-    """Return evenly spaced entries of at most 20,000 and 256 MiB: enough to detect over-fitting, cheap if it is large."""
+    """Return evenly spaced entries, at most 20,000 and 256 MiB: enough to detect over-fitting, cheap on large data."""
     entry = sum(array[:1].nbytes for array in features.arrays(split).values())
     size = min(_SCORED_ENTRIES, max(1, _SCORED_BYTES // max(1, entry)))
     if len(split) <= size:

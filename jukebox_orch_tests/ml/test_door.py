@@ -270,8 +270,8 @@ def test_run_with_bad_features_stops_at_once_and_registers_nothing(migrated: Pat
     del migrated
 
     class BadLabels(Blobs):
-        def build_features(self, *arguments: Any) -> Features:
-            return replace(super().build_features(*arguments), labels=("red", "red", "blue"))
+        def build_features(self, dataset: Any, split: Any, seed: int) -> Features:
+            return replace(super().build_features(dataset, split, seed), labels=("red", "red", "blue"))
 
     deployment = Deployment(tmp_path)
     result = deployment.run(project=BadLabels())

@@ -53,7 +53,7 @@ def test_model_normalises_raw_inputs():
     model = trained(project, epochs=30)
     features = feature_set(project).features
     x = features.arrays(features.test)
-    assert abs(x.mean()) > 10
+    assert abs(features.test.x.mean()) > 10
     assert predict(model.keras_model, x).std() > 50
     assert model.keras_model.get_layer("normalization")
 

@@ -101,7 +101,8 @@ def test_logged_keras_model_has_signature_and_pinned_requirements(finished):
     assert info.signature.inputs.numpy_types() == [np.dtype("float32")]
     loaded = load_model(info.model_uri, load_model_kwargs={"safe_mode": True})
     assert isinstance(loaded, keras.Model)
-    x = np.asarray(deployment.value("blobs/features").features.test.x)
+    features = deployment.value("blobs/features").features
+    x = features.arrays(features.test)
     ours = predict(deployment.value("blobs/trained_model").keras_model, x)
     np.testing.assert_array_equal(predict(loaded, x), ours)
     folder = Path(download_artifacts(info.model_uri))

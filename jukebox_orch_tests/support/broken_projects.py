@@ -232,7 +232,7 @@ class OneWeightForAll(_ChangesFeatures):
 @caught_by("test_features_have_valid_shapes_and_types", "scale has zeros")
 class ZeroScale(_ChangesFeatures):
     def change(self, features: Features) -> Features:
-        zero = Normalization("standard", features.normalization.offset, np.zeros(3))
+        zero = Normalization("standard", np.zeros(3), np.zeros(3))
         return replace(features, normalization=zero)
 
 

@@ -35,8 +35,8 @@ ROWS = 600
 class Generated(ModelProject):
     """Data from a fixed seed; subclasses say which."""
 
-    tables: Mapping[str, Any] = {"rows": ()}
-    rules: Mapping[str, str] = {"rows": "There are rows."}
+    tables = {"rows": ()}
+    rules = {"rows": "There are rows."}
     source = GeneratedSource
     split = ShareSplit
     hyperparameters = ShortTraining
@@ -91,11 +91,12 @@ class Orders(Generated):
             "numbers": numbers,
         }
         y = table["returned"].to_numpy(np.int64)
+        splits: dict[str, Any] = {
+            name: Split.of_rows({block: values[rows] for block, values in x.items()}, y[rows], rows)
+            for name, rows in parts.items()
+        }
         return Features(
-            **{
-                name: Split.of_rows({block: values[rows] for block, values in x.items()}, y[rows], rows)
-                for name, rows in parts.items()
-            },
+            **splits,
             inputs=(
                 country,
                 product,
@@ -181,11 +182,12 @@ class Pairs(Generated):
         scaled = (numbers - numbers.mean(0)) / numbers.std(0)
         y = np.stack([scaled.sum(1) + bright, scaled[:, 0] - bright], 1).astype(np.float32)
         train = parts["train"]
+        splits: dict[str, Any] = {
+            name: Split.of_rows({"image": image[rows], "numbers": numbers[rows]}, y[rows], rows)
+            for name, rows in parts.items()
+        }
         return Features(
-            **{
-                name: Split.of_rows({"image": image[rows], "numbers": numbers[rows]}, y[rows], rows)
-                for name, rows in parts.items()
-            },
+            **splits,
             inputs=(
                 Tensor("image", Normalization.standard(image[train], axis=-1)),
                 Columns("numbers", ("x", "y"), Normalization.standard(numbers[train])),
@@ -229,7 +231,7 @@ class Windows(Generated):
         x = np.lib.stride_tricks.sliding_window_view(values, 8)[:-1, :, None].copy()
         y, times = values[8:], np.arange(8, len(values))
         parts = split_by_time(times, split.validation_share, split.test_share, gap=8)
-        splits = {
+        splits: dict[str, Any] = {
             name: Split(
                 x[rows], y[rows], np.ones(len(rows), np.float32), times[rows].astype("U"), times=times[rows]
             )
