@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,6 +172,24 @@ def test_only_comparable_versions_replace_champion(place: Deployment, data: Path
     better = train(place, data / "good", seed=6)
     assert promoted(better).passed
     assert champion(place, "charts")[0] == {"challenger": "4", "champion": "4", "staging": "4"}
+
+
+def test_two_runs_of_different_datasets_at_once_do_not_mix(place: Deployment, data: Path) -> None:
+    def execute(name: str, seed: int) -> str:
+        source = {"location": str(data / name / "rows.csv")}
+        config = {**QUICK, "source": source, "seed": seed, "model_name": "at-once"}
+        done = place.execute("blobs_training", config)
+        assert done.returncode == 0, done.stderr[-3_000:]
+        return str(data / name)
+
+    with ThreadPoolExecutor(2) as pool:
+        names = set(pool.map(execute, ("good", "other"), (1, 2)))
+    versions = {str(v.version): v.tags for v in place.client().search_model_versions("name = 'at-once'")}
+    assert {tags["dataset_name"] for tags in versions.values()} == names
+    number = champion(place, "at-once")[0]["champion"]
+    (other,) = versions.keys() - {number}
+    assert versions[number]["promotion"].startswith("became champion: first version")
+    assert versions[other]["promotion"].startswith("stays challenger: unlike champion version")
 
 
 def test_configured_dataset_name_is_for_configured_source_only(place: Deployment, data: Path) -> None:

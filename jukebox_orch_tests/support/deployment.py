@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 import pytest
@@ -138,7 +139,7 @@ class Deployment:
         empty.mkdir(exist_ok=True)
         arguments = ["-m", module, "-j", job]
         if config:
-            file = self.folder / "config.yaml"
+            file = self.folder / f"config-{uuid4()}.yaml"
             file.write_text(yaml.safe_dump(dict(config)))
             arguments += ["-c", str(file)]
         result = subprocess.run(
