@@ -10,8 +10,6 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
-
 from jukebox_orch.ml.artifact_formats import format_of
 from jukebox_orch.ml.artifacts import SourcedDataset
 from jukebox_orch.ml.evaluation import evaluate
@@ -55,11 +53,10 @@ def main() -> None:
     tracking.log_evaluation(mlflow, run_id, report.test.metrics, {}, {})
     onnx = export(project, model, features.features)
     predictor = OnnxPredictor(onnx.content)
-    x = np.asarray(features.features.test.x[:2])
-    feed = predictor.feed(x)
+    feed = features.features.raw(features.features.test, slice(2))
     example = {
         "inputs": {name: value.tolist() for name, value in feed.items()},
-        "outputs": {"probabilities": predictor.predict(x).tolist()},
+        "outputs": {"probabilities": predictor.predict(feed).tolist()},
     }
     added = add_version(
         mlflow,

@@ -1,7 +1,9 @@
 """The command `jukebox-orch`: shows the results of a model project and creates new projects."""
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -34,16 +36,28 @@ def new(
         str, typer.Argument(help="Lower-case letters, digits and underscores, for example acme_iris")
     ],
     folder: Annotated[Path, typer.Option(help="Folder in which the project's folder is created")] = Path(),
+    kind: Annotated[
+        Literal["table", "regression", "text", "image"],
+        typer.Option(
+            help="table: classes of rows; regression: a number for each row; text, image: their classes"
+        ),
+    ] = "table",
 ) -> None:
     """Create a model project that trains unchanged, as a starting point."""
     from jukebox_orch.skeleton import write_project
 
     try:
-        target = write_project(name, folder)
+        target = write_project(name, folder, kind)
     except InputError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(2) from None
-    typer.echo(f"{target} is ready. Next: uv pip install -e {target}, then read {target / 'README.md'}")
+    python = shlex.quote(sys.executable)
+    typer.echo(
+        f"{target} is ready. Next:\n"
+        f"  {python} -m uv pip install -e {shlex.quote(str(target))}\n"
+        f"  {python} -m pytest --pyargs jukebox_orch.testing.suite --project {name}\n"
+        f"then read {target / 'README.md'}"
+    )
 
 
 @app.callback()

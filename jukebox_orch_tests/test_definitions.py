@@ -113,6 +113,7 @@ GRAPH = {
             "normalised": True,
             "fitted_on_train": True,
             "no_overlap": True,
+            "time_order": True,
             "class_balance": False,
         },
     ),

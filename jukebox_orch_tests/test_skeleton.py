@@ -13,14 +13,14 @@ from typer.testing import CliRunner
 
 from jukebox_orch.cli import app
 from jukebox_orch.contract import InputError
-from jukebox_orch.skeleton import write_project
+from jukebox_orch.skeleton import KINDS, write_project
 from jukebox_orch_tests.support.installed import install
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=KINDS)
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new project that processes with its folder on their import path see as installed."""
-    target = write_project("acme_things", tmp_path_factory.mktemp("new"))
+    target = write_project("acme_things", tmp_path_factory.mktemp("new"), request.param)
     metadata = tomllib.loads((target / "pyproject.toml").read_text())["project"]
     install(target, metadata["name"], metadata["entry-points"])
     return target
@@ -75,6 +75,12 @@ def test_new_project_trains_and_registers_model(project: Path) -> None:
     done = run(project, "dagster", "job", "execute", *job)
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(list((project / "home" / "models" / "acme_things-sample").rglob("model.onnx"))) == 1
+
+
+@pytest.mark.parametrize("name", ["keras", "json", "jukebox_orch", "numpy"])
+def test_name_of_installed_package_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"'{name}' is the name of an installed package"):
+        write_project(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["Acme", "1st", "acme-things", "class", "", "../x", "a" * 41])

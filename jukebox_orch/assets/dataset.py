@@ -130,12 +130,14 @@ def dataset_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
     @graph.asset(NODE, CHECKS)
     def dataset(context: dg.AssetExecutionContext, model_store: ModelStore):
         from jukebox_orch.ml.artifact_formats import format_of
+        from jukebox_orch.ml.door import dataset_problems, refuse
 
         settings = graph.settings(NODE, context)
         refuse_mixed_data(settings)
         origin = origin_of(settings.source, graph.dataset_name(settings))
         name = graph.model_name(settings, origin.sample)
         tables = graph.project.load(settings.source)
+        refuse("load()", graph.project, dataset_problems(graph.project, tables))
         latest = model_store.latest(name)
         profile = model_store.side_file(name, latest, "profile.json") if latest else None
         loaded = LoadedData(tables, origin, name, latest, profile, settings.gates.drift_warn)

@@ -36,7 +36,6 @@ NODE = AssetNode(
     settings=("gates", "model_name", "base_model_name"),
     tracked=True,
 )
-_WORST_CLASSES = 10
 _ILLEGAL_IN_MLFLOW = re.compile(r"[^\w.-]")
 
 
@@ -71,13 +70,13 @@ def _not_worse_than_champion(project: ModelProject, report: EvaluationReport) ->
     )
 
 
-def _class_collapse(project: ModelProject, report: EvaluationReport) -> Outcome:
+def _variety(project: ModelProject, report: EvaluationReport) -> Outcome:
     collapsed = report.collapsed
-    text = f"never predicted: {', '.join(collapsed[:10])}" if collapsed else "every class is predicted"
+    text = f"never predicted: {', '.join(collapsed[:10])}" if collapsed else project.task.variety.passed
     return Outcome(not collapsed, len(collapsed), 0, text)
 
 
-CHECKS = (
+_CHECKS = (
     Check("metric_floor", "The primary metric on the test split reaches gates.metric_floor.", _metric_floor),
     Check(
         "not_worse_than_champion",
@@ -85,20 +84,22 @@ CHECKS = (
         "without either, than the task's baseline.",
         _not_worse_than_champion,
     ),
-    Check(
-        "class_collapse",
-        "Every class in the test split is predicted at least once.",
-        _class_collapse,
-        blocking=False,
-    ),
 )
+
+
+def checks(project: ModelProject) -> tuple[Check, ...]:
+    """Return the checks of the project's evaluation; the last has the words of its task."""
+    words = project.task.variety
+    return (*_CHECKS, Check(words.name, words.requires, _variety, blocking=False))
 
 
 def evaluation_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
     """Define the asset and its checks."""
     project = graph.project
 
-    @graph.asset(NODE, CHECKS)
+    rules = checks(project)
+
+    @graph.asset(NODE, rules)
     def evaluation(
         context: dg.AssetExecutionContext,
         trained_model: TrainedModel,
@@ -133,7 +134,7 @@ def evaluation_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
             raise InputError(
                 f"base_model_name = {settings.base_model_name!r}: cannot be compared: {report.champion_problem}"
             )
-        results = check_results(project, CHECKS, report)
+        results = check_results(project, rules, report)
         plots = _figures(project, report, features, prediction)
         run_id = mlflow_run(context, mlflow, graph.name, (origin, features.dataset_digest), code)
         tracking.log_evaluation(
@@ -147,7 +148,7 @@ def evaluation_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
                 "comparison": table(_comparison(report)),
                 "mlflow run": dg.MetadataValue.url(mlflow.url(graph.name, run_id)),
                 **{name: image(png, name) for name, png in plots.items()},
-                **_tables(report),
+                **_tables(project, report),
             },
             check_results=results,
         )
@@ -192,15 +193,10 @@ def _comparison(report: EvaluationReport) -> list[dict[str, Any]]:
     return rows
 
 
-def _tables(report: EvaluationReport) -> dict[str, Any]:
-    tables: dict[str, Any] = {}
-    if "per_class" in report.details:
-        worst = sorted(report.details["per_class"], key=lambda row: row["f1"])
-        tables["weakest classes"] = table(worst[:_WORST_CLASSES])
-        tables["confusion_matrix"] = dg.MetadataValue.json(report.details["confusion_matrix"])
-    if "residuals" in report.details:
-        tables["residuals"] = table(report.details["residuals"])
-    return tables
+def _tables(project: ModelProject, report: EvaluationReport) -> dict[str, Any]:
+    tables: dict[str, Any] = {name: table(rows) for name, rows in project.task.tables(report.details).items()}
+    matrices = {name: value for name, value in report.details.items() if isinstance(value, dict)}
+    return tables | {name: dg.MetadataValue.json(value) for name, value in matrices.items()}
 
 
 def _figures(
@@ -210,9 +206,5 @@ def _figures(
     from jukebox_orch.assets import figures
 
     plots = dict(project.figures(features.features, prediction))
-    if "confusion_matrix" in report.details:
-        plots["confusion matrix plot"] = figures.confusion_matrix(**report.details["confusion_matrix"])
-        plots["calibration"] = figures.calibration(report.details["calibration"])
-    else:
-        plots["predictions"] = figures.predictions(features.features.test.y, prediction)
+    plots |= project.task.figures(features.features.test, prediction, report.details)
     return {name: figures.png(figure) for name, figure in plots.items()}

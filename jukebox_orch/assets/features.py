@@ -7,7 +7,15 @@ import dagster as dg
 from jukebox_orch.assets.check_builder import Check, Outcome, check_results
 from jukebox_orch.assets.metadata import image
 from jukebox_orch.assets.training_graph import AssetNode, TrainingGraph
-from jukebox_orch.contract import Features, InputError, ModelProject
+from jukebox_orch.contract import (
+    Categories,
+    Columns,
+    Features,
+    InputError,
+    ModelProject,
+    Normalization,
+    Tensor,
+)
 from jukebox_orch.ml.artifacts import DataOrigin, SourcedDataset, StoredFeatures
 from jukebox_orch.storage.artifact_store import ArtifactStore
 
@@ -25,6 +33,7 @@ NODE = AssetNode(
 )
 _NORMALIZATION_TOLERANCE = 1e-3
 _RAREST_SHARE = 1e-3
+_NOTHING_FITTED = Outcome(True, 0.0, 0.0, "the network gets the raw values")
 
 
 def _finite(project: ModelProject, features: Features) -> Outcome:
@@ -33,7 +42,7 @@ def _finite(project: ModelProject, features: Features) -> Outcome:
     counts = {
         f"{name}.{field}": int((~np.isfinite(array)).sum())
         for name, split in features.splits.items()
-        for field, array in (("x", split.x), ("y", split.y), ("weight", split.weight))
+        for field, array in (*features.arrays(split).items(), ("y", split.y), ("weight", split.weight))
         if np.issubdtype(array.dtype, np.floating)
     }
     bad = {name: count for name, count in counts.items() if count}
@@ -42,15 +51,22 @@ def _finite(project: ModelProject, features: Features) -> Outcome:
 
 
 def _normalised(project: ModelProject, features: Features) -> Outcome:
+    outcomes = [_block_normalised(constants, x) for _, constants, x in _constants(features)]
+    # The worst block speaks for all.
+    return min(outcomes, key=lambda outcome: (outcome.passed, -float(outcome.value)), default=_NOTHING_FITTED)
+
+
+def _block_normalised(constants: Normalization, x: "np.ndarray") -> Outcome:
     import numpy as np
 
-    x = features.normalization.apply(_head(features.train.x, features))
-    if features.normalization.kind == "unit":
-        excess = float(max(0.0, -x.min(), x.max() - 1))
+    if constants.kind == "unit":
+        # A sample: the range is fixed, and all rows of a large array take long.
+        scaled = constants.apply(x[:10_000])
+        excess = float(max(0.0, -scaled.min(), scaled.max() - 1))
         return Outcome(excess == 0, excess, 0.0, f"values reach {excess:.3g} beyond 0..1")
-    mean, deviation = np.abs(x.mean(axis=0, dtype=np.float64)), x.std(axis=0, dtype=np.float64)
-    constant = deviation < _NORMALIZATION_TOLERANCE
-    distance = float(np.maximum(mean, np.where(constant, 0, np.abs(deviation - 1))).max())
+    mean, deviation, constant = Normalization.statistics(x, constants.axis)
+    shift, spread = abs(mean - constants.offset) / constants.scale, deviation / constants.scale
+    distance = float(np.maximum(shift, np.where(constant, 0, abs(spread - 1))).max())
     return Outcome(
         distance <= _NORMALIZATION_TOLERANCE,
         distance,
@@ -61,17 +77,27 @@ def _normalised(project: ModelProject, features: Features) -> Outcome:
 
 
 def _fitted_on_train(project: ModelProject, features: Features) -> Outcome:
-    if features.normalization.kind == "unit":
-        return Outcome(True, 0.0, 0.0, "the range is fixed, nothing was fitted")
-    fitted = type(features.normalization).standard(features.train.x)
-    distance = float(
-        max(
-            abs((features.normalization.offset - fitted.offset) / fitted.scale).max(),
-            abs(features.normalization.scale / fitted.scale - 1).max(),
-        )
-    )
+    distances = [0.0]
+    for _, constants, x in _constants(features):
+        if constants.kind == "standard":
+            fitted = constants.standard(x, constants.axis)
+            distances += [
+                float(abs((constants.offset - fitted.offset) / fitted.scale).max()),
+                float(abs(constants.scale / fitted.scale - 1).max()),
+            ]
+    never = [
+        f"{block.name}: {value!r}"
+        for block in features.blocks
+        if isinstance(block, Categories)
+        for value in block.never_in(features.arrays(features.train)[block.name])
+    ]
+    distance = max(distances)
     text = f"constants differ from those of the training split by {distance:.2g} of its deviation"
-    return Outcome(distance <= 1e-6, distance, 1e-6, text)
+    if len(distances) == 1:
+        text = "nothing was fitted: ranges are fixed"
+    if never:
+        text = f"known categories that the training split does not have: {', '.join(never[:5])}"
+    return Outcome(distance <= 1e-6 and not never, distance, 1e-6, text)
 
 
 def _no_overlap(project: ModelProject, features: Features) -> Outcome:
@@ -87,15 +113,27 @@ def _no_overlap(project: ModelProject, features: Features) -> Outcome:
     return Outcome(not len(shared), len(shared), 0, text)
 
 
+def _time_order(project: ModelProject, features: Features) -> Outcome:
+    import numpy as np
+
+    times = {name: split.times for name, split in features.splits.items() if split.times is not None}
+    if len(times) < len(features.splits):
+        return Outcome(True, 0, 0, "the split is not one by time: its entries have no times")
+    train, validation, test = times.values()
+    late = int(np.count_nonzero(train >= validation.min())) + int(np.count_nonzero(validation >= test.min()))
+    text = f"train ends {train.max()}, validation begins {validation.min()} and ends {validation.max()}, "
+    return Outcome(not late, late, 0, f"{text}test begins {test.min()}")
+
+
 def _class_balance(project: ModelProject, features: Features) -> Outcome:
     shares = project.task.balance(features)
     rarest = float(shares.to_numpy().min())
     rare = [str(name) for name in shares.index[(shares < _RAREST_SHARE).any(axis=1)]]
-    text = f"below {_RAREST_SHARE:.1%} in some split: {', '.join(rare[:10])}" if rare else "no class is rare"
-    return Outcome(not rare, rarest, _RAREST_SHARE, text)
+    text = f"below {_RAREST_SHARE:.1%} in some split: {', '.join(rare[:10])}"
+    return Outcome(not rare, rarest, _RAREST_SHARE, text if rare else project.task.balance_check.passed)
 
 
-CHECKS = (
+_CHECKS = (
     Check("finite", "No missing or infinite number in any split.", _finite),
     Check(
         "normalised",
@@ -104,14 +142,26 @@ CHECKS = (
     ),
     Check("fitted_on_train", "The constants were computed from the training split only.", _fitted_on_train),
     Check("no_overlap", "No two splits share a split key.", _no_overlap),
-    Check("class_balance", "Every class is frequent enough in every split.", _class_balance, blocking=False),
+    Check(
+        "time_order",
+        "In a split by time, every entry is older than those of the next split.",
+        _time_order,
+    ),
 )
+
+
+def checks(project: ModelProject) -> tuple[Check, ...]:
+    """Return the checks of the project's features; the last has the words of its task."""
+    words = project.task.balance_check
+    return (*_CHECKS, Check(words.name, words.requires, _class_balance, blocking=False))
 
 
 def features_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
     """Define the asset and its checks."""
 
-    @graph.asset(NODE, CHECKS)
+    rules = checks(graph.project)
+
+    @graph.asset(NODE, rules)
     def features(
         context: dg.AssetExecutionContext,
         dataset: SourcedDataset,
@@ -141,7 +191,7 @@ def features_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
                 **{f"{name} entries": len(split) for name, split in splits.items()},
                 **{f"{name} rows": round(float(split.weight.sum())) for name, split in splits.items()},
                 "split kind": stored.split_kind,
-                "inputs": ", ".join(stored.features.inputs),
+                "inputs": ", ".join(stored.features.input_names),
                 "labels": len(stored.features.labels),
                 "split keys": dg.MetadataValue.json(
                     {name: split.keys[:10].tolist() for name, split in splits.items()}
@@ -155,7 +205,7 @@ def features_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
                     "target per split",
                 ),
             },
-            check_results=check_results(graph.project, CHECKS, stored.features),
+            check_results=check_results(graph.project, rules, stored.features),
         )
 
     return features
@@ -175,6 +225,11 @@ def origin_of_features(features: StoredFeatures) -> DataOrigin:
     return features.origin
 
 
-def _head(x: "np.ndarray", features: Features) -> "np.ndarray":
-    """Return the rows to check: a sample for a fixed range, all rows for fitted constants."""
-    return x[:10_000] if features.normalization.kind == "unit" else x
+def _constants(features: Features) -> "list[tuple[str, Normalization, np.ndarray]]":
+    """Return name, constants and training array of every block that is normalised."""
+    arrays = features.arrays(features.train)
+    return [
+        (block.name, block.normalization, arrays[block.name])
+        for block in features.blocks
+        if isinstance(block, Columns | Tensor) and block.normalization
+    ]

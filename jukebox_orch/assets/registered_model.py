@@ -173,7 +173,7 @@ def _refuse_unchecked(
             "evaluation was stored by an older version, without the dataset's name: materialize it again"
         )
     remedy = "not registered; correct the data, settings or gates and train again"
-    refuse_unless_passed("evaluation", project, evaluation_module.CHECKS, evaluation, remedy)
+    refuse_unless_passed("evaluation", project, evaluation_module.checks(project), evaluation, remedy)
     refuse_unless_passed("onnx_model", project, onnx_module.CHECKS, onnx_model.report, remedy)
 
 
@@ -236,8 +236,8 @@ def _promote(
     from jukebox_orch.registry.promotion import PROMOTION_TAG, Candidate, decide_promotion, promote
     from jukebox_orch.registry.versions import CHALLENGER, CHAMPION
 
-    name, tolerance = files.model_name, settings.gates.champion_tolerance
-    candidate = Candidate(name, number, files.evaluation, files.features.features, tolerance)
+    name = files.model_name
+    candidate = Candidate(name, number, files.evaluation, files.features.features, settings.gates)
     decision = decide_promotion(files.project, mlflow, store, candidate)
     if not decision.promote:
         text = f"stays challenger: {decision.reason}. {remedy}"

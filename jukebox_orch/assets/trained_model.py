@@ -174,5 +174,9 @@ def _refuse_unusable(
         "validated_data", project, validation_module.checks(project), validated_data, "correct the data"
     )
     refuse_unless_passed(
-        "features", project, features_module.CHECKS, features.features, "correct the data or the split"
+        "features",
+        project,
+        features_module.checks(project),
+        features.features,
+        "correct the data or the split",
     )

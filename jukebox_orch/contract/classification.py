@@ -5,15 +5,17 @@ An entry may represent many rows (`Split.weight`) and have a distribution over t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from jukebox_orch.contract.task import Task
+from jukebox_orch.contract.task import CheckText, Task
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from jukebox_orch.contract.features import Features, Split
 
@@ -37,10 +39,56 @@ class Classification(Task):
         "log_loss": False,
         "calibration_error": False,
     }
+    keras_metrics = ("accuracy",)
+    variety = CheckText(
+        "class_collapse",
+        "Every class in the test split is predicted at least once.",
+        "every class is predicted",
+    )
 
     def __init__(self, primary: str = "accuracy") -> None:
         """Use `primary` for gates and champion comparisons."""
         super().__init__(primary)
+
+    @override
+    def outputs(self, split: Split, labels: tuple[str, ...]) -> int:
+        return len(labels)
+
+    @override
+    def target_problems(self, split: Split, labels: tuple[str, ...]) -> list[str]:
+        import numpy as np
+
+        y, classes = split.y, len(labels)
+        problem = ""
+        if classes < 2:
+            problem = f"{classes} labels: a classification needs two or more"
+        elif y.ndim == 1 and not np.issubdtype(y.dtype, np.integer):
+            problem = f"y is {y.dtype}: give the position of each label in `labels` as integers"
+        elif y.ndim == 1 and (y.min() < 0 or y.max() >= classes):
+            problem = f"y has values {y.min()}..{y.max()}: positions in `labels` are 0..{classes - 1}"
+        elif y.ndim != 1 and y.shape[1:] != (classes,):
+            problem = f"y has shape {y.shape}: use (n,) positions in `labels`, or (n, {classes}) shares of each label"
+        elif y.ndim == 2 and y.dtype != np.float32:
+            problem = f"y is {y.dtype}: shares of each label are float32"
+        elif y.ndim == 2:
+            sums = y.sum(axis=1, dtype=np.float64)
+            if y.min() < 0 or np.abs(sums - 1).max() > 1e-3:
+                problem = (
+                    f"shares of y are from {y.min():.3g}, and rows sum to {sums.min():.3g}..{sums.max():.3g}"
+                )
+        return [problem] if problem else []
+
+    @override
+    def prediction_problem(self, prediction: np.ndarray) -> str:
+        import numpy as np
+
+        sums = prediction.sum(axis=1)
+        if prediction.min() >= 0 and np.abs(sums - 1).max() <= 1e-3:
+            return ""
+        return (
+            f"the model's outputs are not probabilities ({prediction.min():.3g} to {prediction.max():.3g}, rows sum to "
+            f"{sums.min():.3g}..{sums.max():.3g}): end build_model() with a softmax layer"
+        )
 
     @override
     def loss(self, y: np.ndarray) -> str:
@@ -77,7 +125,13 @@ class Classification(Task):
         return "majority_class", np.tile(counts / counts.sum(), (len(test), 1))
 
     @override
-    def agreement(self, ours: np.ndarray, theirs: np.ndarray) -> float:
+    def perfect(self, split: Split, labels: tuple[str, ...]) -> np.ndarray:
+        import numpy as np
+
+        return np.eye(len(labels))[split.y] if split.y.ndim == 1 else split.y
+
+    @override
+    def agreement(self, ours: np.ndarray, theirs: np.ndarray, tolerance: float = 0.0) -> float:
         return float((ours.argmax(axis=1) == theirs.argmax(axis=1)).mean())
 
     @override
@@ -99,6 +153,19 @@ class Classification(Task):
             "per_class": table.to_dict("records"),
             "confusion_matrix": {"labels": list(labels), "matrix": matrix.round().astype(int).tolist()},
             "calibration": _calibration(split, prediction).to_dict("records"),
+        }
+
+    @override
+    def tables(self, details: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+        return {"weakest classes": sorted(details["per_class"], key=lambda row: row["f1"])[:10]}
+
+    @override
+    def figures(self, split: Split, prediction: np.ndarray, details: Mapping[str, Any]) -> dict[str, Figure]:
+        from jukebox_orch.contract import figures
+
+        return {
+            "confusion matrix plot": figures.confusion_matrix(**details["confusion_matrix"]),
+            "calibration": figures.calibration(details["calibration"]),
         }
 
     @override

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -17,6 +17,15 @@ def iter_chunks(array: np.ndarray, entries: int) -> Iterator[tuple[int, np.ndarr
     for start in range(0, len(array), entries):
         yield start, array[start : start + entries]
         release_pages(array)
+
+
+def iter_entries(arrays: Mapping[str, np.ndarray], entries: int) -> Iterator[dict[str, np.ndarray]]:
+    """Yield chunks of at most `entries` of arrays of equal length; release the pages after each chunk."""
+    length = max(map(len, arrays.values()))
+    for start in range(0, length, entries):
+        yield {name: array[start : start + entries] for name, array in arrays.items()}
+        for array in arrays.values():
+            release_pages(array)
 
 
 def take_rows(array: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ class ModelProject(ABC):
         description: one sentence for the UI and the model card.
         owners: e-mail addresses or `team:name`, shown on every asset.
         limitations: what the model must not be used for; shown in the model card.
-        task: what is predicted and which metrics apply, `Classification()` or `Regression()`.
+        task: what is predicted and which metrics apply: `Classification()`, `MultiLabel()` or `Regression()`.
         tables: the dataset's tables and arrays: name -> required columns (empty for an array).
         rules: validation rule -> what it requires; each becomes a blocking check.
         source, split, hyperparameters, gates: the settings, as pydantic models with usable defaults.
@@ -71,8 +71,8 @@ class ModelProject(ABC):
         Must be deterministic in its arguments. `split` is an instance of the project's `split`.
         """
 
-    def split_kind(self, split: Any) -> str:
-        """Return how the test split is chosen; only versions with the same kind of split compete.
+    def split_kind(self, dataset: Dataset, split: Any) -> str:
+        """Return how the test split of `dataset` is chosen; only versions with the same kind of split compete.
 
         Default: the values of the split's text and yes/no settings. Its numbers only set how large the splits are.
         """
@@ -83,9 +83,25 @@ class ModelProject(ABC):
     def build_model(self, features: Features, hyperparameters: Any) -> keras.Model:
         """Build the Keras network that maps a normalised float32 batch (batch, *features.shape) to the outputs.
 
-        Classification ends with a softmax over `features.labels`, regression with one linear unit. The product
-        adds the normalization in front and chooses the loss.
+        With several blocks, the network has one input per block, with the block's name. Classification ends with a
+        softmax over `features.labels`, several labels with a sigmoid, regression with linear units. The product adds
+        the normalization in front.
         """
+
+    def custom_objects(self) -> Mapping[str, type]:
+        """Return the project's own Keras classes, such as layers, by name; the stored model file has no code.
+
+        The module that defines them imports Keras, so import it in this method.
+        """
+        return {}
+
+    def callbacks(self, hyperparameters: Any) -> Sequence[keras.callbacks.Callback]:
+        """Return more Keras callbacks for the fit, new ones for each call."""
+        return ()
+
+    def loss(self, features: Features, hyperparameters: Any) -> Any:
+        """Return the Keras loss: a name, a function or a `keras.losses.Loss`; default: that of the task."""
+        return self.task.loss(features.train.y)
 
     def optimizer(self, hyperparameters: Any, steps: int) -> keras.optimizers.Optimizer:
         """Return the optimizer for `steps` gradient steps in total; default: Adam with the learning rate."""

@@ -96,6 +96,11 @@ class Gates(Settings):
         ge=0,
         description="How much worse than the champion the primary metric may be on the same test split",
     )
+    relative_champion_tolerance: bool | None = Field(
+        default=None,
+        description="Whether champion_tolerance is a share of the champion's metric, as in 0.01 for 1%; null: for a "
+        "regression, whose metric has the unit of the target",
+    )
     drift_warn: float = Field(
         default=0.1, gt=0, description="Warn when a feature's population stability index (PSI) reaches this"
     )

@@ -1,4 +1,4 @@
-"""Split rows into train, validation and test; rows with the same key stay in one split."""
+"""Split rows into train, validation and test: by shares of keys, or in the order of time."""
 
 from __future__ import annotations
 
@@ -50,3 +50,46 @@ def split_by_share(
         split[np.isin(keys, validation)] = "validation"
         split[np.isin(keys, test)] = "test"
     return {name: np.flatnonzero(split == name) for name in ("train", "validation", "test")}
+
+
+def split_by_time(
+    times: np.ndarray, validation_share: float, test_share: float, gap: np.timedelta64 | float | None = None
+) -> dict[str, np.ndarray]:
+    """Return the row numbers (ascending) of train, validation and test, the newest rows in test.
+
+    Rows of one time stay in one split. Use the times as keys of the splits: then the check `no_overlap` compares them.
+
+    Args:
+        times: (n,) when each row was observed: datetime64, or numbers such as the year.
+        validation_share, test_share: shares of the distinct times, 0..1; at least one time each.
+        gap: rows closer than this before the first time of a later split belong to no split: how long before its time a
+            row's target was still unknown, or how far a window reaches back; None: no gap.
+
+    Raises:
+        InputError: there are too few times for three splits, or a time is missing.
+    """
+    import numpy as np
+    import pandas as pd
+
+    if pd.isna(times).any():
+        raise InputError(f"{int(pd.isna(times).sum())} rows have no time: drop them before the split")
+    distinct = np.unique(times)
+    test = max(1, round(test_share * len(distinct)))
+    validation = max(1, round(validation_share * len(distinct)))
+    if len(distinct) <= test + validation:
+        raise InputError(
+            f"{len(distinct)} different times are too few for train, validation and test: add data or lower the shares"
+        )
+    first_test, first_validation = distinct[-test], distinct[-test - validation]
+    end_train = first_validation if gap is None else first_validation - gap
+    end_validation = first_test if gap is None else first_test - gap
+    rows = {
+        "train": np.flatnonzero(times < end_train),
+        "validation": np.flatnonzero((times >= first_validation) & (times < end_validation)),
+        "test": np.flatnonzero(times >= first_test),
+    }
+    if empty := [name for name, index in rows.items() if not len(index)]:
+        raise InputError(
+            f"a gap of {gap} leaves no rows for {' and '.join(empty)}: use a smaller one, or add data"
+        )
+    return rows

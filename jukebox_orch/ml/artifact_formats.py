@@ -25,7 +25,16 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.contract import Dataset, Features, Normalization, Split
+from jukebox_orch.contract import (
+    Block,
+    Categories,
+    Columns,
+    Dataset,
+    Features,
+    Normalization,
+    Split,
+    Tensor,
+)
 from jukebox_orch.contract.memmap import array_digest, release_pages
 from jukebox_orch.ml.artifacts import (
     DataOrigin,
@@ -40,9 +49,12 @@ from jukebox_orch.ml.artifacts import (
     TrainedModel,
     TrainingReport,
     ValidationReport,
+    describe_block,
 )
 
 T = TypeVar("T")
+_BLOCKS: dict[str, type[Any]] = {block.__name__: block for block in (Columns, Tensor, Categories)}
+_OPTIONAL = ("loss_weight", "times")
 _SCHEMA = 1
 """Version of the fields in the JSON files. Files without a number are version 1."""
 
@@ -147,20 +159,32 @@ def _digest_dataset(value: SourcedDataset) -> str:
 def _write_features(value: StoredFeatures, folder: Path) -> None:
     features, slices = value.features, {}
     for name, split in features.splits.items():
-        arrays = {"x": split.x, "y": split.y, "weight": split.weight, "keys": split.keys.astype("U")}
+        arrays = {"y": split.y, "weight": split.weight, "keys": split.keys.astype("U")}
+        # By number: the name of a block may have characters that a file name must not have.
+        x = [split.x[b.name] for b in features.blocks] if isinstance(split.x, Mapping) else [split.x]
+        arrays |= {_numbered("x", i): array for i, array in enumerate(x)}
+        arrays |= {field: array for field in _OPTIONAL if (array := getattr(split, field)) is not None}
         slices[name] = list(split.slices)
         arrays |= {f"slice{i}": mask for i, mask in enumerate(split.slices.values())}
         for field, array in arrays.items():
             np.save(folder / f"{name}-{field}.npy", array, allow_pickle=False)
             release_pages(array)
-    np.save(folder / "offset.npy", np.asarray(features.normalization.offset), allow_pickle=False)
-    np.save(folder / "scale.npy", np.asarray(features.normalization.scale), allow_pickle=False)
+    for i, block in enumerate(features.blocks):
+        if constants := getattr(block, "normalization", None):
+            np.save(
+                folder / f"{_numbered('offset', i)}.npy", np.asarray(constants.offset), allow_pickle=False
+            )
+            np.save(folder / f"{_numbered('scale', i)}.npy", np.asarray(constants.scale), allow_pickle=False)
+    constants = features.normalization
+    named = bool(features.inputs) and isinstance(features.inputs[0], str)
     described = {
         "dataset_digest": value.dataset_digest,
         "profile": value.profile,
-        "inputs": features.inputs,
+        "inputs": features.inputs if named else [describe_block(block) for block in features.blocks],
         "labels": features.labels,
-        "normalization": features.normalization.kind,
+        "normalization": constants.kind if constants else None,
+        "axis": constants.axis if constants else None,
+        "by_block": isinstance(features.train.x, Mapping),
         "slices": slices,
         "split_kind": value.split_kind,
         "origin": value.origin.model_dump() if value.origin else None,
@@ -169,34 +193,66 @@ def _write_features(value: StoredFeatures, folder: Path) -> None:
 
 
 def _read_features(folder: Path, _digests: Mapping[str, str]) -> StoredFeatures:
-    fields = ("dataset_digest", "profile", "inputs", "labels", "normalization", "slices")
-    (digest, profile, inputs, labels, normalization, slices), split_kind, origin = _read_json(
-        folder / "features.json",
-        lambda content: (
-            [content[field] for field in fields],
-            content.get("split_kind", ""),
-            DataOrigin.model_validate(content["origin"]) if content.get("origin") else None,
-        ),
-    )
-
-    def split(name: str) -> Split:
-        masks = {label: _load_array(folder / f"{name}-slice{i}.npy") for i, label in enumerate(slices[name])}
-        x, y, weight, keys = (
-            _load_array(folder / f"{name}-{field}.npy") for field in ("x", "y", "weight", "keys")
+    def build(content: dict[str, Any]) -> StoredFeatures:
+        # Older versions of the product stored neither of the fields that `get` reads.
+        described, slices = content["inputs"], content["slices"]
+        inputs: tuple[Any, ...] = tuple(
+            i if isinstance(i, str) else _read_block(folder, number, i) for number, i in enumerate(described)
         )
-        return Split(x, y, weight, keys, masks)
+        normalization = (
+            _read_normalization(folder, 0, content["normalization"], content.get("axis"))
+            if content["normalization"]
+            else None
+        )
 
-    features = Features(
-        train=split("train"),
-        validation=split("validation"),
-        test=split("test"),
-        inputs=tuple(inputs),
-        labels=tuple(labels),
-        normalization=Normalization(
-            normalization, _load_array(folder / "offset.npy"), _load_array(folder / "scale.npy")
-        ),
-    )
-    return StoredFeatures(features, digest, profile, split_kind, origin)
+        def split(name: str) -> Split:
+            def load(field: str) -> np.ndarray:
+                return _load_array(folder / f"{name}-{field}.npy")
+
+            masks = {label: load(f"slice{i}") for i, label in enumerate(slices[name])}
+            x: Any = load("x")
+            if content.get("by_block"):
+                x = {block.name: load(_numbered("x", i)) for i, block in enumerate(inputs)}
+            more = {field: load(field) for field in _OPTIONAL if (folder / f"{name}-{field}.npy").exists()}
+            return Split(x, load("y"), load("weight"), load("keys"), masks, **more)
+
+        features = Features(
+            train=split("train"),
+            validation=split("validation"),
+            test=split("test"),
+            inputs=inputs,
+            labels=tuple(content["labels"]),
+            normalization=normalization,
+        )
+        origin = content.get("origin")
+        return StoredFeatures(
+            features,
+            content["dataset_digest"],
+            content["profile"],
+            content.get("split_kind", ""),
+            DataOrigin.model_validate(origin) if origin else None,
+        )
+
+    return _read_json(folder / "features.json", build)
+
+
+def _read_block(folder: Path, number: int, described: dict[str, Any]) -> Block:
+    kind = described.pop("block")
+    normalization, axis = described.pop("normalization", None), described.pop("axis", None)
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
+    if normalization:
+        fields["normalization"] = _read_normalization(folder, number, normalization, axis)
+    return _BLOCKS[kind](**fields)
+
+
+def _read_normalization(folder: Path, number: int, kind: Any, axis: int | None) -> Normalization:
+    offset, scale = (_load_array(folder / f"{_numbered(f, number)}.npy") for f in ("offset", "scale"))
+    return Normalization(kind, offset, scale, axis)
+
+
+def _numbered(field: str, number: int) -> str:
+    """Return the name of a block's file; that of the first has no number, as files of older versions."""
+    return f"{field}{number}" if number else field
 
 
 def _write_keras(value: TrainedModel, folder: Path) -> None:

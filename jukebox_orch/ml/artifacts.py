@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 if TYPE_CHECKING:
     import keras
 
-    from jukebox_orch.contract import Dataset, Features
+    from jukebox_orch.contract import Block, Dataset, Features
 
 # Operator set of ONNX files: the newest one that tf2onnx 1.17 writes; onnxruntime reads it since 1.14.
 OPSET = 18
@@ -110,7 +110,7 @@ class EvaluationReport(Report):
     """Value of `evaluation`: metrics of the model on the untouched test split.
 
     Attributes:
-        metric_floor, champion_tolerance: thresholds of the checks.
+        metric_floor, champion_tolerance: thresholds of the checks, in the unit of the primary metric.
         slices: the same metrics on named subsets of the test split.
         baselines: the same metrics of simple rules.
         champion: scores of the base that the run names, otherwise of the current champion; None without either.
@@ -299,11 +299,30 @@ class StoredFeatures:
         from jukebox_orch.contract.memmap import array_digest
 
         features = self.features
-        arrays = [
-            array
-            for split in features.splits.values()
-            for array in (split.x, split.y, split.weight, split.keys.astype("U"), *split.slices.values())
-        ]
-        names = json.dumps([features.inputs, features.labels, features.normalization.kind, self.profile])
-        constants = (np.asarray(features.normalization.offset), np.asarray(features.normalization.scale))
-        return hashlib.sha256(f"{array_digest(*arrays, *constants)}{names}".encode()).hexdigest()
+        constants = {block.name: getattr(block, "normalization", None) for block in features.blocks}
+        arrays: list[np.ndarray] = []
+        for split in features.splits.values():
+            arrays += [split.x[b] for b in constants] if isinstance(split.x, Mapping) else [split.x]
+            arrays += [split.y, split.weight, split.keys.astype("U"), *split.slices.values()]
+            arrays += [array for array in (split.loss_weight, split.times) if array is not None]
+        for fitted in constants.values():
+            arrays += [np.asarray(fitted.offset), np.asarray(fitted.scale)] if fitted else []
+        names: list[Any] = [features.inputs, features.labels, self._normalization, self.profile]
+        if not isinstance(features.inputs[0], str):
+            names[:1] = [[describe_block(block) for block in features.blocks]]
+        return hashlib.sha256(f"{array_digest(*arrays)}{json.dumps(names)}".encode()).hexdigest()
+
+    @property
+    def _normalization(self) -> str | None:
+        constants = self.features.normalization
+        return constants and constants.kind + ("" if constants.axis is None else f" {constants.axis}")
+
+
+def describe_block(block: Block) -> dict[str, Any]:
+    """Return a block as JSON, without the arrays of its constants."""
+    fitted = getattr(block, "normalization", None)
+    return {
+        "block": type(block).__name__,
+        **{key: value for key, value in vars(block).items() if key != "normalization"},
+        **({"normalization": fitted.kind, "axis": fitted.axis} if fitted else {}),
+    }

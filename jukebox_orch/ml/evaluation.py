@@ -14,7 +14,7 @@ from jukebox_orch.ml.artifacts import (
     StoredFeatures,
     TrainedModel,
 )
-from jukebox_orch.ml.keras_runtime import UnsafeFileError, predict
+from jukebox_orch.ml.keras_runtime import UnsafeFileError, predict, project_keras
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 
 
@@ -39,7 +39,8 @@ def evaluate(
     """
     features, task = stored.features, project.task
     test = features.test
-    prediction = predict(trained.keras_model, test.x)
+    with project_keras(project, seed=0):
+        prediction = predict(trained.keras_model, features.arrays(test))
     name, baseline = task.baseline(features.train, test)
     baselines = {name: baseline, **project.baselines(features)}
     champion_scores, problem = score_champion(project, features, champion)
@@ -50,12 +51,14 @@ def evaluate(
     )
     if champion and not problem and not chosen:
         problem = basis_problem(basis, champion)
+    baseline_scores = [_scores(project, label, test, predicted) for label, predicted in baselines.items()]
+    reference = (champion_scores or baseline_scores[0]).metrics[task.primary]
     report = EvaluationReport(
         task=task.kind,
         primary_metric=task.primary,
         higher_is_better=task.higher_is_better,
         metric_floor=gates.metric_floor,
-        champion_tolerance=gates.champion_tolerance,
+        champion_tolerance=task.tolerance(gates, reference),
         model_digest=trained.report.model_digest,
         features_digest=stored.digest,
         dataset_digest=stored.dataset_digest,
@@ -65,7 +68,7 @@ def evaluate(
             for label, mask in test.slices.items()
             if mask.any()
         ],
-        baselines=[_scores(project, label, test, predicted) for label, predicted in baselines.items()],
+        baselines=baseline_scores,
         champion=champion_scores,
         champion_problem=problem,
         collapsed=task.collapsed(test, prediction, features.labels),
@@ -101,7 +104,7 @@ def score_champion(
         return None, f"version {champion.version}: {error}"
     if difference := _interface_difference(predictor, features):
         return None, f"version {champion.version} {difference}"
-    prediction = predictor.predict(features.test.x)
+    prediction = predictor.predict(features.raw(features.test))
     if features.labels:
         prediction = prediction[:, [predictor.labels.index(label) for label in features.labels]]
     metrics = project.task.score(features.test, prediction)
@@ -113,11 +116,14 @@ def score_champion(
 
 def _interface_difference(predictor: OnnxPredictor, features: Features) -> str:
     """Return how the file's inputs or labels differ from those of the features; empty if they are the same."""
-    if predictor.inputs != features.inputs:
+    raw = features.raw(features.test, slice(1))
+    if set(predictor.inputs) != set(raw):
         return f"has different inputs: {', '.join(predictor.inputs)}"
-    shapes = {tuple(i.shape[1:]) for i in predictor.session.get_inputs()}
-    if shapes != {(1,) if features.columns else features.shape}:
-        return f"has inputs of a different shape: {', '.join(map(str, sorted(shapes)))}"
+    for given in predictor.session.get_inputs():
+        if tuple(given.shape[1:]) != raw[given.name].shape[1:]:
+            return f"has inputs of a different shape: {given.name} {given.shape}"
+        if predictor.dtypes[given.name] != raw[given.name].dtype:
+            return f"has inputs of a different type: {given.name} {given.type}"
     if sorted(predictor.labels) != sorted(features.labels):
         return f"has different labels: {', '.join(predictor.labels)}"
     return ""
@@ -129,4 +135,5 @@ def _scores(project: ModelProject, name: str, split: Split, prediction: np.ndarr
 
 
 def _subset(split: Split, mask: np.ndarray) -> Split:
-    return Split(split.x[mask], split.y[mask], split.weight[mask], split.keys)
+    # Scores need no inputs.
+    return Split({}, split.y[mask], split.weight[mask], split.keys)

@@ -7,6 +7,7 @@ from typing import Any
 from jukebox_orch.contract import ModelProject
 from jukebox_orch.ml import drift
 from jukebox_orch.ml.artifacts import SourcedDataset, StoredFeatures
+from jukebox_orch.ml.door import features_problems, refuse
 
 
 def make_features(
@@ -15,9 +16,11 @@ def make_features(
     """Build the project's features with the settings `split`, and the profile of the monitored columns.
 
     Raises:
-        InputError: the data cannot be split by these settings.
+        InputError: the data cannot be split by these settings, or the features break the contract.
     """
     tables = dataset.tables
     features = project.build_features(tables, split, seed)
+    refuse("build_features()", project, features_problems(project, features))
     profile = drift.profile(project.drift_table(tables))
-    return StoredFeatures(features, dataset_digest, profile, project.split_kind(split), dataset.origin)
+    kind = project.split_kind(tables, split)
+    return StoredFeatures(features, dataset_digest, profile, kind, dataset.origin)

@@ -11,12 +11,15 @@ import os
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jukebox_orch.contract.memmap import iter_chunks
+from jukebox_orch.contract import ModelProject
+from jukebox_orch.contract.memmap import iter_entries
 
 if TYPE_CHECKING:
     import keras
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 # Eigen splits sums by thread. With a fixed number of threads, every machine adds in the same order.
 _THREADS = "2"
 _BLOCK = 1 << 20
+# At most 128 images of 32 x 32 RGB.
+_BATCH_ENTRIES, _BATCH_VALUES = 1024, 128 * 32 * 32 * 3
 
 
 class UnsafeFileError(ValueError):
@@ -140,18 +145,41 @@ def load_verified_keras(path: Path, sha256: str) -> keras.Model:
         return load_keras(copy)
 
 
-def predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
-    """Return the model's outputs (n, outputs) float32 for raw inputs (n, …)."""
+@contextmanager
+def project_keras(project: ModelProject, seed: int) -> Iterator[Any]:
+    """Yield a seeded Keras that knows the project's own classes; undo the global settings that the project changes."""
+    keras = seeded_keras(seed)
+    config = keras.config
+    before = config.floatx(), config.epsilon(), config.image_data_format()
+    try:
+        with keras.saving.custom_object_scope(dict(project.custom_objects())):
+            yield keras
+    finally:
+        config.set_dtype_policy("float32")
+        config.set_floatx(before[0])
+        config.set_epsilon(before[1])
+        config.set_image_data_format(before[2])
+
+
+def predict(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the model's outputs (n, outputs) float32 for the arrays of `Features.arrays`."""
     # Not model.predict(): that compiles a graph for every model and copies its input.
     outputs = [
-        np.asarray(model(np.asarray(chunk), training=False)) for _, chunk in iter_chunks(x, scoring_batch(x))
+        np.asarray(model(model_input(chunk), training=False))
+        for chunk in iter_entries(arrays, scoring_batch(arrays))
     ]
     return np.concatenate(outputs)
 
 
-def scoring_batch(x: np.ndarray) -> int:
+def model_input(arrays: Mapping[str, Any]) -> Any:
+    """Return what a model takes: the arrays by block, or the only one."""
+    return dict(arrays) if len(arrays) > 1 else next(iter(arrays.values()))
+
+
+def scoring_batch(arrays: Mapping[str, np.ndarray]) -> int:
     """Return the number of entries per prediction batch: a convolution needs about 100 times the image's memory."""
-    return 1024 if x.ndim == 2 else 128
+    values = sum(array[:1].size for array in arrays.values())
+    return max(1, min(_BATCH_ENTRIES, _BATCH_VALUES // max(1, values)))
 
 
 def _lambda_layer(config: object) -> str | None:

@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import tempfile
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jukebox_orch.contract import Features, ModelProject
+from jukebox_orch.contract import Categories, Columns, Features, InputError, ModelProject
 from jukebox_orch.ml.artifacts import OPSET, OnnxModel, OnnxReport, TrainedModel
-from jukebox_orch.ml.keras_runtime import predict, seeded_keras
+from jukebox_orch.ml.keras_runtime import load_keras, model_input, predict, project_keras
+from jukebox_orch.ml.onnx_operators import insert_label_encoder, rewrite_operators, unsupported_operators
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 
 if TYPE_CHECKING:
     import keras
     import onnx
+
+_TRIED_ENTRIES = 32
 
 
 def export(project: ModelProject, trained: TrainedModel, features: Features, version: str = "") -> OnnxModel:
@@ -36,16 +42,52 @@ def export(project: ModelProject, trained: TrainedModel, features: Features, ver
         "features_digest": report.features_digest,
         "model_digest": report.model_digest,
     }
-    keras_test = predict(trained.keras_model, features.test.x)
-    content = _convert(project, trained.keras_model, features, lineage)
+    with project_keras(project, seed=0):
+        model = trained.keras_model
+        keras_test = predict(model, features.arrays(features.test))
+        content = convert(project, model, features, lineage)
     return OnnxModel(content, compare(project, content, features, keras_test))
+
+
+def try_export(project: ModelProject, model: keras.Model, features: Features) -> None:
+    """Save, load and convert a model that is not yet trained: what cannot be exported is refused before the fit.
+
+    Raises:
+        InputError: names the layer and operator, or what Keras says, and what to do.
+    """
+    some = {name: array[:_TRIED_ENTRIES] for name, array in features.arrays(features.train).items()}
+    ours = predict(model, some)
+    with tempfile.TemporaryDirectory(prefix="keras-") as folder:
+        path = Path(folder) / "model.keras"
+        try:
+            model.save(path)
+            loaded = load_keras(path)
+        except Exception as error:
+            raise InputError(
+                f"{project.name}: build_model(): the model cannot be stored and loaded without code: "
+                f"{_first_line(error)}; "
+                "name own layers and functions in custom_objects()"
+            ) from error
+    if difference := _difference(predict(loaded, some), ours):
+        raise InputError(
+            f"{project.name}: build_model(): the stored model predicts otherwise, by {difference:.3g}: "
+            "own layers need get_config() with all their arguments"
+        )
+    predictor = OnnxPredictor(convert(project, model, features, {}))
+    theirs = predictor.predict(features.raw(features.train, slice(_TRIED_ENTRIES)))
+    if (difference := _difference(theirs, ours)) > project.parity_tolerance:
+        raise InputError(
+            f"{project.name}: build_model(): the ONNX file predicts otherwise than Keras, by {difference:.3g} with the "
+            f"initial weights (parity_tolerance {project.parity_tolerance:g}): replace the layer that differs, or "
+            "raise the tolerance"
+        )
 
 
 def compare(project: ModelProject, content: bytes, features: Features, keras_test: np.ndarray) -> OnnxReport:
     """Check an ONNX file and measure its differences from Keras.
 
     Args:
-        keras_test: Keras' outputs (n, outputs) for `features.test.x`.
+        keras_test: Keras' outputs (n, outputs) for the test split.
     """
     import onnx
 
@@ -56,10 +98,8 @@ def compare(project: ModelProject, content: bytes, features: Features, keras_tes
     except onnx.checker.ValidationError as error:
         checker_error = str(error)
     predictor = OnnxPredictor(content)
-    ours = predictor.predict(features.test.x)
-    single = predictor.predict(features.test.x[:1])
-    # float32 has seven digits, so large regression outputs differ by more than probabilities do.
-    size = max(1.0, float(np.abs(keras_test).max()))
+    ours = predictor.predict(features.raw(features.test))
+    single = predictor.predict(features.raw(features.test, slice(1)))
     return OnnxReport(
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
@@ -69,34 +109,54 @@ def compare(project: ModelProject, content: bytes, features: Features, keras_tes
         outputs={o.name: [o.type, *o.shape] for o in predictor.session.get_outputs()},
         metadata=predictor.metadata,
         test_rows=len(ours),
-        max_abs_difference=float(np.abs(ours - keras_test).max()) / size,
-        agreement=project.task.agreement(ours, keras_test),
-        single_row_difference=float(np.abs(single - ours[:1]).max()) / size,
+        max_abs_difference=_difference(ours, keras_test),
+        agreement=project.task.agreement(ours, keras_test, project.parity_tolerance),
+        single_row_difference=_difference(single, ours[:1], keras_test),
         external_data=False,  # OnnxPredictor refuses files with external data
         checker_error=checker_error,
     )
 
 
-def _convert(
+def convert(
     project: ModelProject, model: keras.Model, features: Features, metadata: Mapping[str, str]
 ) -> bytes:
-    keras = seeded_keras(seed=0)
+    """Convert a Keras model that takes `Features.arrays` to an ONNX file that takes `Features.raw`.
+
+    Raises:
+        InputError: an operator has no equal in ONNX; names it and its layer.
+    """
+    import keras
     import onnx
     import tensorflow as tf
     import tf2onnx
 
-    dtype = features.train.x.dtype.name
-    if features.columns:
-        inputs = [keras.Input((1,), dtype=dtype, name=name) for name in features.inputs]
-        raw = keras.layers.Concatenate(name="features")(inputs) if len(inputs) > 1 else inputs[0]
-    else:
-        inputs = [keras.Input(features.shape, dtype=dtype, name=features.inputs[0])]
-        raw = inputs[0]
+    keras.utils.clear_session(free_memory=False)  # it numbers layers, and their names are in the file
+    inputs: list[Any] = []
+    tensors: dict[str, Any] = {}
+    for block, x in zip(features.blocks, features.arrays(features.train).values(), strict=True):
+        shape = (1,) if isinstance(block, Columns) else x.shape[1:]
+        own = [keras.Input(shape, dtype=x.dtype.name, name=name) for name in block.inputs]
+        inputs += own
+        suffix = f"_{block.name}" if len(features.blocks) > 1 else ""
+        joined = keras.layers.Concatenate(name=f"features{suffix}", dtype=x.dtype.name)
+        tensors[block.name] = joined(own) if len(own) > 1 else own[0]
     # The name of the last layer becomes the name of the output in the file.
-    output = keras.layers.Activation("linear", name=project.task.output)(model(raw, training=False))
+    output = keras.layers.Activation("linear", dtype="float32", name=project.task.output)(
+        model(model_input(tensors), training=False)
+    )
     wrapper = keras.Model(inputs, output, name="serving")
     signature = [tf.TensorSpec((None, *i.shape[1:]), i.dtype, name=i.name) for i in inputs]
+    # It logs operators that it does not know, some of which are replaced below, and continues.
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     proto, _ = tf2onnx.convert.from_keras(wrapper, input_signature=signature, opset=OPSET)
+    rewrite_operators(proto.graph)
+    if unsupported := unsupported_operators(proto, [layer.name for layer in _all_layers(model)]):
+        raise InputError(
+            f"{project.name}: build_model(): ONNX has no equal of {'; '.join(unsupported)}: use another layer"
+        )
+    for block in features.blocks:
+        if isinstance(block, Categories):
+            insert_label_encoder(proto, block)
     for value in [*proto.graph.input, *proto.graph.output]:
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del proto.graph.value_info[:]
@@ -106,12 +166,33 @@ def _convert(
         {
             "project": project.name,
             "task": project.task.kind,
-            "features": json.dumps(features.inputs),
+            "features": json.dumps(features.input_names),
             "labels": json.dumps(features.labels),
             **metadata,
         },
     )
     return proto.SerializeToString(deterministic=True)
+
+
+def _all_layers(model: Any) -> list[Any]:
+    """Return the layers of a model and of the models in it."""
+    layers: list[Any] = []
+    for layer in model.layers:
+        layers += [layer, *(_all_layers(layer) if hasattr(layer, "layers") else [])]
+    return layers
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray, sized_by: np.ndarray | None = None) -> float:
+    """Return the largest difference, relative to the largest output if that is above 1.
+
+    float32 has seven digits, so large regression outputs differ by more than probabilities do.
+    """
+    size = max(1.0, float(np.abs(theirs if sized_by is None else sized_by).max()))
+    return float(np.abs(ours - theirs).max()) / size
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _renumber_names(graph: onnx.GraphProto) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jukebox_orch.contract.memmap import iter_chunks
+from jukebox_orch.contract.memmap import iter_entries
 from jukebox_orch.ml.keras_runtime import UnsafeFileError, scoring_batch
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class OnnxPredictor:
 
     Attributes:
         inputs: names of the inputs, in order.
+        dtypes: the arrays' types by input; text is `object`.
         labels: class names from the file's metadata; empty for regression.
         metadata: all of the file's metadata.
     """
@@ -42,26 +44,25 @@ class OnnxPredictor:
             raise ValueError(f"onnxruntime cannot read the model: {error}") from error
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         self.inputs = tuple(i.name for i in self.session.get_inputs())
+        self.dtypes = {i.name: INPUT_TYPES.get(i.type, np.dtype(object)) for i in self.session.get_inputs()}
         self.labels: tuple[str, ...] = tuple(json.loads(self.metadata.get("labels", "[]")))
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Return the outputs (n, outputs) for raw inputs (n, …), computed in batches."""
+    def predict(self, raw: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the outputs (n, outputs) for raw inputs by name (n, …), computed in batches."""
         outputs = [
-            self.session.run(None, self.feed(chunk))[0] for _, chunk in iter_chunks(x, scoring_batch(x))
+            self.session.run(None, {name: np.ascontiguousarray(values) for name, values in chunk.items()})[0]
+            for chunk in iter_entries(raw, scoring_batch(raw))
         ]
         return np.concatenate(outputs)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
-    def feed(self, x: np.ndarray) -> dict[str, np.ndarray]:
-        """Return one array per input of the file: one column each, or the whole tensor.
 
-        Raises:
-            ValueError: the shape of `x` does not match the inputs.
-        """
-        if len(self.inputs) == 1:
-            return {self.inputs[0]: np.ascontiguousarray(x)}
-        if x.ndim != 2 or x.shape[1] != len(self.inputs):
-            raise ValueError(f"the model takes {len(self.inputs)} inputs of shape [batch, 1], not {x.shape}")
-        return {name: np.ascontiguousarray(x[:, i : i + 1]) for i, name in enumerate(self.inputs)}
+INPUT_TYPES: dict[str, np.dtype] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(int64)": np.dtype(np.int64),
+    "tensor(string)": np.dtype(object),
+}
+"""Types of inputs that the product's files have."""
 
 
 def refuse_external_data(content: bytes) -> None:

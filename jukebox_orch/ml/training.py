@@ -13,12 +13,14 @@ import numpy as np
 from jukebox_orch.contract import Features, Hyperparameters, InputError, ModelProject, Split
 from jukebox_orch.contract.memmap import array_digest, release_pages, take_rows
 from jukebox_orch.ml.artifacts import StoredFeatures, TrainedModel, TrainingReport
-from jukebox_orch.ml.keras_runtime import predict, scoring_batch, seeded_keras
+from jukebox_orch.ml.keras_runtime import model_input, predict, project_keras, scoring_batch
+from jukebox_orch.ml.network import serving_model
+from jukebox_orch.ml.onnx_export import try_export
 
 if TYPE_CHECKING:
     import keras
 
-_SCORED_ENTRIES = 20_000
+_SCORED_ENTRIES, _SCORED_BYTES = 20_000, 256 << 20
 # TensorFlow holds splits up to this size in memory; larger ones are read from their file batch by batch.
 _IN_MEMORY_BYTES = 32 << 20
 
@@ -39,19 +41,21 @@ def train(
         log: receives a progress message at most once a second.
 
     Raises:
-        InputError: the model's shapes do not match the features, or its outputs are not probabilities.
+        InputError: the features or the network break the contract, or the outputs are not what the task needs.
     """
     features = stored.features
     started = time.perf_counter()
-    model, history = _fit(project, features, hyperparameters, seed, log)
-    seconds = time.perf_counter() - started
-    train_scores = _score(project, model, _sample(features.train))
-    validation_scores = _score(project, model, features.validation)
+    with project_keras(project, seed):
+        model, history = _fit(project, features, hyperparameters, seed, log)
+        seconds = time.perf_counter() - started
+        train_scores = _score(project, model, features, _sample(features, features.train))
+        validation_scores = _score(project, model, features, features.validation)
     if hyperparameters.refit and all(map(math.isfinite, history["val_loss"])):
         started = time.perf_counter()
-        model, refit = _fit(
-            project, features, hyperparameters, seed, log, refit=_best_epoch(hyperparameters, history)
-        )
+        with project_keras(project, seed):
+            model, refit = _fit(
+                project, features, hyperparameters, seed, log, refit=_best_epoch(hyperparameters, history)
+            )
         seconds += time.perf_counter() - started
         history |= {f"refit_{metric}": values for metric, values in refit.items()}
     name, baseline = project.task.baseline(features.train, features.validation)
@@ -87,15 +91,18 @@ def _fit(
     Args:
         refit: if not 0, train on the validation split too, for this many epochs, without early stopping.
     """
-    keras = seeded_keras(seed)
+    import keras
+
     model = serving_model(project, features, hyperparameters)
+    if not refit:
+        try_export(project, model, features)
     splits = [features.train, features.validation] if refit else [features.train]
     batches, rest = divmod(sum(map(len, splits)), hyperparameters.batch_size)
     model.compile(
         # A refit has the schedule of all epochs too, so its learning rates repeat those of the first training.
         optimizer=project.optimizer(hyperparameters, hyperparameters.epochs * (batches + bool(rest))),
-        loss=project.task.loss(features.train.y),
-        weighted_metrics=["accuracy"] if project.task.kind == "classification" else ["mae"],
+        loss=project.loss(features, hyperparameters),
+        weighted_metrics=list(project.task.keras_metrics),
         steps_per_execution=max(1, min(16, batches)),
         jit_compile=False,  # pyright: ignore[reportArgumentType] # Keras annotates its own default only
     )
@@ -103,6 +110,7 @@ def _fit(
     callbacks: list[keras.callbacks.Callback] = [
         _progress(keras, epochs, "refit epoch" if refit else "epoch", log),
         keras.callbacks.TerminateOnNaN(),
+        *project.callbacks(hyperparameters),
     ]
     if hyperparameters.early_stopping_patience and not refit:
         callbacks.append(
@@ -112,9 +120,11 @@ def _fit(
                 restore_best_weights=True,
             )
         )
-    validation = _batches([features.validation], scoring_batch(features.validation.x))
+    validation = _batches(
+        features, [features.validation], scoring_batch(features.arrays(features.validation))
+    )
     history = model.fit(
-        _training_batches(project, splits, hyperparameters, seed),
+        _training_batches(project, features, splits, hyperparameters, seed),
         epochs=epochs,
         validation_data=None if refit else validation,
         shuffle=False,  # the pipeline shuffles with the seed
@@ -130,36 +140,17 @@ def _best_epoch(hyperparameters: Hyperparameters, history: Mapping[str, Sequence
     return int(np.argmin(losses)) + 1 if hyperparameters.early_stopping_patience else len(losses)
 
 
-def serving_model(project: ModelProject, features: Features, hyperparameters: Any) -> keras.Model:
-    """Build the project's network with the normalization in front, so that it takes raw inputs.
-
-    Raises:
-        InputError: the network's input or output shape does not match the features.
-    """
-    import keras
-
-    network = project.build_model(features, hyperparameters)
-    outputs = len(features.labels) or 1
-    if tuple(network.input_shape[1:]) != features.shape or tuple(network.output_shape[1:]) != (outputs,):
-        raise InputError(
-            f"{project.name}: build_model() returned {network.input_shape} -> {network.output_shape}; "
-            f"the features need (None, {', '.join(map(str, features.shape))}) -> (None, {outputs})"
-        )
-    offset, scale = features.normalization.offset, features.normalization.scale
-    raw = keras.Input(features.shape, dtype=features.train.x.dtype.name, name="raw")
-    normalize = keras.layers.Rescaling(
-        scale=(1.0 / scale).tolist(), offset=(-offset / scale).tolist(), name="normalization"
-    )
-    return keras.Model(raw, network(normalize(raw)), name=project.name)
-
-
 def _training_batches(
-    project: ModelProject, splits: Sequence[Split], hyperparameters: Hyperparameters, seed: int
+    project: ModelProject,
+    features: Features,
+    splits: Sequence[Split],
+    hyperparameters: Hyperparameters,
+    seed: int,
 ) -> Any:
     """Return the splits as a `tf.data` pipeline of (x, y, weight) batches, shuffled in every epoch."""
     import tensorflow as tf
 
-    batches = _batches(splits, hyperparameters.batch_size, seed)
+    batches = _batches(features, splits, hyperparameters.batch_size, seed)
     if type(project).augment is not ModelProject.augment:
         seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
         batches = tf.data.Dataset.zip(batches, seeds).map(
@@ -168,41 +159,53 @@ def _training_batches(
     return batches.prefetch(tf.data.AUTOTUNE)
 
 
-def _batches(splits: Sequence[Split], batch_size: int, seed: int | None = None) -> Any:
-    """Return batches of (x, y, weight), shuffled if there is a seed.
+def _batches(features: Features, splits: Sequence[Split], batch_size: int, seed: int | None = None) -> Any:
+    """Return batches of (x, y, weight); with a seed those of a fit: shuffled, and with the weights of the loss.
 
     Weights are scaled to mean 1, so that the learning rate does not depend on them. The order is the same whether
     the splits are in memory or read from their files.
     """
     import tensorflow as tf
 
+    parts = [features.arrays(split) for split in splits]
+    names = list(parts[0])
     y = np.concatenate([split.y for split in splits])
     weight = np.concatenate([split.weight for split in splits])
     weight = (weight / weight.mean()).astype(np.float32)
-    in_memory = sum(split.x.nbytes for split in splits) <= _IN_MEMORY_BYTES
+    if seed is not None and any(split.loss_weight is not None for split in splits):
+        weight = weight * np.concatenate(
+            [np.ones(len(s), np.float32) if s.loss_weight is None else s.loss_weight for s in splits]
+        )
+        weight = (weight / weight.mean()).astype(np.float32)
+    in_memory = sum(array.nbytes for part in parts for array in part.values()) <= _IN_MEMORY_BYTES
     if in_memory:
-        arrays = (np.concatenate([split.x for split in splits]), y, weight)
-        entries = tf.data.Dataset.from_tensor_slices(arrays)
+        x = {name: np.concatenate([part[name] for part in parts]) for name in names}
+        entries = tf.data.Dataset.from_tensor_slices((model_input(x), y, weight))
     else:
         entries = tf.data.Dataset.range(len(y))
     if seed is not None:
         entries = entries.shuffle(len(y), seed=seed, reshuffle_each_iteration=True)
     batches = entries.batch(batch_size)
     starts = np.cumsum([0, *map(len, splits)])
-    x_shape, x_type = splits[0].x.shape[1:], splits[0].x.dtype
+    kinds = [(parts[0][name].shape[1:], parts[0][name].dtype) for name in names]
 
     def read_rows(index: np.ndarray) -> tuple[np.ndarray, ...]:
-        x = np.empty((len(index), *x_shape), x_type)
-        for split, start, end in zip(splits, starts[:-1], starts[1:], strict=True):
+        rows = [np.empty((len(index), *shape), dtype) for shape, dtype in kinds]
+        for part, start, end in zip(parts, starts[:-1], starts[1:], strict=True):
             inside = (index >= start) & (index < end)
-            x[inside] = split.x[index[inside] - start]
-            release_pages(split.x)
-        return x, y[index], weight[index]
+            for target, array in zip(rows, part.values(), strict=True):
+                target[inside] = array[index[inside] - start]
+                release_pages(array)
+        return *rows, y[index], weight[index]
 
     def read(index: Any) -> tuple[Any, ...]:
-        rows = tf.numpy_function(read_rows, [index], [x_type, y.dtype, weight.dtype], stateful=False)
-        shapes = (x_shape, y.shape[1:], ())
-        return tuple(tf.ensure_shape(row, (None, *shape)) for row, shape in zip(rows, shapes, strict=True))
+        types = [dtype for _, dtype in kinds]
+        found = tf.numpy_function(read_rows, [index], [*types, y.dtype, weight.dtype], stateful=False)
+        shapes = [*(shape for shape, _ in kinds), y.shape[1:], ()]
+        *x, target, weights = (
+            tf.ensure_shape(rows, (None, *shape)) for rows, shape in zip(found, shapes, strict=True)
+        )
+        return model_input(dict(zip(names, x, strict=True))), target, weights
 
     return batches if in_memory else batches.map(read)
 
@@ -223,26 +226,26 @@ def _progress(keras: Any, epochs: int, label: str, log: Callable[[str], None]) -
     return keras.callbacks.LambdaCallback(on_epoch_end=report)
 
 
-def _sample(split: Split) -> Split:
-    """Return at most 20,000 evenly spaced entries: enough to detect over-fitting, cheap on large splits."""
-    if len(split) <= _SCORED_ENTRIES:
+def _sample(features: Features, split: Split) -> Split:
+    """Return evenly spaced entries, at most 20,000 and 256 MiB: enough to detect over-fitting, cheap on large data."""
+    entry = sum(array[:1].nbytes for array in features.arrays(split).values())
+    size = min(_SCORED_ENTRIES, max(1, _SCORED_BYTES // max(1, entry)))
+    if len(split) <= size:
         return split
-    index = np.linspace(0, len(split) - 1, _SCORED_ENTRIES).astype(int)
-    x = take_rows(split.x, index)
+    index = np.linspace(0, len(split) - 1, size).astype(int)
+    x = (
+        {name: take_rows(array, index) for name, array in split.x.items()}
+        if isinstance(split.x, Mapping)
+        else take_rows(split.x, index)
+    )
     return Split(x, split.y[index], split.weight[index], split.keys)
 
 
-def _score(project: ModelProject, model: keras.Model, split: Split) -> dict[str, float]:
+def _score(project: ModelProject, model: keras.Model, features: Features, split: Split) -> dict[str, float]:
     """Return the metrics on the split; NaN if the training diverged, which the checks refuse."""
-    prediction = predict(model, split.x)
+    prediction = predict(model, features.arrays(split))
     if not np.isfinite(prediction).all():
         return dict.fromkeys(project.task.metrics, float("nan"))
-    if project.task.kind == "classification":
-        sums = prediction.sum(axis=1)
-        if prediction.min() < 0 or np.abs(sums - 1).max() > 1e-3:
-            raise InputError(
-                f"{project.name}: the model's outputs are not probabilities ({prediction.min():.3g} to "
-                f"{prediction.max():.3g}, rows sum to {sums.min():.3g}..{sums.max():.3g}): end build_model() with "
-                "a softmax layer"
-            )
+    if problem := project.task.prediction_problem(prediction):
+        raise InputError(f"{project.name}: {problem}")
     return project.task.score(split, prediction)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from jukebox_orch.contract import ModelProject
 from jukebox_orch.ml.artifacts import EvaluationReport, OnnxReport, Scores, StoredFeatures
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]<>|~$])")
 
 
 def model_card(
@@ -52,7 +55,9 @@ def model_card(
                 ["output", "type and shape"], [[n, " ".join(map(str, t))] for n, t in onnx.outputs.items()]
             ),
             "",
-            f"Labels: {', '.join(features.labels)}" if features.labels else "The output is a number.",
+            f"Labels: {', '.join(map(_plain, features.labels))}"
+            if features.labels
+            else "The output is a number.",
             "",
             "## Data",
             "",
@@ -76,6 +81,11 @@ def model_card(
             "",
         ]
     )
+
+
+def _plain(text: str) -> str:
+    """Return text that Markdown shows as it is."""
+    return _MARKUP.sub(r"\\\1", text)
 
 
 def _row(scores: Scores, metrics: Sequence[str]) -> list[object]:

@@ -43,18 +43,21 @@ class ModelFiles:
     def example(self) -> dict[str, dict[str, Any]]:
         """The first rows of the test split with the prediction of the ONNX file."""
         predictor = OnnxPredictor(self.onnx.content)
-        x = np.asarray(self.features.features.test.x[:_EXAMPLE_ROWS])
+        raw = self.example_inputs
         output = next(iter(self.onnx.report.outputs))
         return {
-            "inputs": {name: value.tolist() for name, value in predictor.feed(x).items()},
-            "outputs": {output: predictor.predict(x).tolist()},
+            "inputs": {name: value.tolist() for name, value in raw.items()},
+            "outputs": {output: predictor.predict(raw).tolist()},
         }
 
     @property
     def example_inputs(self) -> dict[str, np.ndarray]:
         """The inputs of the example as arrays, by input name."""
-        dtype = self.features.features.train.x.dtype
-        return {name: np.asarray(value, dtype) for name, value in self.example["inputs"].items()}
+        features = self.features.features
+        return {
+            name: np.array(values)
+            for name, values in features.raw(features.test, slice(_EXAMPLE_ROWS)).items()
+        }
 
     def side_files(self, store: ModelStore, number: str) -> dict[str, bytes]:
         """Return file name -> content for the version with this number."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from jukebox_orch.contract import Features, ModelProject
+from jukebox_orch.contract import Features, Gates, ModelProject
 from jukebox_orch.ml.artifacts import EvaluationReport
 from jukebox_orch.ml.evaluation import basis_problem, score_champion
 from jukebox_orch.registry.mlflow_resource import MlflowResource
@@ -42,14 +42,14 @@ class Candidate:
 
     Attributes:
         evaluation, features: its metrics, and the features they were computed on.
-        tolerance: how much worse than the champion its primary metric may be.
+        gates: how much worse than the champion its primary metric may be.
     """
 
     model_name: str
     number: str
     evaluation: EvaluationReport
     features: Features
-    tolerance: float
+    gates: Gates
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,12 @@ def decide_promotion(
         return PromotionDecision(False, f"it cannot be compared: {problem}")
     metric = evaluation.primary_metric
     ours, theirs = evaluation.test.metrics[metric], scores.metrics[metric]
-    better = project.task.not_worse(ours, theirs, candidate.tolerance)
+    tolerance = project.task.tolerance(candidate.gates, theirs)
+    better = project.task.not_worse(ours, theirs, tolerance)
     return PromotionDecision(
         better,
         f"test {metric} {ours:.4f}, champion version {champion.version} has {theirs:.4f} on the same split"
-        + ("" if better else f", tolerance {candidate.tolerance:.4g}"),
+        + ("" if better else f", tolerance {tolerance:.4g}"),
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from jukebox_orch.contract import Features
 from jukebox_orch.ml.artifacts import DataOrigin, OnnxModel, StoredFeatures, TrainedModel
+from jukebox_orch.ml.onnx_predictor import INPUT_TYPES
 from jukebox_orch.registry.mlflow_resource import MlflowResource
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ _BATCH = 1000
 _PARAMETER_LENGTH = 500
 # What MLflow keeps of a dataset's name and digest.
 _DATASET_NAME_LENGTH, _DATASET_DIGEST_LENGTH = 500, 36
-_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+_COLUMN_TYPES = {"float32": "float", "uint8": "integer", "int64": "long", "object": "string"}
 
 
 def log_training(
@@ -73,13 +74,18 @@ def log_dataset(mlflow: MlflowResource, run_id: str, stored: StoredFeatures, ori
     from mlflow.types import ColSpec, Schema, TensorSpec
 
     features = stored.features
-    x = features.train.x
-    schema = (
-        Schema([ColSpec("float" if x.dtype == np.float32 else "integer", name) for name in features.inputs])
-        if features.columns
-        else Schema([TensorSpec(x.dtype, (-1, *features.shape), features.inputs[0])])
+    raw = features.raw(features.train, slice(1))
+    # MLflow has no schema of columns and tensors together.
+    is_table = all(array.shape[1:] == (1,) for array in raw.values())
+    schema = Schema(
+        [
+            ColSpec(_COLUMN_TYPES[array.dtype.name], name)
+            if is_table
+            else TensorSpec(_plain(array.dtype), (-1, *array.shape[1:]), name)
+            for name, array in raw.items()
+        ]
     )
-    kind = "mlflow_colspec" if features.columns else "mlflow_tensorspec"
+    kind = "mlflow_colspec" if is_table else "mlflow_tensorspec"
     rows = {name: round(float(split.weight.sum())) for name, split in features.splits.items()}
     dataset = Dataset(
         name=origin.name[-_DATASET_NAME_LENGTH:],
@@ -118,7 +124,11 @@ def _log_keras(client: MlflowClient, run_id: str, model: keras.Model, features: 
     from mlflow.models import Model, ModelSignature
     from mlflow.types import Schema, TensorSpec
 
-    inputs = TensorSpec(features.train.x.dtype, (-1, *features.shape), "raw")
+    arrays = features.arrays(features.train)
+    inputs: list[Any] = [
+        TensorSpec(array.dtype, (-1, *array.shape[1:]), "raw" if len(arrays) == 1 else name)
+        for name, array in arrays.items()
+    ]
     output = TensorSpec(np.dtype(np.float32), (-1, *model.output_shape[1:]), "output")
     # `mlflow.keras.log_model` needs an active run, and leaving it would mark the run as finished.
     logged = Model.log(
@@ -127,7 +137,7 @@ def _log_keras(client: MlflowClient, run_id: str, model: keras.Model, features: 
         model_id=_new_model(client, run_id, "keras_model"),
         run_id=run_id,
         model=model,
-        signature=ModelSignature(Schema([inputs]), Schema([output])),
+        signature=ModelSignature(Schema(inputs), Schema([output])),
         # No input_example: mlflow.keras 3.17 writes it to a folder before it creates the folder.
         pip_requirements=_pinned("keras", "tensorflow", "numpy"),
     )
@@ -152,7 +162,7 @@ def log_onnx(
     def schema(tensors: Mapping[str, list[str | int]]) -> Schema:
         return Schema(
             [
-                TensorSpec(np.dtype(_TYPES[str(kind)]), (-1, *map(int, shape[1:])), name)
+                TensorSpec(_plain(INPUT_TYPES[str(kind)]), (-1, *map(int, shape[1:])), name)
                 for name, (kind, *shape) in tensors.items()
             ]
         )
@@ -178,6 +188,11 @@ def log_onnx(
     ]
     log_metrics(client, run_id, metrics)
     return logged.model_uri
+
+
+def _plain(dtype: np.dtype) -> np.dtype:
+    """Return the type as MLflow names it: text is not an object."""
+    return np.dtype(str) if dtype.name == "object" else dtype
 
 
 def _new_model(client: MlflowClient, run_id: str, name: str) -> str:

@@ -17,6 +17,7 @@ import pandas as pd
 
 from jukebox_orch.contract import Dataset, Features, InputError, ModelProject
 from jukebox_orch.ml.artifacts import StoredFeatures, TrainedModel
+from jukebox_orch.ml.door import dataset_problems
 
 HEAVY = (
     "tensorflow", "keras", "mlflow", "onnx", "onnxruntime", "tf2onnx", "sklearn", "scipy", "matplotlib",
@@ -54,7 +55,7 @@ class Trained:
         """Outputs (n, outputs) on the test split."""
         from jukebox_orch.ml.keras_runtime import predict
 
-        return predict(self.model, self.features.test.x)
+        return predict(self.model, self.features.arrays(self.features.test))
 
 
 def train(project: ModelProject, features: Features, seed: int) -> Trained:
@@ -115,14 +116,10 @@ def check_settings(project: ModelProject) -> None:
 
 def check_dataset(project: ModelProject, dataset: Dataset) -> None:
     """Check that the dataset is a dict of non-empty tables and arrays with the declared names and columns."""
-    assert isinstance(dataset, dict), f"load() returns {type(dataset).__name__}, not a dict of tables"
+    problems = dataset_problems(project, dataset)
+    assert not problems, "; ".join(problems)
     for name, value in dataset.items():
-        assert isinstance(value, pd.DataFrame | np.ndarray), (
-            f"load()[{name!r}] is {type(value).__name__}, not a table or array"
-        )
         assert len(value), f"load()[{name!r}] has no rows"
-        if isinstance(value, np.ndarray):
-            assert value.dtype != object, f"array {name!r} contains Python objects"
     assert set(dataset) == set(project.tables), (
         f"load() returns {sorted(dataset)}, tables declares {sorted(project.tables)}"
     )
@@ -182,7 +179,8 @@ def check_bad_data(project: ModelProject, dataset: Dataset, seed: int) -> None:
                 "or raise an InputError that names the problem"
             ) from error
         for name, split in features.splits.items():
-            finite = np.isfinite(split.x).all() and np.isfinite(split.y).all()
+            arrays = (*features.arrays(split).values(), split.y)
+            finite = all(np.isfinite(array).all() for array in arrays)
             assert finite or refused, f"{damage}: accepted, and features.{name} has NaN or infinity"
 
 

@@ -150,15 +150,17 @@ class ProjectContract:
         model_checks.check_overlap(features)
 
     def test_normalization_is_fitted_on_training_split(self, features: Features) -> None:
-        if features.normalization.kind == "unit":
-            return
-        fitted = Normalization.standard(features.train.x)
-        assert np.allclose(features.normalization.offset, fitted.offset, rtol=1e-6, atol=1e-9), (
-            "normalization.offset is not the mean of the training split: use Normalization.standard(train)"
-        )
-        assert np.allclose(features.normalization.scale, fitted.scale, rtol=1e-6), (
-            "normalization.scale is not the deviation of the training split: use Normalization.standard(train)"
-        )
+        for block in features.blocks:
+            constants = getattr(block, "normalization", None)
+            if not constants or constants.kind == "unit":
+                continue
+            fitted = Normalization.standard(features.arrays(features.train)[block.name], constants.axis)
+            assert np.allclose(constants.offset, fitted.offset, rtol=1e-6, atol=1e-9), (
+                "normalization.offset is not the mean of the training split: use Normalization.standard(train)"
+            )
+            assert np.allclose(constants.scale, fitted.scale, rtol=1e-6), (
+                "normalization.scale is not the deviation of the training split: use Normalization.standard(train)"
+            )
 
     def test_same_seed_gives_same_features(
         self, project: ModelProject, dataset: Dataset, features: Features

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from jukebox_orch.assets.check_builder import check_results
-from jukebox_orch.assets.evaluation import CHECKS
+from jukebox_orch.assets.evaluation import checks as evaluation_checks
 from jukebox_orch_tests.support.deployment import Deployment, checks, failures
 from jukebox_orch_tests.support.projects import Rents
 from kfp_bridge.records import AssetRecord, TaskRecord
@@ -41,7 +41,9 @@ def test_gate_is_ceiling_and_baseline_is_mean(trained):
 def test_larger_error_fails_metric_floor(rmse: float, failed: set[str], trained):
     report = trained[0].value("rents/evaluation")
     worse = report.test.model_copy(update={"metrics": {**report.test.metrics, "rmse": rmse}})
-    check_outcomes = check_results(Rents(), CHECKS, report.model_copy(update={"test": worse}))
+    check_outcomes = check_results(
+        Rents(), evaluation_checks(Rents()), report.model_copy(update={"test": worse})
+    )
     assert {r.check_name for r in check_outcomes if not r.passed} == failed
 
 

@@ -163,7 +163,7 @@ def test_mean_baseline_is_weighted_training_mean():
 def test_constant_regression_is_collapsed():
     x = np.zeros((3, 1), np.float32)
     split = Split.of_rows(x, np.array([1.0, 2.0, 3.0]), np.arange(3))
-    assert Regression().collapsed(split, np.ones((3, 1)), ()) == ["constant prediction"]
+    assert Regression().collapsed(split, np.ones((3, 1)), ()) == ["the prediction"]
     assert Regression().collapsed(split, np.array([[1.0], [2.0], [3.0]]), ()) == []
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from jukebox_orch.contract import Features, InputError
 from jukebox_orch.ml import training
-from jukebox_orch.ml.artifacts import StoredFeatures
+from jukebox_orch.ml.artifacts import SourcedDataset, StoredFeatures
+from jukebox_orch.ml.features import make_features
 from jukebox_orch.ml.keras_runtime import predict
 from jukebox_orch.ml.onnx_export import export
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
@@ -63,6 +64,34 @@ class TestSplits:
         np.testing.assert_array_equal(features.test.x, random_images(50, seed=5))
         assert len(features.train) + len(features.validation) == 250
 
+    @pytest.mark.parametrize(
+        ("has_published_test", "published_test", "kind"),
+        [
+            (True, True, "published test images"),
+            (True, False, "by share"),
+            (False, True, "by share"),
+            (False, False, "by share"),
+        ],
+    )
+    def test_split_kind_says_where_test_images_come_from(
+        self, has_published_test: bool, published_test: bool, kind: str, tmp_path: Path
+    ) -> None:
+        test = (np.arange(60) >= 40) & has_published_test
+        path = save(tmp_path / "a.npz", random_images(60), np.arange(60) % 2, test=test)
+        dataset = SourcedDataset(PROJECT.load(ImageSource(location=str(path))), origin=None)
+        stored = make_features(PROJECT, dataset, "", ImageSplit(published_test=published_test), 0)
+        assert stored.split_kind == kind
+        assert (len(stored.features.test) == 20) == (kind == "published test images")
+
+    def test_unusable_published_test_images_are_refused(self, tmp_path: Path) -> None:
+        images = random_images(60)
+        images[40:] = 7
+        path = save(tmp_path / "a.npz", images, np.arange(60) % 2, test=np.arange(60) >= 40)
+        with pytest.raises(
+            InputError, match=r"published test images can be used.*split\.published_test: false"
+        ):
+            features_of(path)
+
     def test_training_copy_of_test_image_is_left_out(self, tmp_path: Path) -> None:
         images = random_images(60)
         images[2] = images[40]
@@ -104,6 +133,7 @@ class TestSplits:
         features = features_of(save(tmp_path / "a.npz", random_images(60), np.arange(60) % 2))
         assert features.train.x.dtype == np.uint8
         assert isinstance(features.train.x, np.memmap)
+        assert features.normalization
         assert features.normalization.apply(np.array([0, 255])).tolist() == [0.0, 1.0]
 
 
@@ -182,7 +212,7 @@ def trained() -> SimpleNamespace:
         project, StoredFeatures(features, "", {}), ImageHyperparameters(), 0, lambda line: None
     )
     cpu_seconds = time.process_time() - started
-    prediction = predict(model.keras_model, features.test.x)
+    prediction = predict(model.keras_model, features.arrays(features.test))
     onnx = export(project, model, features)
     return SimpleNamespace(
         features=features, model=model, prediction=prediction, onnx=onnx, cpu_seconds=cpu_seconds
@@ -206,7 +236,8 @@ class TestTrained:
 
     def test_exported_model_has_no_augmentation(self, trained: SimpleNamespace) -> None:
         predictor = OnnxPredictor(trained.onnx.content)
-        first, second = (predictor.predict(trained.features.test.x[:64]) for _ in range(2))
+        raw = trained.features.raw(trained.features.test, slice(64))
+        first, second = (predictor.predict(raw) for _ in range(2))
         np.testing.assert_array_equal(first, second)
 
     def test_mistakes_are_sorted_by_confidence(self, trained: SimpleNamespace) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jukebox_orch.projects.image_processor import ImageProcessor
 from jukebox_orch_tests.support.deployment import Deployment, failures, made
@@ -105,3 +106,27 @@ def test_bad_source_stops_run_before_training(
     assert not {"trained_model", "registered_model"} & set(made(result))
     assert made(result)[:1] == last
     assert deployment.versions("image_processor") == []
+
+
+def test_class_folders_may_have_any_name(deployment: Deployment):
+    names = ("$a$$", "<b>*x*|y", "_x_^2", "ca$$h", "\N{CAT FACE}")
+    folder = deployment.folder / "images"
+    random = np.random.default_rng(0)
+    for i, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for j, noise in enumerate(random.integers(0, 10, (40, 16, 16), dtype=np.uint8)):
+            # Every fourth image looks like the next class, so that the figure of mistakes has titles with names.
+            appearance = (i + (j % 4 == 0)) % len(names)
+            Image.fromarray(noise + np.uint8(50 * appearance)).save(folder / name / f"{j}.png")
+    result = deployment.run(
+        project=ImageProcessor(),
+        source={"location": str(folder), "height": 16, "width": 16, "color": "grey"},
+        hyperparameters={"epochs": 20, "learning_rate": 0.003, "batch_size": 16},
+        gates={"metric_floor": 0.3},
+    )
+    assert result.success, failures(result)
+    report = deployment.value("image_processor/evaluation")
+    assert [row["label"] for row in report.details["per_class"]] == sorted(names)
+    metadata = deployment.metadata("image_processor/evaluation")
+    assert str(metadata["mistakes"]).startswith("![mistakes](data:image/png;base64,")
+    assert deployment.versions("image_processor") == [1]

@@ -197,7 +197,7 @@ def test_entries_have_raw_features_and_label_shares(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_DATE, 0)
     assert features.inputs == FEATURES
     assert features.labels == COUNTRIES
-    assert features.columns
+    assert features.input_names == FEATURES
     songs = frame(dataset, "songs")
     for split in features.splits.values():
         assert (split.x.dtype, split.y.dtype, split.weight.dtype) == (np.float32, np.float32, np.float32)
@@ -270,6 +270,7 @@ def test_normalised_training_split_has_unit_variance(sixty_fourths: np.ndarray) 
 
 def test_constants_are_fitted_on_training_split(dataset: Dataset) -> None:
     features = PROJECT.build_features(dataset, BY_SONG, 0)
+    assert features.normalization
     assert_allclose(features.normalization.offset, features.train.x.astype("f8").mean(axis=0))
     assert_allclose(features.normalization.scale, features.train.x.astype("f8").std(axis=0))
 
@@ -346,6 +347,7 @@ def test_defaults_reach_target_accuracy_on_real_data() -> None:
     model.compile(
         PROJECT.optimizer(hyperparameters, steps), "categorical_crossentropy", steps_per_execution=16
     )
+    assert features.normalization
     normalise = features.normalization.apply
     model.fit(
         normalise(features.train.x),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jukebox_orch.assets.check_builder import check_results
-from jukebox_orch.assets.evaluation import CHECKS
+from jukebox_orch.assets.evaluation import checks as evaluation_checks
 from jukebox_orch.ml.keras_runtime import predict
 from jukebox_orch.registry.promotion import champion_history, move_champion
 from jukebox_orch_tests.support.deployment import SMALL, Deployment, checks, failures
@@ -101,7 +101,8 @@ def test_logged_keras_model_has_signature_and_pinned_requirements(finished):
     assert info.signature.inputs.numpy_types() == [np.dtype("float32")]
     loaded = load_model(info.model_uri, load_model_kwargs={"safe_mode": True})
     assert isinstance(loaded, keras.Model)
-    x = np.asarray(deployment.value("blobs/features").features.test.x)
+    features = deployment.value("blobs/features").features
+    x = features.arrays(features.test)
     ours = predict(deployment.value("blobs/trained_model").keras_model, x)
     np.testing.assert_array_equal(predict(loaded, x), ours)
     folder = Path(download_artifacts(info.model_uri))
@@ -254,7 +255,7 @@ def test_model_without_champion_is_compared_with_baseline(finished):
     assert check.metadata["threshold"].value == baseline
     assert "there is no champion yet; majority_class has" in (check.description or "")
     worse = report.test.model_copy(update={"metrics": {**report.test.metrics, "accuracy": baseline - 0.02}})
-    results = check_results(Blobs(), CHECKS, report.model_copy(update={"test": worse}))
+    results = check_results(Blobs(), evaluation_checks(Blobs()), report.model_copy(update={"test": worse}))
     assert [r.passed for r in results if r.check_name == "not_worse_than_champion"] == [False]
 
 

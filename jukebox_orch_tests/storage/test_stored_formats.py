@@ -39,10 +39,11 @@ def test_artifact_of_older_version_is_read(asset: str) -> None:
 
 
 def test_models_of_older_version_predict_the_same() -> None:
-    x = read("features", GOLDEN / "features", RECORDED["features"]["sha256"]).features.test.x
+    features = read("features", GOLDEN / "features", RECORDED["features"]["sha256"]).features
     network = read("trained_model", GOLDEN / "trained_model", RECORDED["trained_model"]["sha256"]).keras_model
     onnx = read("onnx_model", GOLDEN / "onnx_model", RECORDED["onnx_model"]["sha256"])
-    np.testing.assert_allclose(OnnxPredictor(onnx.content).predict(x), predict(network, x), atol=1e-5)
+    ours = OnnxPredictor(onnx.content).predict(features.raw(features.test))
+    np.testing.assert_allclose(ours, predict(network, features.arrays(features.test)), atol=1e-5)
 
 
 def test_format_names_equal_recorded_names() -> None:

@@ -4,6 +4,7 @@ import io
 import re
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from jukebox_orch.projects.image_processor import ImageProcessor, ImageSource
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
-def random_images(n: int, seed: int = 0) -> np.ndarray:
-    """Return (n, 32, 32, 3) uint8 images, all different."""
-    return np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+def random_images(n: int, seed: int = 0, shape: tuple[int, int, int] = (32, 32, 3)) -> np.ndarray:
+    """Return (n, *shape) uint8 images, all different."""
+    return np.random.default_rng(seed).integers(0, 256, (n, *shape), dtype=np.uint8)
 
 
 def cifar_records(images: np.ndarray, labels: np.ndarray) -> bytes:
@@ -58,19 +59,24 @@ def cifar_members(per_batch: int = 50) -> list[tuple[tarfile.TarInfo, bytes]]:
     ]
 
 
-def write_folder(root: Path, per_class: int = 6, classes: tuple[str, ...] = ("cat", "dog")) -> Path:
-    """Write `<root>/<class>/<number>.png`, RGB, 32 x 32."""
-    images = random_images(per_class * len(classes))
+def write_folder(
+    root: Path,
+    per_class: int = 6,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    shape: tuple[int, int, int] = (32, 32, 3),
+) -> Path:
+    """Write `<root>/<class>/<number>.png` of height, width and channels `shape`."""
+    images = random_images(per_class * len(classes), shape=shape)
     for i, image in enumerate(images):
         path = root / classes[i // per_class] / f"{i % per_class:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        Image.fromarray(image.squeeze()).save(path)
     return root
 
 
-def assert_refused(location: Path, message: str, convert: bool = False) -> None:
-    """Assert that `load` raises an InputError with the file and the message."""
+def assert_refused(location: Path, message: str, **fields: Any) -> None:
+    """Assert that `load` with these fields of the source raises an InputError with the file and the message."""
     with pytest.raises(InputError) as raised:
-        ImageProcessor().load(ImageSource(location=str(location), convert=convert))
+        ImageProcessor().load(ImageSource(location=str(location), **fields))
     assert str(location) in str(raised.value)
     assert re.search(message, str(raised.value)), raised.value

@@ -1,4 +1,4 @@
-"""The image_processor project: classifies 32 x 32 colour images."""
+"""The image_processor project: classifies colour or grey images of one size."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from jukebox_orch.contract import (
     Split,
     Validation,
 )
+from jukebox_orch.projects.image_processor.shapes import CHANNELS, Shape
 
 if TYPE_CHECKING:
     import keras
@@ -31,15 +32,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHIFT = 3
+_HALVED_SIDE = 8
 
 
 class ImageSource(Source):
     """A CIFAR-10 archive (binary version), NumPy archives, or a folder of images by class."""
 
+    height: int = Field(default=32, ge=8, le=512, description="Height of every image in pixels")
+    width: int = Field(default=32, ge=8, le=512, description="Width of every image in pixels")
+    color: Literal["rgb", "grey"] = Field(default="rgb", description="Whether images are colour or grey")
     convert: bool = Field(
         default=False,
-        description="Resize image files to 32 x 32 and convert them to RGB; off: other sizes and modes are refused",
+        description="Resize image files to width and height and convert them to color; off: others are refused",
     )
+
+    @property
+    def shape(self) -> Shape:
+        """Height, width and channels of every image."""
+        return self.height, self.width, CHANNELS[self.color]
 
 
 class ImageSplit(Settings):
@@ -87,20 +97,19 @@ class ImageGates(Gates):
 
 
 class ImageProcessor(ModelProject):
-    """Predicts which class of its source a 32 x 32 colour image belongs to."""
+    """Predicts which class of its source an image belongs to."""
 
     name = "image_processor"
-    description = "Classifies 32 x 32 colour images with a convolutional network."
+    description = "Classifies colour or grey images of one size with a convolutional network."
     limitations = (
         "Always predicts one of the classes it was trained on. The embedded sample is scikit-learn's handwritten "
-        "digits, enlarged from 8 x 8 grey to 32 x 32 RGB: it shows that the graph works and is not a model of "
-        "photographs."
+        "digits, resized from 8 x 8: it shows that the graph works and is not a model of photographs."
     )
     owners = ("team:image_processor",)
     task = Classification()
     tables = {"images": (), "samples": ("label", "file", "row", "test"), "classes": ("name",)}  # noqa: RUF012
     rules = {  # noqa: RUF012
-        "images": "Every image is uint8, 32 x 32 x 3, and has a label.",
+        "images": "Every image is uint8, of one height and width, with 1 or 3 channels, and has a label.",
         "labels": "Every label is the number of a class.",
         "classes": "There are at least two classes, each with at least three different usable images.",
         "blank": "An image has more than one colour.",
@@ -115,13 +124,13 @@ class ImageProcessor(ModelProject):
 
     @override
     def load(self, source: ImageSource) -> Dataset:
-        """Read `images` uint8 (n, 32, 32, 3), mapped from disk, `samples` (one row per image) and `classes`."""
+        """Read `images` uint8 (n, height, width, channels), `samples` (one row per image) and `classes`."""
         from jukebox_orch.projects.image_processor.sample import digits
         from jukebox_orch.projects.image_processor.sources import list_files, read_files
 
         if not source.location and not source.files:
-            return digits()
-        return read_files(source.files or list_files(source.location), source.convert)
+            return digits(source.shape)
+        return read_files(source.files or list_files(source.location), source.shape, source.convert)
 
     @override
     def validate(self, dataset: Dataset) -> Validation:
@@ -150,18 +159,26 @@ class ImageProcessor(ModelProject):
         )
 
     @override
+    def split_kind(self, dataset: Dataset, split: ImageSplit) -> str:
+        from jukebox_orch.projects.image_processor.splits import has_published_test
+
+        return "published test images" if has_published_test(dataset, split.published_test) else "by share"
+
+    @override
     def build_model(self, features: Features, hyperparameters: ImageHyperparameters) -> keras.Model:
         import keras
         from keras import layers
 
+        stages = [keras.Input(features.shape), layers.Conv2D(32, 3, activation="relu")]
+        side = min(features.shape[:2]) - 2
+        # Halve the feature map until its smaller side has 2 to 7 pixels, so that the dense layer stays small for
+        # large images: two times for 32 x 32 images, six times for 512 x 512.
+        while side >= _HALVED_SIDE:
+            stages += [layers.MaxPooling2D(), layers.Conv2D(64, 3, activation="relu")]
+            side = side // 2 - 2
         return keras.Sequential(
             [
-                keras.Input(features.shape),
-                layers.Conv2D(32, 3, activation="relu"),
-                layers.MaxPooling2D(),
-                layers.Conv2D(64, 3, activation="relu"),
-                layers.MaxPooling2D(),
-                layers.Conv2D(64, 3, activation="relu"),
+                *stages,
                 layers.Flatten(),
                 layers.Dense(64, activation="relu"),
                 layers.Dense(len(features.labels), activation="softmax"),
@@ -187,7 +204,7 @@ class ImageProcessor(ModelProject):
             return x
         if hyperparameters.augmentation == "shift_and_flip":
             x = tf.image.stateless_random_flip_left_right(x, seed)
-        # Crop 32 rows and columns from each padded image, starting at a random row and column per image.
+        # Crop each padded image to its size, starting at a random row and column per image.
         padded = tf.pad(x, [[0, 0], [_SHIFT, _SHIFT], [_SHIFT, _SHIFT], [0, 0]], "SYMMETRIC")
         first = tf.random.stateless_uniform(
             tf.stack([2, tf.shape(x)[0], 1]), seed, 0, 2 * _SHIFT + 1, tf.int32

@@ -13,7 +13,7 @@ from jukebox_orch.contract import Dataset
 
 @dataclass(frozen=True)
 class Batch:
-    """Images of a file: `images` uint8 (n, 32, 32, 3), `labels` int64 (n,), `test` bool (n,): published test image."""
+    """Images of a file: `images` uint8 (n, *shape), `labels` int64 (n,), `test` bool (n,): published test image."""
 
     file: str
     images: np.ndarray

@@ -20,7 +20,9 @@ from typing_extensions import override
 
 from jukebox_orch.contract import InputError
 from jukebox_orch.projects.image_processor.batches import Batch
+from jukebox_orch.projects.image_processor.shapes import Shape, describe
 
+_SHAPE = (32, 32, 3)
 _RECORD = 1 + 3 * 32 * 32
 # The published archive unpacks to 185 MB, with 4 KB of headers and 88 bytes of class names.
 _UNPACKED_LIMIT = 512 << 20
@@ -30,12 +32,18 @@ _KNOWN = re.compile(r"data_batch_\d+\.bin|test_batch\.bin|batches\.meta\.txt|rea
 _PYTHON = re.compile(r"data_batch_\d+|test_batch|batches\.meta|.*\.(pkl|pickle)")
 
 
-def read_cifar(where: str, archive: IO[bytes]) -> tuple[list[str], list[Batch]]:
+def read_cifar(where: str, archive: IO[bytes], shape: Shape) -> tuple[list[str], list[Batch]]:
     """Return class names and batches of a `.tar` or `.tar.gz`.
 
     Raises:
-        InputError: the archive is damaged, malicious, the pickled python version, or not CIFAR-10.
+        InputError: the archive is damaged, malicious, the pickled python version, or not CIFAR-10; or `shape` is
+            not 32 x 32 RGB.
     """
+    if shape != _SHAPE:
+        raise InputError(
+            f"{where}: CIFAR-10's images are {describe(_SHAPE)}, the source declares {describe(shape)}; "
+            "set source.width: 32, source.height: 32 and source.color: rgb"
+        )
     try:
         with tempfile.TemporaryFile() as unpacked:
             _unpack(where, archive, unpacked)

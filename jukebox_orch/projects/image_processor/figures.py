@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jukebox_orch.contract.figures import PLAIN
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -30,9 +32,10 @@ def mistakes(features: Features, prediction: np.ndarray) -> Figure | None:
         f"{len(worst)} of {len(wrong)} mistakes among {len(test)} test images, highest confidence first"
     )
     for axes, row in zip(figure.subplots(rows, _COLUMNS, squeeze=False).flat, worst, strict=False):
-        axes.imshow(test.x[row])
+        axes.imshow(test.x[row], cmap="gray", vmin=0, vmax=255)  # these settings are for grey images only
         true, guess = features.labels[test.y[row]], features.labels[predicted[row]]
-        axes.set_title(f"{true}, predicted {guess}\n({prediction[row].max():.0%} confidence)", fontsize=8)
+        title = f"{true}, predicted {guess}\n({prediction[row].max():.0%} confidence)"
+        axes.set_title(title, fontsize=8, **PLAIN)
     for axes in figure.axes:
         axes.axis("off")
     return figure

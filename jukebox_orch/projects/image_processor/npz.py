@@ -16,7 +16,7 @@ import numpy as np
 
 from jukebox_orch.contract import InputError
 from jukebox_orch.projects.image_processor.batches import Batch
-from jukebox_orch.projects.image_processor.spool import SHAPE
+from jukebox_orch.projects.image_processor.shapes import Shape
 
 _ARRAYS = ("images", "labels", "classes", "test")
 # Real images compress by a small factor, long runs of zeros by a factor of 1000.
@@ -25,12 +25,12 @@ _BOMB_BYTES = 256 << 20
 _NAMES_BYTES = 10 << 20
 
 
-def read_npz(where: str, file: IO[bytes]) -> tuple[list[str], list[Batch]]:
+def read_npz(where: str, file: IO[bytes], shape: Shape) -> tuple[list[str], list[Batch]]:
     """Return class names (empty if there are none), and the images as one batch, mapped from a temporary file.
 
     Raises:
         InputError: the archive is damaged or malicious, has Python objects, or an array has a wrong shape or
-            type.
+            type; images must have `shape`.
     """
     arrays = _map_arrays(where, file)
 
@@ -40,8 +40,12 @@ def read_npz(where: str, file: IO[bytes]) -> tuple[list[str], list[Batch]]:
             raise InputError(f"{where}: array {name!r} is {actual}; expected {expected}; convert it")
 
     images, labels = arrays["images"], arrays["labels"]
-    is_pixels = images.dtype == np.uint8 and images.shape[1:] == SHAPE
-    require("images", is_pixels, "uint8 (n, 32, 32, 3), values 0..255")
+    if images.dtype != np.uint8 or images.shape[1:] != shape:
+        expected = f"uint8 (n, {', '.join(map(str, shape))}), values 0..255"
+        raise InputError(
+            f"{where}: array 'images' is {images.dtype} {images.shape}; expected {expected}; convert it, or set "
+            "source.height, source.width and source.color"
+        )
     require("images", images.flags.c_contiguous, "row order, not column order: np.ascontiguousarray(images)")
     n = len(images)
     test = arrays.setdefault("test", np.zeros(n, bool))

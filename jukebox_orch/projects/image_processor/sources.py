@@ -23,6 +23,7 @@ from jukebox_orch.projects.image_processor.batches import as_dataset
 from jukebox_orch.projects.image_processor.cifar import read_cifar
 from jukebox_orch.projects.image_processor.npz import read_npz
 from jukebox_orch.projects.image_processor.pictures import FILE_LIMIT, decode
+from jukebox_orch.projects.image_processor.shapes import Shape, images_per_chunk
 from jukebox_orch.projects.image_processor.spool import Spool
 
 _ARCHIVES = {".npz": read_npz, ".tar": read_cifar, ".tar.gz": read_cifar, ".tgz": read_cifar}
@@ -77,21 +78,24 @@ def list_files(location: str) -> list[SourceFile]:
     return files
 
 
-def read_files(files: list[SourceFile], convert: bool) -> Dataset:
-    """Read archives, or image files whose folder is their class, in the given order.
+def read_files(files: list[SourceFile], shape: Shape, convert: bool) -> Dataset:
+    """Read archives, or image files whose folder is their class, in the given order; images are uint8 (n, *shape).
 
     Raises:
-        InputError: a file cannot be read, is of an unknown kind, or the files cannot be combined.
+        InputError: a file cannot be read, is of an unknown kind or has images of another shape, or the files cannot
+            be combined.
         OSError: a server or network failed; a retry may succeed.
     """
-    return _read_pictures(files, convert) if all(map(_is_picture, files)) else _read_archives(files)
+    if all(map(_is_picture, files)):
+        return _read_pictures(files, shape, convert)
+    return _read_archives(files, shape)
 
 
-def _read_archives(files: list[SourceFile]) -> Dataset:
+def _read_archives(files: list[SourceFile], shape: Shape) -> Dataset:
     classes: list[str] = []
     previous = ""
     tables: list[pd.DataFrame] = []
-    with Spool() as spool:
+    with Spool(shape) as spool:
         for file in files:
             where = display_url(file.url)
             read = next(
@@ -101,7 +105,7 @@ def _read_archives(files: list[SourceFile]) -> Dataset:
                 kinds = ", ".join((*_ARCHIVES, *_PICTURES))
                 raise InputError(f"{where}: is not one of {kinds}; image files and archives cannot be mixed")
             with open_verified(file) as archive:
-                names, batches = read(where, archive)
+                names, batches = read(where, archive, shape)
             if previous and names != classes:
                 raise InputError(f"{where}: has other classes than {previous}: {names} and {classes}")
             previous, classes = where, names
@@ -113,7 +117,7 @@ def _read_archives(files: list[SourceFile]) -> Dataset:
     return as_dataset(images, samples, classes or _numbers_as_names(previous, samples["label"]))
 
 
-def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
+def _read_pictures(files: list[SourceFile], shape: Shape, convert: bool) -> Dataset:
     folders = [PurePosixPath(url_path(file.url)).parent.name for file in files]
     classes = sorted(set(folders))
     problems = [
@@ -125,13 +129,14 @@ def _read_pictures(files: list[SourceFile], convert: bool) -> Dataset:
 
     def picture_or_problem(file: SourceFile) -> np.ndarray | str:
         try:
-            return decode(display_url(file.url), read_bytes(file, FILE_LIMIT), convert)
+            return decode(display_url(file.url), read_bytes(file, FILE_LIMIT), shape, convert)
         except InputError as error:
             return str(error)
 
-    with Spool() as spool, ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(files), _WINDOW):
-            results = list(pool.map(picture_or_problem, files[start : start + _WINDOW]))
+    window = min(_WINDOW, images_per_chunk(shape))
+    with Spool(shape) as spool, ThreadPoolExecutor(_THREADS) as pool:
+        for start in range(0, len(files), window):
+            results = list(pool.map(picture_or_problem, files[start : start + window]))
             problems += [result for result in results if isinstance(result, str)]
             if len(problems) >= _PROBLEMS_COUNTED:
                 break

@@ -9,7 +9,7 @@ import pandas as pd
 
 from jukebox_orch.contract import Dataset, Finding, InputError, Validation, split_by_share
 from jukebox_orch.contract.memmap import iter_chunks
-from jukebox_orch.projects.image_processor.spool import CHUNK, SHAPE
+from jukebox_orch.projects.image_processor.shapes import CHANNELS, images_per_chunk
 
 _SMALLEST_CLASS = 3
 
@@ -22,11 +22,12 @@ def validate_images(dataset: Dataset) -> Validation:
         and isinstance(samples, pd.DataFrame)
         and isinstance(classes, pd.DataFrame)
         and images.dtype == np.uint8
-        and images.shape == (len(samples), *SHAPE)
-        and len(images)
+        and images.ndim == 4
+        and images.shape[3] in CHANNELS.values()
+        and len(images) == len(samples) > 0
     ):
         actual = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else "missing"
-        message = f"images are {actual}; expected uint8 (n, 32, 32, 3) with n > 0 and n samples"
+        message = f"images are {actual}; expected uint8 (n, height, width, 1 or 3) with n > 0 and n samples"
         return Validation(0, 0, [Finding("images", message, 1, fatal=True)])
     labels, names = samples["label"].to_numpy(), classes["name"].tolist()
     outside = ~_are_classes(labels, len(names))
@@ -67,6 +68,12 @@ def tables(dataset: Dataset) -> tuple[np.ndarray, pd.DataFrame, list[str]]:
     return np.asanyarray(images), pd.DataFrame(samples), pd.DataFrame(classes)["name"].tolist()
 
 
+def has_published_test(dataset: Dataset, published_test: bool) -> bool:
+    """Return whether the test split is the published test images: the setting is on, and the source marks some."""
+    # A missing mark, which makes the column float, is not a mark.
+    return published_test and bool((tables(dataset)[1]["test"].to_numpy() == 1).any())
+
+
 def split_rows(
     dataset: Dataset, validation_share: float, test_share: float, published_test: bool, seed: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -76,7 +83,7 @@ def split_rows(
     the published test split is left out.
 
     Raises:
-        InputError: a class has too few images for the splits.
+        InputError: a class has too few images for the splits, or no published test image is usable.
     """
     images, samples, names = tables(dataset)
     labels = samples["label"].to_numpy()
@@ -85,33 +92,40 @@ def split_rows(
     known = _are_classes(labels, len(names))
     usable = ~(blank | contradictory) & known
     labels = np.where(known, labels, 0).astype(np.int64)
-    published = np.flatnonzero(usable & (samples["test"].to_numpy() == 1) & published_test)
+    is_published = has_published_test(dataset, published_test)
+    published = np.flatnonzero(usable & (samples["test"].to_numpy() == 1) & is_published)
+    if is_published and not len(published):
+        raise InputError(
+            "none of the published test images can be used; correct them, or set split.published_test: false"
+        )
     rest = np.flatnonzero(usable & ~np.isin(digests, digests[published]))
     if missing := sorted(set(range(len(names))) - set(labels[rest])):
         raise InputError(f"class {names[missing[0]]!r} has no images except the published test images")
     shares = split_by_share(
         digests[rest],
         validation_share,
-        0 if len(published) else test_share,
+        0 if is_published else test_share,
         seed,
         np.asarray(names)[labels[rest]],
     )
     rows = {name: rest[index] for name, index in shares.items()}
-    if len(published):
+    if is_published:
         rows["test"] = published
     return {name: (index, digests[index]) for name, index in rows.items()}
 
 
 def color_statistics(dataset: Dataset) -> pd.DataFrame:
-    """Return per image: label, brightness (mean), contrast (standard deviation), and the mean of each colour."""
+    """Return per image: label, brightness (mean), contrast (standard deviation); of RGB the mean of each colour too."""
     images, samples, _ = tables(dataset)
-    values = np.empty((len(images), 5))
-    for start, chunk in iter_chunks(images, CHUNK):
-        colors = chunk.mean(axis=(1, 2))
-        values[start : start + len(chunk), 0] = colors.mean(axis=1)
+    # The only channel of a grey image is its brightness.
+    channels = ["red", "green", "blue"] if images.shape[3] == CHANNELS["rgb"] else []
+    values = np.empty((len(images), 2 + len(channels)))
+    for start, chunk in iter_chunks(images, images_per_chunk(images.shape[1:])):
+        means = chunk.mean(axis=(1, 2))
+        values[start : start + len(chunk), 0] = means.mean(axis=1)
         values[start : start + len(chunk), 1] = chunk.std(axis=(1, 2, 3))
-        values[start : start + len(chunk), 2:] = colors
-    table = pd.DataFrame(values, columns=["brightness", "contrast", "red", "green", "blue"])
+        values[start : start + len(chunk), 2:] = means[:, : len(channels)]
+    table = pd.DataFrame(values, columns=["brightness", "contrast", *channels])
     return table.assign(label=samples["label"].to_numpy())
 
 
@@ -124,8 +138,8 @@ def _unusable(images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nd
     """Return (n,) bool: blank; (n,) bool: same pixels with other label; (n,) uint64: digest of the pixels."""
     blank = np.empty(len(images), bool)
     digests = np.empty(len(images), np.uint64)
-    for start, chunk in iter_chunks(images, CHUNK):
-        flat = np.ascontiguousarray(chunk).reshape(len(chunk), -1, 3)
+    for start, chunk in iter_chunks(images, images_per_chunk(images.shape[1:])):
+        flat = np.ascontiguousarray(chunk).reshape(len(chunk), -1, images.shape[-1])
         blank[start : start + len(chunk)] = (flat == flat[:, :1]).all(axis=(1, 2))
         joined = b"".join(hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in flat)
         digests[start : start + len(chunk)] = np.frombuffer(joined, "<u8")

@@ -1,0 +1,283 @@
+"""What a project returns is judged before anything is computed on it, in one message with every problem."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+from jukebox_orch.contract import (
+    Categories,
+    Features,
+    InputError,
+    ModelProject,
+    MultiLabel,
+    Normalization,
+    Regression,
+    Split,
+    Tensor,
+)
+from jukebox_orch.ml.door import dataset_problems, features_problems
+from jukebox_orch.ml.training import train
+from jukebox_orch_tests.ml.test_training import feature_set
+from jukebox_orch_tests.support.deployment import Deployment, failures, made
+from jukebox_orch_tests.support.projects import Blobs
+
+NAMES = ("height", "width", "depth")
+
+
+def changed(**fields: Any) -> Callable[[Features], Features]:
+    """Change fields of the training split."""
+    return lambda features: replace(features, train=replace(features.train, **fields))
+
+
+def of(**functions: Callable[[np.ndarray], Any]) -> Callable[[Features], Features]:
+    """Change arrays of the training split by a function."""
+    return lambda features: replace(
+        features,
+        train=replace(
+            features.train, **{name: f(getattr(features.train, name)) for name, f in functions.items()}
+        ),
+    )
+
+
+def shares(y: np.ndarray) -> np.ndarray:
+    return np.eye(3, dtype=np.float32)[y]
+
+
+FEATURES: dict[str, tuple[Callable[[Features], Any], str]] = {
+    "nothing": (lambda _: None, "returned NoneType instead of Features"),
+    "two names for three columns": (lambda f: replace(f, inputs=NAMES[:2]), "2 input names for x of shape"),
+    "a list of names": (lambda f: replace(f, inputs=list(NAMES)), "give a tuple of names"),
+    "an empty name": (lambda f: replace(f, inputs=("height", "", "depth")), "input name '': use a text"),
+    "a repeated name": (lambda f: replace(f, inputs=("a", "a", "b")), "input names 'a' occur more than once"),
+    "a name with a slash": (lambda f: replace(f, inputs=("a/b", "c", "d")), "input name 'a/b': use no `/`"),
+    "a reserved name": (
+        lambda f: replace(f, inputs=("raw", "c", "d")),
+        "input name 'raw' is a name of the product",
+    ),
+    "names and blocks": (lambda f: replace(f, inputs=("a", Tensor("b"))), "inputs mixes Tensor, str"),
+    "x float64": (of(x=lambda x: x.astype(float)), r"train.x is float64: use float32"),
+    "x float16": (of(x=lambda x: x.astype(np.float16)), r"train.x is float16: use float32"),
+    "x int64": (of(x=lambda x: x.astype(np.int64)), r"train.x is int64: use float32"),
+    "x object": (of(x=lambda x: x.astype(object)), r"train.x is object: use float32"),
+    "x a table": (of(x=pd.DataFrame), r"train.x is DataFrame instead of an array"),
+    "x too short": (of(x=lambda x: x[1:]), r"train.x has \d+ entries, y has \d+"),
+    "y one-based": (of(y=lambda y: y + 1), "y has values 1..3: positions in `labels` are 0..2"),
+    "y with -1": (of(y=lambda y: y - 1), "y has values -1..1: positions"),
+    "y strings": (of(y=lambda y: y.astype(str)), "y is <U.*: give the position of each label"),
+    "y floats": (of(y=lambda y: y.astype(np.float32)), "y is float32: give the position"),
+    "y a column": (of(y=lambda y: y[:, None]), r"y has shape \(\d+, 1\): use \(n,\) positions"),
+    "y sums to 2": (of(y=lambda y: shares(y) * 2), r"rows sum to 2\.\.2"),
+    "y float64 shares": (of(y=lambda y: shares(y).astype(float)), "y is float64: shares of each label"),
+    "y NaN": (of(y=lambda y: shares(y) * np.nan), "y has .* missing or infinite values"),
+    "no entries": (of(x=lambda x: x[:0], y=lambda y: y[:0]), "y has no entries"),
+    "labels repeated": (lambda f: replace(f, labels=("a", "b", "a")), "labels 'a' occur more than once"),
+    "labels numpy integers": (
+        lambda f: replace(f, labels=tuple(np.arange(3))),
+        r"labels .* \(int64\) are not texts: use tuple\(map\(str, labels\)\)",
+    ),
+    "labels an array": (
+        lambda f: replace(f, labels=np.array(["a", "b", "c"])),
+        "labels is ndarray: give a tuple",
+    ),
+    "labels an empty text": (lambda f: replace(f, labels=("a", "b", "")), "labels '' .* are not texts"),
+    "one label": (lambda f: replace(f, labels=("a",)), "1 labels: a classification needs two or more"),
+    "weight of another length": (changed(weight=np.ones(1, np.float32)), r"train.weight is float32 \(1,\)"),
+    "weight zero": (of(weight=lambda w: w * 0), "train.weight has values 0.0..0.0: use numbers above 0"),
+    "loss weight negative": (
+        of(loss_weight=lambda _: None, weight=lambda w: -w),
+        "train.weight has values -1.0..-1.0",
+    ),
+    "keys integers": (changed(keys=np.arange(3)), r"train.keys is int64 \(3,\): use an array of texts"),
+    "keys repeated": (changed(keys=np.array(["a", "a"])), "train.keys has 2 entries, 1 different"),
+    "slice of integers": (changed(slices={"big": np.ones(3)}), r"train.slices\['big'\] is float64 \(3,\)"),
+    "times missing": (of(times=lambda _: np.array([np.nan])), "train.times is float64"),
+    "constants of another shape": (
+        lambda f: replace(f, normalization=Normalization("standard", np.zeros(2), np.ones(2))),
+        r"normalization.offset has shape \(2,\), an entry has \(3,\)",
+    ),
+    "scale zero": (
+        lambda f: replace(f, normalization=Normalization("standard", np.zeros(3), np.zeros(3))),
+        "normalization.scale has zeros",
+    ),
+    "categories of mixed type": (
+        lambda f: replace(f, inputs=(Categories("c", ("a", 1)),)),  # pyright: ignore[reportArgumentType]
+        "x has known values of type int, str",
+    ),
+    "categories without codes": (
+        lambda f: replace(f, inputs=(Categories("c", ("a", "b")),)),
+        r"x is float32 \(\d+, 3\): use the codes, int32 \(n,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FEATURES)
+def test_features_are_refused_with_field_value_and_advice(case: str):
+    change, message = FEATURES[case]
+    problems = features_problems(Blobs(), change(feature_set(Blobs()).features))
+    assert problems
+    assert re.search(message, "; ".join(problems)), problems
+
+
+def test_good_features_have_no_problems():
+    assert features_problems(Blobs(), feature_set(Blobs()).features) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "y", "message"),
+    [
+        (MultiLabel(), np.zeros((4, 2), np.float32), r"y has shape \(4, 2\): use \(n, 3\)"),
+        (MultiLabel(), np.full((4, 3), 0.5, np.float32), "use 1 where the label applies"),
+        (MultiLabel(), np.zeros((4, 3), np.int64), "y is int64: use float32"),
+        (Regression(), np.zeros(4), "y is float64: a regression needs float32"),
+        (Regression(), np.zeros((4, 1), np.float32), r"y has shape \(4, 1\)"),
+        (Regression(), np.zeros((4, 2), np.float32), "3 labels for 2 outputs"),
+    ],
+)
+def test_targets_are_judged_by_task(task: Any, y: np.ndarray, message: str):
+    split = Split.of_rows(np.zeros((4, 1), np.float32), y, np.arange(4))
+    problems = task.target_problems(split, ("a", "b", "c"))
+    assert re.search(message, "; ".join(problems)), problems
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ([1], "returned list instead of a dict"),
+        ({}, "returned no table"),
+        ({"a/b": pd.DataFrame()}, "table name 'a/b': use letters"),
+        ({"rows": [1, 2]}, "table 'rows' is list instead of a DataFrame"),
+        ({"rows": np.array([{}, 1], object)}, "array 'rows' has Python objects"),
+        ({"rows": pd.DataFrame([[1, 2]], columns=["a", "a"])}, "columns 'a' occur more than once"),
+        ({"rows": pd.DataFrame([[1, 2]])}, "column names 0, 1 are not texts"),
+        ({"rows": pd.DataFrame({"a": ["x", 1]})}, "column 'a' mixes int, str"),
+        ({"rows": pd.DataFrame({"a": [[1], [2]]})}, "column 'a' has values of type list"),
+        ({"rows": pd.DataFrame({"a": [{"x": 1}]})}, "column 'a' has values of type dict"),
+        ({"rows": pd.DataFrame({"a": [1j, 2j]})}, "column 'a' has complex numbers"),
+    ],
+    ids=str,
+)
+def test_dataset_is_refused_with_table_and_column(dataset: Any, message: str):
+    (problem,) = dataset_problems(Blobs(), dataset)
+    assert message in problem
+
+
+@keras.saving.register_keras_serializable("tests")
+class Registered(keras.layers.Layer):
+    def call(self, x: Any) -> Any:
+        return x * 2
+
+
+class Unregistered(keras.layers.Layer):
+    def call(self, x: Any) -> Any:
+        return x * 2
+
+
+class Forgetful(keras.layers.Layer):
+    """A layer whose configuration lacks its argument."""
+
+    def __init__(self, factor: float = 1.0, **options: Any) -> None:
+        super().__init__(**options)
+        self.factor = factor
+
+    def call(self, x: Any) -> Any:
+        return x * self.factor
+
+    def get_config(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+class Subclassed(keras.Model):
+    def call(self, x: Any) -> Any:
+        return x
+
+
+def network(*layers: Any) -> Callable[[Features], Any]:
+    def build(features: Features) -> Any:
+        return keras.Sequential([keras.Input(features.shape), *layers, keras.layers.Dense(3, "softmax")])
+
+    return build
+
+
+def two_outputs(features: Features) -> Any:
+    raw = keras.Input(features.shape)
+    return keras.Model(raw, {"a": keras.layers.Dense(3)(raw), "b": keras.layers.Dense(3)(raw)})
+
+
+NETWORKS: dict[str, tuple[Callable[[Features], Any], str]] = {
+    "None": (lambda _: None, "returned NoneType instead of a keras.Model"),
+    "a subclass": (
+        lambda _: Subclassed(),
+        "Subclassed is a subclass of keras.Model, whose file would need its code",
+    ),
+    "without shape": (
+        lambda _: keras.Sequential([keras.layers.Dense(3)]),
+        "has no input shape: begin it with keras.Input",
+    ),
+    "a dict of outputs": (two_outputs, "return one tensor of shape"),
+    "a Lambda": (network(keras.layers.Lambda(lambda x: x)), "is a Lambda layer, Python code"),
+    "an own layer": (network(Unregistered()), "cannot be stored and loaded without code"),
+    "an own activation": (
+        network(keras.layers.Dense(4, activation=lambda x: x, name="own")),
+        "cannot be stored and loaded without code|name own layers and functions",
+    ),
+    "a forgetful layer": (
+        network(Forgetful(3.0)),
+        "the stored model predicts otherwise|cannot be stored and loaded",
+    ),
+    "an operator": (
+        network(keras.layers.Hashing(8, output_mode="multi_hot", name="hash")),
+        "ONNX has no equal of operator .* of layer 'hash'|cannot|Error",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NETWORKS)
+def test_network_is_refused_before_the_fit(case: str):
+    build, message = NETWORKS[case]
+
+    class Project(Blobs):
+        def build_model(self, features: Features, hyperparameters: Any) -> Any:
+            return build(features)
+
+        def custom_objects(self) -> dict[str, type]:
+            return {"Forgetful": Forgetful}
+
+        def optimizer(self, hyperparameters: Any, steps: int) -> Any:
+            raise AssertionError("the fit began")
+
+    project: ModelProject = Project()
+    with pytest.raises(InputError, match=message):
+        train(project, feature_set(Blobs()), project.hyperparameters(), 1, lambda line: None)
+
+
+def test_registered_layer_is_accepted():
+    class Project(Blobs):
+        def build_model(self, features: Features, hyperparameters: Any) -> Any:
+            return network(Registered())(features)
+
+    hyperparameters = Project.hyperparameters(epochs=1)
+    assert train(Project(), feature_set(Blobs()), hyperparameters, 1, lambda line: None).keras_model
+
+
+def test_run_with_bad_features_stops_at_once_and_registers_nothing(migrated: Path, tmp_path: Path):
+    del migrated
+
+    class BadLabels(Blobs):
+        def build_features(self, dataset: Any, split: Any, seed: int) -> Features:
+            return replace(super().build_features(dataset, split, seed), labels=("red", "red", "blue"))
+
+    deployment = Deployment(tmp_path)
+    result = deployment.run(project=BadLabels())
+    assert not result.success
+    assert "blobs: build_features(): labels 'red' occur more than once" in failures(result)
+    assert not [event for event in result.all_events if event.is_step_up_for_retry]
+    assert "blobs/trained_model" not in made(result)
+    assert deployment.versions() == []
+    deployment.instance.dispose()
