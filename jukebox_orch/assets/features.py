@@ -16,6 +16,7 @@ from jukebox_orch.contract import (
     Normalization,
     Tensor,
 )
+from jukebox_orch.contract.splitting import late_entries
 from jukebox_orch.ml.artifacts import DataOrigin, SourcedDataset, StoredFeatures
 from jukebox_orch.storage.artifact_store import ArtifactStore
 
@@ -114,15 +115,8 @@ def _no_overlap(project: ModelProject, features: Features) -> Outcome:
 
 
 def _time_order(project: ModelProject, features: Features) -> Outcome:
-    import numpy as np
-
-    times = {name: split.times for name, split in features.splits.items() if split.times is not None}
-    if len(times) < len(features.splits):
-        return Outcome(True, 0, 0, "the split is not one by time: its entries have no times")
-    train, validation, test = times.values()
-    late = int(np.count_nonzero(train >= validation.min())) + int(np.count_nonzero(validation >= test.min()))
-    text = f"train ends {train.max()}, validation begins {validation.min()} and ends {validation.max()}, "
-    return Outcome(not late, late, 0, f"{text}test begins {test.min()}")
+    late, text = late_entries(features)
+    return Outcome(not late, late, 0, text)
 
 
 def _class_balance(project: ModelProject, features: Features) -> Outcome:

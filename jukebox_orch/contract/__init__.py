@@ -7,7 +7,7 @@ from jukebox_orch.contract.blocks import Block, Categories, Columns, Normalizati
 from jukebox_orch.contract.classification import Classification
 from jukebox_orch.contract.dataset import Dataset, Finding, Validation
 from jukebox_orch.contract.features import Features, Split
-from jukebox_orch.contract.files import open_verified, read_bytes, read_error
+from jukebox_orch.contract.files import open_verified, read_bytes, read_csv, read_error
 from jukebox_orch.contract.multi_label import MultiLabel
 from jukebox_orch.contract.project import ModelProject
 from jukebox_orch.contract.regression import Regression
@@ -18,6 +18,7 @@ from jukebox_orch.contract.settings import (
     Hyperparameters,
     InputError,
     Settings,
+    ShareSplit,
     Source,
     SourceFile,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "Normalization",
     "Regression",
     "Settings",
+    "ShareSplit",
     "Source",
     "SourceFile",
     "Split",
@@ -52,6 +54,7 @@ __all__ = [
     "display_url",
     "open_verified",
     "read_bytes",
+    "read_csv",
     "read_error",
     "split_by_share",
     "split_by_time",

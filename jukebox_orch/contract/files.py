@@ -7,10 +7,14 @@ import io
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
-from jukebox_orch.contract.settings import InputError, SourceFile
+from jukebox_orch.contract.settings import InputError, Source, SourceFile
 from jukebox_orch.contract.urls import display_url
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _BLOCK = 1 << 20
 
@@ -51,6 +55,31 @@ def read_bytes(file: SourceFile, limit: int = 1 << 30) -> bytes:
     if file.sha256:
         _verify(file, hashlib.sha256(data).hexdigest())
     return data
+
+
+def read_csv(source: Source, sample: Path, **options: Any) -> pd.DataFrame:
+    """Return the CSV files of a source as one table: its `files`, else its `location`, else the file `sample`.
+
+    Args:
+        source: the source of a run.
+        sample: the project's embedded sample.
+        options: for `pandas.read_csv`, for example `dtype={"code": "str"}`.
+
+    Raises:
+        InputError: a file is no CSV file; or as `read_bytes`.
+        OSError: a server or network failed; a retry may succeed.
+    """
+    import pandas as pd
+
+    tables = []
+    for file in source.files or [SourceFile(url=source.location or str(sample))]:
+        try:
+            tables.append(pd.read_csv(io.BytesIO(read_bytes(file)), **options))
+        except InputError:
+            raise
+        except ValueError as error:  # all errors of the parser
+            raise InputError(f"{display_url(file.url)}: is not a CSV file as expected: {error}") from error
+    return pd.concat(tables, ignore_index=True)
 
 
 def read_error(url: str, error: Exception) -> Exception:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from jukebox_orch.contract.settings import Gates, Hyperparameters, Settings, Source
+from jukebox_orch.contract.settings import Gates, Hyperparameters, Settings, ShareSplit, Source
 
 if TYPE_CHECKING:
     import keras
@@ -47,7 +47,7 @@ class ModelProject(ABC):
     owners: ClassVar[Sequence[str]] = ()
     limitations: ClassVar[str] = "Not stated by the project."
     source: ClassVar[type[Source]] = Source
-    split: ClassVar[type[Settings]]
+    split: ClassVar[type[Settings]] = ShareSplit
     hyperparameters: ClassVar[type[Hyperparameters]] = Hyperparameters
     gates: ClassVar[type[Gates]] = Gates
     parity_tolerance: ClassVar[float] = 1e-5

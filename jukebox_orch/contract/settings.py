@@ -56,6 +56,13 @@ class Source(Settings):
         return common_folder([self.location] if self.location else [file.url for file in self.files])
 
 
+class ShareSplit(Settings):
+    """How rows are split by shares, see `split_by_share` and `split_by_time`."""
+
+    validation_share: float = Field(default=0.2, gt=0, lt=0.5, description="Share of the validation split")
+    test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Share of the test split")
+
+
 Epochs = Annotated[int, Field(ge=1, le=10_000)]
 """Number of epochs within the bounds that every project has."""
 

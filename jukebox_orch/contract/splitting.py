@@ -9,6 +9,8 @@ from jukebox_orch.contract.settings import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+    from jukebox_orch.contract.features import Features
+
 
 def split_by_share(
     keys: np.ndarray,
@@ -93,3 +95,18 @@ def split_by_time(
             f"a gap of {gap} leaves no rows for {' and '.join(empty)}: use a smaller one, or add data"
         )
     return rows
+
+
+def late_entries(features: Features) -> tuple[int, str]:
+    """Return how many entries are not older than those of the next split, by `Split.times`, and this in words."""
+    import numpy as np
+
+    times = [split.times for split in features.splits.values() if split.times is not None]
+    if not times:
+        return 0, "the split is not one by time: its entries have no times"
+    train, validation, test = times
+    late = int(np.count_nonzero(train >= validation.min())) + int(np.count_nonzero(validation >= test.min()))
+    return late, (
+        f"train ends {train.max()}, validation begins {validation.min()} and ends {validation.max()}, "
+        f"test begins {test.min()}"
+    )

@@ -59,6 +59,7 @@ def features_problems(project: ModelProject, features: Any) -> list[str]:
     if problems:
         return problems
     problems += _label_problems(features.labels)
+    problems += _time_problems(features)
     for name, split in features.splits.items():
         problems += [f"{name}.{problem}" for problem in _split_problems(split, features)]
     if not problems:
@@ -156,7 +157,10 @@ def _split_problems(split: Split, features: Features) -> Iterator[str]:
     elif not len(split.keys) or len(np.unique(split.keys)) != len(split.keys):
         yield f"keys has {len(split.keys)} entries, {len(np.unique(split.keys))} different: give each key once"
     if split.times is not None and (
-        not isinstance(split.times, np.ndarray) or split.times.shape != (rows,) or pd.isna(split.times).any()
+        not isinstance(split.times, np.ndarray)
+        or split.times.dtype.kind not in "Miuf"
+        or split.times.shape != (rows,)
+        or pd.isna(split.times).any()
     ):
         yield f"times is {_kind(split.times)}: use datetime64 or numbers of shape ({rows},), none missing"
     for label, mask in split.slices.items():
@@ -164,6 +168,17 @@ def _split_problems(split: Split, features: Features) -> Iterator[str]:
             yield f"slices[{label!r}] is {_kind(mask)}: use bool of shape ({rows},)"
     if np.issubdtype(split.y.dtype, np.floating) and not np.isfinite(split.y).all():
         yield f"y has {int((~np.isfinite(split.y)).sum())} missing or infinite values: drop such rows"
+
+
+def _time_problems(features: Features) -> Iterator[str]:
+    kinds = {
+        name: "no times" if split.times is None else getattr(split.times, "dtype", type(split.times).__name__)
+        for name, split in features.splits.items()
+        if isinstance(split, Split)
+    }
+    if len({str(kind) for kind in kinds.values()}) > 1:
+        found = ", ".join(f"{name} has {kind}" for name, kind in kinds.items())
+        yield f"{found}: give all splits times of one type, or none"
 
 
 def _weight_problems(split: Split, rows: int) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jukebox_orch.contract import Features, ModelProject
+from jukebox_orch.contract.splitting import late_entries
 from jukebox_orch.ml.door import features_problems
 from jukebox_orch.ml.keras_runtime import model_input
 from jukebox_orch.testing.data_checks import Trained
@@ -27,11 +28,13 @@ def check_features(project: ModelProject, features: Features) -> None:
 
 
 def check_overlap(features: Features) -> None:
-    """Check that no key is in two splits."""
+    """Check that no key is in two splits, and that in a split by time every split is older than the next one."""
     keys = {name: set(split.keys.tolist()) for name, split in features.splits.items()}
     for first, second in (("train", "validation"), ("train", "test"), ("validation", "test")):
         shared = sorted(keys[first] & keys[second])
         assert not shared, f"{first} and {second} share {len(shared)} keys, for example {shared[:3]}"
+    late, text = late_entries(features)
+    assert not late, f"{late} entries are not older than those of the next split: {text}; use split_by_time"
 
 
 def check_floor(project: ModelProject, features: Features) -> None:

@@ -12,10 +12,12 @@ import pytest
 
 from jukebox_orch.contract import (
     InputError,
+    Source,
     SourceFile,
     display_url,
     open_verified,
     read_bytes,
+    read_csv,
     read_error,
     url_path,
 )
@@ -210,3 +212,24 @@ def test_path_with_question_mark_and_hash_is_read(tmp_path: Path) -> None:
         with pytest.raises(InputError) as raised:
             read_bytes(SourceFile(url=url, sha256="0" * 64))
         assert str(raised.value).startswith(f"{file}: has sha256")
+
+
+def test_csv_files_of_source_are_one_table(tmp_path: Path) -> None:
+    sample, first, second = (tmp_path / f"{name}.csv" for name in ("sample", "first", "second"))
+    for number, path in enumerate((sample, first, second)):
+        path.write_text(f"code,n\n0{number},{number}\n")
+    files = [SourceFile(url=str(path)) for path in (second, first)]
+
+    def read(source: Source) -> list[list[object]]:
+        return read_csv(source, sample, dtype={"code": "str"}).to_numpy().tolist()
+
+    assert read(Source()) == [["00", 0]]
+    assert read(Source(location=str(first))) == [["01", 1]]
+    assert read(Source(location=str(first), files=files)) == [["02", 2], ["01", 1]]
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n1,2,3\n1\n1,2,3,4,5\n", b"\xff\xfe\x00"])
+def test_file_that_is_no_csv_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bad.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"bad\.csv: is not a CSV file as expected"):
+        read_csv(Source(location=str(tmp_path / "bad.csv")), tmp_path / "sample.csv")

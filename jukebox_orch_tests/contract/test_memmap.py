@@ -60,3 +60,11 @@ def test_release_pages_keeps_unmapped_arrays() -> None:
     array = np.arange(10)
     release_pages(array)
     assert array.sum() == 45
+
+
+def test_digest_covers_type_shape_and_values_of_every_plain_type() -> None:
+    times = np.arange(6).astype("datetime64[h]")
+    arrays = [times, times + 1, times.reshape(2, 3), times.astype("int64"), times.astype(str), times[:0]]
+    digests = [array_digest(array) for array in arrays]
+    assert len(set(digests)) == len(arrays)
+    assert array_digest(times.copy()) == digests[0]

@@ -1,11 +1,14 @@
-"""Rows are split by shares; rows with the same key stay in one split."""
+"""Rows are split by shares or by time; rows with the same key stay in one split."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox_orch.contract import InputError, split_by_share
+from jukebox_orch.contract import Features, InputError, Split, split_by_share, split_by_time
+from jukebox_orch.contract.splitting import late_entries
 
 
 @given(
@@ -64,3 +67,58 @@ def test_class_with_too_few_keys_is_refused() -> None:
 def test_empty_input_is_refused() -> None:
     with pytest.raises(InputError, match="no usable rows to split"):
         split_by_share(np.array([]), 0.1, 0.1, 0)
+
+
+HOURS = np.datetime64("2026-01-05T00", "h") + np.arange(100)
+
+
+def test_split_by_time_puts_newest_rows_into_test() -> None:
+    shuffled = np.random.default_rng(1).permutation(np.repeat(HOURS, 3))
+    rows = split_by_time(shuffled, 0.2, 0.1)
+    assert {name: len(set(shuffled[index])) for name, index in rows.items()} == {
+        "train": 70,
+        "validation": 20,
+        "test": 10,
+    }
+    assert sum(map(len, rows.values())) == 300
+    assert shuffled[rows["train"]].max() < shuffled[rows["validation"]].min()
+    assert shuffled[rows["validation"]].max() < shuffled[rows["test"]].min()
+
+
+def test_gap_leaves_out_rows_before_each_later_split() -> None:
+    rows = split_by_time(HOURS, 0.2, 0.1, gap=np.timedelta64(5, "h"))
+    ends = [HOURS[rows[name]].max() for name in ("train", "validation")]
+    assert [HOURS[rows["validation"]].min() - ends[0], HOURS[rows["test"]].min() - ends[1]] == [
+        np.timedelta64(6, "h")
+    ] * 2
+
+
+def test_split_by_time_refuses_too_few_times_and_missing_ones() -> None:
+    with pytest.raises(InputError, match="2 different times are too few"):
+        split_by_time(np.array([1, 1, 2]), 0.2, 0.2)
+    with pytest.raises(InputError, match="1 rows have no time"):
+        split_by_time(np.array([1, np.nan, 3]), 0.2, 0.2)
+    with pytest.raises(InputError, match="a gap of 50 leaves no rows for validation"):
+        split_by_time(np.arange(100), 0.2, 0.1, gap=50)
+
+
+def features_of(times: dict[str, np.ndarray | None]) -> Features:
+    splits = {
+        name: replace(
+            Split.of_rows(np.zeros((4, 1), "float32"), np.zeros(4, "int64"), np.arange(4)), times=values
+        )
+        for name, values in times.items()
+    }
+    return Features(**splits, inputs=("a",))
+
+
+def test_leak_by_time_is_counted_and_told() -> None:
+    late, text = late_entries(
+        features_of({"train": HOURS[:4], "validation": HOURS[3:7], "test": HOURS[7:11]})
+    )
+    assert (late, text) == (
+        1,
+        "train ends 2026-01-05T03, validation begins 2026-01-05T03 and ends 2026-01-05T06, "
+        "test begins 2026-01-05T07",
+    )
+    assert late_entries(features_of(dict.fromkeys(("train", "validation", "test"))))[0] == 0

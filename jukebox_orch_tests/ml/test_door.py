@@ -98,6 +98,11 @@ FEATURES: dict[str, tuple[Callable[[Features], Any], str]] = {
     "keys repeated": (changed(keys=np.array(["a", "a"])), "train.keys has 2 entries, 1 different"),
     "slice of integers": (changed(slices={"big": np.ones(3)}), r"train.slices\['big'\] is float64 \(3,\)"),
     "times missing": (of(times=lambda _: np.array([np.nan])), "train.times is float64"),
+    "times as texts": (of(times=lambda _: np.array(["2026-01-05"] * 60)), "train.times is <U10"),
+    "times of one split only": (
+        changed(times=np.arange(60)),
+        "train has int64, validation has no times, test has no times: give all splits times of one type",
+    ),
     "constants of another shape": (
         lambda f: replace(f, normalization=Normalization("standard", np.zeros(2), np.ones(2))),
         r"normalization.offset has shape \(2,\), an entry has \(3,\)",

@@ -9,14 +9,14 @@ import onnx
 import onnxruntime
 import pytest
 
-from jukebox_orch.contract import Features, ModelProject, Normalization, Split
+from jukebox_orch.contract import Features, ModelProject, Normalization, ShareSplit, Split
 from jukebox_orch.ml import drift
 from jukebox_orch.ml.artifacts import OPSET, OnnxModel, StoredFeatures, TrainedModel
 from jukebox_orch.ml.keras_runtime import predict
 from jukebox_orch.ml.onnx_export import compare, export
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
 from jukebox_orch.ml.training import train
-from jukebox_orch_tests.support.projects import Blobs, Rents, ShareSplit
+from jukebox_orch_tests.support.projects import Blobs, Rents
 
 
 class Pictures(Blobs):

@@ -9,13 +9,13 @@ import keras
 import numpy as np
 import pytest
 
-from jukebox_orch.contract import Features, InputError, ModelProject, Split
+from jukebox_orch.contract import Features, InputError, ModelProject, ShareSplit, Split
 from jukebox_orch.ml import drift, training
 from jukebox_orch.ml.artifacts import StoredFeatures, TrainedModel
 from jukebox_orch.ml.keras_runtime import predict
 from jukebox_orch.ml.training import train
 from jukebox_orch_tests.support.deployment import Deployment, checks, failures, made
-from jukebox_orch_tests.support.projects import Blobs, Rents, ShareSplit, ShortTraining, TableProject
+from jukebox_orch_tests.support.projects import Blobs, Rents, ShortTraining, TableProject
 
 
 def feature_set(project: ModelProject) -> StoredFeatures:

@@ -11,9 +11,9 @@ import pytest
 from pydantic import Field
 
 from jukebox_orch.assets.training_graph import TrainingGraph
-from jukebox_orch.contract import InputError, Source
+from jukebox_orch.contract import InputError, ShareSplit, Source
 from jukebox_orch_tests.support.deployment import Deployment, checks, failures
-from jukebox_orch_tests.support.projects import Blobs, ShareSplit
+from jukebox_orch_tests.support.projects import Blobs
 
 QUICK = {"hyperparameters": {"epochs": 4}, "gates": {"metric_floor": None, "champion_tolerance": 0.2}}
 

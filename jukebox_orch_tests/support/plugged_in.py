@@ -18,13 +18,14 @@ from jukebox_orch.contract import (
     MultiLabel,
     Normalization,
     Regression,
+    ShareSplit,
     Split,
     Tensor,
     Validation,
     split_by_share,
     split_by_time,
 )
-from jukebox_orch_tests.support.projects import GeneratedSource, ShareSplit, ShortTraining
+from jukebox_orch_tests.support.projects import GeneratedSource, ShortTraining
 
 if TYPE_CHECKING:
     import keras
@@ -38,7 +39,6 @@ class Generated(ModelProject):
     tables = {"rows": ()}
     rules = {"rows": "There are rows."}
     source = GeneratedSource
-    split = ShareSplit
     hyperparameters = ShortTraining
 
     def load(self, source: Any) -> Dataset:
@@ -165,22 +165,25 @@ class Pairs(Generated):
     """An image and numbers give two numbers, in mixed precision, with inputs beyond the range of float16."""
 
     name = "pairs"
-    description = "Predicts two sums from a small image and two numbers."
+    description = "Predicts two numbers from a small image and two numbers."
     task = Regression()
     tables = {"rows": ("x", "y")}
     parity_tolerance = 2e-2
 
     def generate(self, random: np.random.Generator) -> pd.DataFrame:
-        return pd.DataFrame({"x": random.normal(2e5, 3e4, ROWS), "y": random.normal(-1e6, 2e5, ROWS)})
+        return pd.DataFrame({"x": random.uniform(1e5, 3e5, ROWS), "y": random.uniform(-2e6, 0, ROWS)})
 
     def build_features(self, dataset: Dataset, split: ShareSplit, seed: int) -> Features:
         table = pd.DataFrame(dataset["rows"])
         parts = self.parts(table, split, seed)
         numbers = table.to_numpy(np.float32)
-        image = np.random.default_rng(1).integers(0, 256, (len(table), 4, 4, 2)).astype(np.uint8)
-        bright = image.mean(axis=(1, 2, 3)) / 10
+        random = np.random.default_rng(1)
+        bright = random.uniform(0, 200, (len(table), 1, 1, 1))
+        image = (bright + random.integers(0, 50, (len(table), 4, 4, 2))).astype(np.uint8)
         scaled = (numbers - numbers.mean(0)) / numbers.std(0)
-        y = np.stack([scaled.sum(1) + bright, scaled[:, 0] - bright], 1).astype(np.float32)
+        light = (image.mean(axis=(1, 2, 3)) - 125) / 60
+        y = np.stack([scaled[:, 0] + light / 10, light - scaled[:, 1] / 10], 1)
+        y = (y + random.normal(0, 0.1, y.shape)).astype(np.float32)
         train = parts["train"]
         splits: dict[str, Any] = {
             name: Split.of_rows({"image": image[rows], "numbers": numbers[rows]}, y[rows], rows)
@@ -192,7 +195,7 @@ class Pairs(Generated):
                 Tensor("image", Normalization.standard(image[train], axis=-1)),
                 Columns("numbers", ("x", "y"), Normalization.standard(numbers[train])),
             ),
-            labels=("sum", "difference"),
+            labels=("first", "second"),
         )
 
     def build_model(self, features: Features, hyperparameters: Any) -> keras.Model:

@@ -20,7 +20,7 @@ from jukebox_orch.contract import (
     ModelProject,
     Normalization,
     Regression,
-    Settings,
+    ShareSplit,
     Source,
     Split,
     Validation,
@@ -30,13 +30,6 @@ from jukebox_orch.contract import (
 
 if TYPE_CHECKING:
     import keras
-
-
-class ShareSplit(Settings):
-    """Random split: every row of the generated tables is independent."""
-
-    validation_share: float = Field(default=0.2, gt=0, lt=0.5, description="Rows that stop training")
-    test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Rows that test the model")
 
 
 class ShortTraining(Hyperparameters):
@@ -66,7 +59,6 @@ class TableProject(ModelProject):
     target: str
     rules = {"numbers": "Every input is a finite number.", "target": "Every row has a known target."}
     source = GeneratedSource
-    split = ShareSplit
     hyperparameters = ShortTraining
 
     def load(self, source: Source) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +15,13 @@ from jukebox_orch.contract import (
     Finding,
     Gates,
     Hyperparameters,
-    InputError,
     ModelProject,
     Normalization,
-    Settings,
+    ShareSplit,
     Source,
-    SourceFile,
     Split,
     Validation,
-    read_bytes,
+    read_csv,
     split_by_share,
 )
 
@@ -33,15 +30,6 @@ if TYPE_CHECKING:
 
 MEASUREMENTS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 SPECIES = ("setosa", "versicolor", "virginica")
-
-
-class IrisSplit(Settings):
-    """How the flowers are split: every species by the same shares."""
-
-    validation_share: float = Field(
-        default=0.2, gt=0, lt=0.5, description="Share of flowers in the validation split"
-    )
-    test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Share of flowers in the test split")
 
 
 class IrisHyperparameters(Hyperparameters):
@@ -78,15 +66,12 @@ class AcmeIris(ModelProject):
         "measurements": "Every measurement is a length between 0 and 20 centimetres.",
         "species": "Every flower is of a known species, and every species occurs.",
     }
-    split = IrisSplit
     hyperparameters = IrisHyperparameters
     gates = IrisGates
 
     def load(self, source: Source) -> Dataset:
         """Read CSV files with the columns of `tables`; without a location, Fisher's 150 flowers."""
-        sample = str(Path(__file__).with_name("iris.csv"))
-        files = source.files or [SourceFile(url=source.location or sample)]
-        return {"flowers": pd.concat([_read(file) for file in files], ignore_index=True)}
+        return {"flowers": read_csv(source, Path(__file__).with_name("iris.csv"))}
 
     def validate(self, dataset: Dataset) -> Validation:
         """Quarantine flowers with impossible measurements; an unknown or missing species stops the run."""
@@ -111,7 +96,7 @@ class AcmeIris(ModelProject):
             findings.append(Finding("species", message, len(missing), fatal=True))
         return Validation(len(flowers), int((impossible | unknown).sum()), findings)
 
-    def build_features(self, dataset: Dataset, split: IrisSplit, seed: int) -> Features:
+    def build_features(self, dataset: Dataset, split: ShareSplit, seed: int) -> Features:
         """Use the four measurements unchanged; equal flowers stay in one split."""
         flowers = pd.DataFrame(dataset["flowers"])
         flowers = flowers[_measured(flowers) & flowers["species"].isin(SPECIES)]
@@ -137,13 +122,6 @@ class AcmeIris(ModelProject):
                 keras.layers.Dense(len(features.labels), activation="softmax"),
             ]
         )
-
-
-def _read(file: SourceFile) -> pd.DataFrame:
-    try:
-        return pd.read_csv(io.BytesIO(read_bytes(file)))
-    except ValueError as error:  # includes InputError and all errors of the CSV parser
-        raise InputError(f"{file.url}: {error}") from error
 
 
 def _measured(flowers: pd.DataFrame) -> pd.Series:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,15 +17,13 @@ from jukebox_orch.contract import (
     Finding,
     Gates,
     Hyperparameters,
-    InputError,
     ModelProject,
     Normalization,
-    Settings,
+    ShareSplit,
     Source,
-    SourceFile,
     Split,
     Validation,
-    read_bytes,
+    read_csv,
     split_by_share,
 )
 
@@ -35,15 +32,6 @@ if TYPE_CHECKING:
 
 NUMBERS = ("amount", "items")
 LABELS = ("kept", "returned")
-
-
-class OrdersSplit(Settings):
-    """How the orders are split: all orders of a customer stay in one split."""
-
-    validation_share: float = Field(
-        default=0.2, gt=0, lt=0.5, description="Share of customers in the validation split"
-    )
-    test_share: float = Field(default=0.2, gt=0, lt=0.5, description="Share of customers in the test split")
 
 
 class OrdersHyperparameters(Hyperparameters):
@@ -75,15 +63,16 @@ class AcmeOrders(ModelProject):
         "numbers": "Every amount and number of items is above 0.",
         "target": "Every order is kept or returned.",
     }
-    split = OrdersSplit
     hyperparameters = OrdersHyperparameters
     gates = OrdersGates
 
     def load(self, source: Source) -> Dataset:
         """Read CSV files with the columns of `tables`; without a location, the sample next to this file."""
-        sample = str(Path(__file__).with_name("orders.csv"))
-        files = source.files or [SourceFile(url=source.location or sample)]
-        return {"orders": pd.concat([_read(file) for file in files], ignore_index=True)}
+        return {
+            "orders": read_csv(
+                source, Path(__file__).with_name("orders.csv"), dtype={"country": "str", "product": "str"}
+            )
+        }
 
     def validate(self, dataset: Dataset) -> Validation:
         """Quarantine orders without numbers or an unknown target. Countries and products need no rule."""
@@ -93,7 +82,7 @@ class AcmeOrders(ModelProject):
         findings = [Finding(rule, texts[rule], int(bad.sum())) for rule, bad in problems.items() if bad.any()]
         return Validation(len(orders), int((problems["numbers"] | problems["target"]).sum()), findings)
 
-    def build_features(self, dataset: Dataset, split: OrdersSplit, seed: int) -> Features:
+    def build_features(self, dataset: Dataset, split: ShareSplit, seed: int) -> Features:
         """Keep text and codes as they are: the model maps them, also those it does not know."""
         orders = pd.DataFrame(dataset["orders"])
         orders = orders[_numeric(orders) & orders["returned"].isin((0, 1))].reset_index(drop=True)
@@ -137,13 +126,6 @@ class AcmeOrders(ModelProject):
                 parts.append(inputs[-1])
         hidden = layers.Dense(16, activation="relu")(layers.Concatenate()(parts))
         return keras.Model(inputs, layers.Dense(len(LABELS), activation="softmax")(hidden))
-
-
-def _read(file: SourceFile) -> pd.DataFrame:
-    try:
-        return pd.read_csv(io.BytesIO(read_bytes(file)), dtype={"country": "str", "product": "str"})
-    except ValueError as error:
-        raise InputError(f"{file.url}: {error}") from error
 
 
 def _numeric(orders: pd.DataFrame) -> pd.Series:
