@@ -34,8 +34,8 @@ mlflow-ui: install ## MLflow's web server over the embedded store, on port 5000
 test: install ## the test suite: make test [PYTEST_ARGS=--require-parts]
 	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow and not crash and not cluster" $(PYTEST_ARGS)
 
-test-tutorial: install ## the tutorial as typed, the wheel alone: new environments
-	$(BIN)/pytest -m slow jukebox_orch_tests/test_tutorial.py jukebox_orch_tests/test_packaging.py $(PYTEST_ARGS)
+test-tutorial: install ## pages of examples/ as typed, the wheel alone: new environments
+	$(BIN)/pytest -n 2 --dist loadfile -m slow jukebox_orch_tests/test_tutorial.py jukebox_orch_tests/test_packaging.py jukebox_orch_tests/test_examples.py $(PYTEST_ARGS)
 
 test-crashes: install ## daemon, steps and registrations killed at each point
 	$(BIN)/pytest -n 2 --dist loadfile -m "crash and not slow" $(PYTEST_ARGS)

@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from jukebox_orch.contract import Gates, Hyperparameters, ModelProject, Settings, Source, Task
+from jukebox_orch.contract import Gates, Hyperparameters, ModelProject, Settings, Source, SourceFile, Task
 
 GROUP = "jukebox_orch.projects"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -135,6 +136,7 @@ def _attribute_problems(project: type[ModelProject]) -> list[str]:
             problems.append(f"has no default for {attribute}.{', '.join(required)}")
         else:
             problems += _schema_problems(attribute, settings)
+            problems += [] if attribute == "source" else _unpinned(attribute, settings)
     return problems
 
 
@@ -147,6 +149,16 @@ def _schema_problems(attribute: str, settings: type[BaseModel]) -> list[str]:
     except TypeError as error:
         return [f"has {attribute} that the launchpad cannot show: {error}"]
     return []
+
+
+def _unpinned(where: str, annotation: Any) -> list[str]:
+    """Return the settings that are files of any content: a stored result would be reused though the file changed."""
+    if annotation is SourceFile:
+        return [f"has the SourceFile {where}: use a PinnedFile, whose sha256 is required"]
+    if inspect.isclass(annotation) and issubclass(annotation, Settings):
+        inner = {name: info.annotation for name, info in annotation.model_fields.items()}
+        return [problem for name, kind in inner.items() for problem in _unpinned(f"{where}.{name}", kind)]
+    return [problem for argument in get_args(annotation) for problem in _unpinned(where, argument)]
 
 
 def _signature_problems(project: type[ModelProject]) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import Field
 
 from jukebox_orch.assets import build_training_graph
-from jukebox_orch.contract import Hyperparameters, ModelProject, Settings
+from jukebox_orch.contract import Hyperparameters, ModelProject, Settings, SourceFile
 from jukebox_orch.plugins import GROUP, ProjectError, check_project, discover
 from jukebox_orch_tests import CHECKOUT
 from jukebox_orch_tests.support.installed import install
@@ -22,6 +22,10 @@ from jukebox_orch_tests.support.projects import Blobs, Rents
 
 class NoDefault(Settings):
     day: str = Field(description="Day of the test split")
+
+
+class Unpinned(Hyperparameters):
+    backbones: list[SourceFile] = Field(default_factory=list, description="Pre-trained weights")
 
 
 def broken(**attributes: Any) -> type:
@@ -61,6 +65,10 @@ PROBLEMS = {
         "lacks split, a subclass of Settings",
     ),
     "setting without default": (broken(split=NoDefault), "has no default for split.day"),
+    "file of any content": (
+        broken(hyperparameters=Unpinned),
+        "has the SourceFile hyperparameters.backbones: use a PinnedFile, whose sha256 is required",
+    ),
     "too few arguments": (
         broken(load=lambda self: {}),
         "has load(self), expected load(self, source)",

@@ -30,6 +30,15 @@ class SourceFile(Settings):
     sha256: str = Field(default="", description="Expected sha256 of the file; empty: not verified")
 
 
+class PinnedFile(SourceFile):
+    """One input file whose digest is known, for example pre-trained weights. Only such a file may be a hyperparameter.
+
+    A result is reused if its hyperparameters are the same; so they must say what the file contains.
+    """
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Sha256 of the file, as sha256sum prints it")
+
+
 class Source(Settings):
     """Where the data comes from. A project may subclass it to add fields."""
 
