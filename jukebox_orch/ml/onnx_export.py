@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +57,12 @@ def try_export(project: ModelProject, model: keras.Model, features: Features) ->
         InputError: names the layer and operator, or what Keras says, and what to do.
     """
     some = {name: array[:_TRIED_ENTRIES] for name, array in features.arrays(features.train).items()}
-    ours = predict(model, some)
+    try:
+        ours = predict(model, some)
+    except ValueError as error:
+        raise InputError(
+            f"{project.name}: build_model(): the network cannot predict: {_first_line(error)}; correct its layers"
+        ) from error
     with tempfile.TemporaryDirectory(prefix="keras-") as folder:
         path = Path(folder) / "model.keras"
         try:
@@ -192,7 +198,9 @@ def _difference(ours: np.ndarray, theirs: np.ndarray, sized_by: np.ndarray | Non
 
 
 def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """Return what Keras says without the colours of a terminal and the values of the call's arguments."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
+    return " ".join(text.removeprefix("Exception encountered when ").split())[:300]
 
 
 def _renumber_names(graph: onnx.GraphProto) -> None:

@@ -226,6 +226,10 @@ NETWORKS: dict[str, tuple[Callable[[Features], Any], str]] = {
         "has no input shape: begin it with keras.Input",
     ),
     "a dict of outputs": (two_outputs, "return one tensor of shape"),
+    "shapes that differ in a prediction": (
+        network(keras.layers.Reshape((3, 1, 1)), keras.layers.RandomCrop(2, 1), keras.layers.Flatten()),
+        "the network cannot predict: calling",
+    ),
     "a Lambda": (network(keras.layers.Lambda(lambda x: x)), "is a Lambda layer, Python code"),
     "an own layer": (network(Unregistered()), "cannot be stored and loaded without code"),
     "an own activation": (

@@ -1,4 +1,4 @@
-"""Tries every common Keras layer in a small model: stored, loaded, converted to ONNX and compared.
+"""Tries every Keras layer in a small model: stored, loaded, converted to ONNX and compared.
 
 Usage: `python -m jukebox_orch_tests.support.layer_table` prints docs/layers.md.
 """
@@ -23,9 +23,9 @@ from jukebox_orch.contract import (
 HEAD = """\
 # Keras layers
 
-A project's network may use every layer with a `yes`: it is stored, loaded and converted to ONNX with the initial
-weights before the fit, and both give the same outputs. The others are refused at that moment, in seconds. This table is
-the output of `python -m jukebox_orch_tests.support.layer_table`; a test compares them.
+A project's network may use every layer of Keras with a `yes`: it is stored, loaded and converted to ONNX with the
+initial weights before the fit, and both give the same outputs. Those with a `no` are refused at that moment, in seconds.
+This table is the output of `python -m jukebox_orch_tests.support.layer_table`; a test compares them.
 
 | layer | in ONNX |
 |---|---|
@@ -107,13 +107,16 @@ def cases() -> Iterator[Case]:
         "hard_sigmoid", "hard_swish", "hard_tanh", "softplus", "softsign", "softmax", "log_softmax", "log_sigmoid",
         "exponential", "squareplus", "sparse_plus", "sparsemax", "soft_shrink", "hard_shrink", "tanh_shrink",
     ):  # fmt: skip
-        yield Case(f"activation {name}", vector, layers.Activation(name))
+        yield Case(f"Activation {name}", vector, layers.Activation(name))
     one = {
         "Dense": layers.Dense(4), "EinsumDense": layers.EinsumDense("ab,bc->ac", 5), "Dropout": layers.Dropout(0.5),
         "GaussianNoise": layers.GaussianNoise(0.1), "GaussianDropout": layers.GaussianDropout(0.1),
         "AlphaDropout": layers.AlphaDropout(0.1), "PReLU": layers.PReLU(), "Rescaling": layers.Rescaling(2.0),
         "Discretization": layers.Discretization([-1.0, 0.0, 1.0], output_mode="multi_hot"),
         "Normalization": layers.Normalization(mean=0.0, variance=2.0),
+        "ActivityRegularization": layers.ActivityRegularization(0.1), "Identity": layers.Identity(),
+        "ReLU": layers.ReLU(), "ELU": layers.ELU(), "LeakyReLU": layers.LeakyReLU(), "Softmax": layers.Softmax(),
+        "RepeatVector": layers.RepeatVector(2), "Flatten": layers.Flatten(),
     }  # fmt: skip
     of_sequence = {
         "LSTM": layers.LSTM(4), "GRU": layers.GRU(4), "SimpleRNN": layers.SimpleRNN(4),
@@ -124,7 +127,13 @@ def cases() -> Iterator[Case]:
         "MaxPooling1D": layers.MaxPooling1D(), "AveragePooling1D": layers.AveragePooling1D(2),
         "GlobalMaxPooling1D": layers.GlobalMaxPooling1D(), "GlobalAveragePooling1D": layers.GlobalAveragePooling1D(),
         "Masking": layers.Masking(0.0), "UpSampling1D": layers.UpSampling1D(), "ZeroPadding1D": layers.ZeroPadding1D(),
-        "Cropping1D": layers.Cropping1D(),
+        "Cropping1D": layers.Cropping1D(), "SpatialDropout1D": layers.SpatialDropout1D(0.5),
+        "AdaptiveAveragePooling1D": layers.AdaptiveAveragePooling1D(2),
+        "AdaptiveMaxPooling1D": layers.AdaptiveMaxPooling1D(2),
+        "RNN LSTMCell": layers.RNN(layers.LSTMCell(4)),
+        "StackedRNNCells GRUCell SimpleRNNCell": layers.RNN(
+            layers.StackedRNNCells([layers.GRUCell(3), layers.SimpleRNNCell(2)])
+        ),
     }  # fmt: skip
     of_image = {
         "Conv2D": layers.Conv2D(4, 3), "Conv2DTranspose": layers.Conv2DTranspose(4, 3, strides=2),
@@ -143,12 +152,27 @@ def cases() -> Iterator[Case]:
         "RandomRotation": layers.RandomRotation(0.1), "RandomZoom": layers.RandomZoom(0.1),
         "RandomTranslation": layers.RandomTranslation(0.1, 0.1), "RandomContrast": layers.RandomContrast(0.1),
         "SpatialDropout2D": layers.SpatialDropout2D(0.5), "Permute": layers.Permute((3, 1, 2)),
-        "Reshape": layers.Reshape((64, 3)),
+        "Reshape": layers.Reshape((64, 3)), "AdaptiveAveragePooling2D": layers.AdaptiveAveragePooling2D(2),
+        "AdaptiveMaxPooling2D": layers.AdaptiveMaxPooling2D(2), "RandomCrop": layers.RandomCrop(4, 4),
+        **{name: getattr(layers, name)(0.2) for name in (
+            "RandomBrightness", "RandomColorDegeneration", "RandomErasing", "RandomGaussianBlur",
+            "RandomGrayscale", "RandomHue", "RandomInvert", "RandomPerspective", "RandomSaturation", "RandomSharpness",
+        )},
+        **{name: getattr(layers, name)() for name in (
+            "AugMix", "AutoContrast", "ContrastLimitedAdaptiveHistogramEqualization", "CutMix", "Equalization", "MixUp",
+            "RandAugment", "RandomColorJitter", "RandomElasticTransform", "RandomShear", "Solarization",
+        )},
+        "RandomPosterization": layers.RandomPosterization(4),
     }  # fmt: skip
     of_volume = {
         "Conv3D": layers.Conv3D(2, 3), "Conv3DTranspose": layers.Conv3DTranspose(2, 3),
         "MaxPooling3D": layers.MaxPooling3D(), "GlobalAveragePooling3D": layers.GlobalAveragePooling3D(),
         "UpSampling3D": layers.UpSampling3D(), "ConvLSTM2D": layers.ConvLSTM2D(2, 3),
+        "GlobalMaxPooling3D": layers.GlobalMaxPooling3D(), "AveragePooling3D": layers.AveragePooling3D(2),
+        "Cropping3D": layers.Cropping3D(1), "ZeroPadding3D": layers.ZeroPadding3D(),
+        "SpatialDropout3D": layers.SpatialDropout3D(0.5),
+        "AdaptiveAveragePooling3D": layers.AdaptiveAveragePooling3D(2),
+        "AdaptiveMaxPooling3D": layers.AdaptiveMaxPooling3D(2),
     }  # fmt: skip
     of_codes = {
         "Embedding": layers.Embedding(256, 4),
@@ -156,6 +180,7 @@ def cases() -> Iterator[Case]:
         "CategoryEncoding multi_hot": layers.CategoryEncoding(256, output_mode="multi_hot"),
         "IntegerLookup": layers.IntegerLookup(vocabulary=[1, 2, 3], output_mode="multi_hot"),
         "Hashing": layers.Hashing(8, output_mode="multi_hot"),
+        "ReversibleEmbedding": layers.ReversibleEmbedding(256, 4),
     }  # fmt: skip
     groups = (
         (vector, one),
@@ -175,12 +200,48 @@ def cases() -> Iterator[Case]:
     plain, additive = layers.Attention(), layers.AdditiveAttention()
     yield Case("Attention", sequence, lambda x: plain([x, x]))
     yield Case("AdditiveAttention", sequence, lambda x: additive([x, x]))
+    for name in ("Add", "Average", "Concatenate", "Dot", "Maximum", "Minimum", "Multiply", "Subtract"):
+        layer = layers.Dot(axes=1) if name == "Dot" else getattr(layers, name)()
+        yield Case(name, vector, lambda x, layer=layer: layer([x, x[:, ::-1]]))
+    crossing = layers.HashedCrossing(8, output_mode="one_hot")
+    yield Case(
+        "HashedCrossing",
+        codes,
+        lambda x: crossing([keras.ops.cast(part, "int32") for part in (x[:, :1], x[:, 1:2])]),
+    )
+    wave = numbers(512, 1)
+    yield Case("STFTSpectrogram", wave, layers.STFTSpectrogram(frame_length=64, frame_step=32, fft_length=64))
+    yield Case(
+        "MelSpectrogram",
+        numbers(512),
+        layers.MelSpectrogram(fft_length=64, sequence_stride=32, max_freq=None),
+    )
+    yield Case("ConvLSTM3D", numbers(3, 4, 4, 4, 2), layers.ConvLSTM3D(2, 3))
+    nested = keras.Sequential([layers.Dense(4), layers.Dense(3)])
+    yield Case("a model as a layer", vector, nested)
     yield Case("Lambda", vector, layers.Lambda(lambda x: 2 * x, output_shape=(6,)))
+
+
+NOT_TRIED = {
+    "InputLayer": "every network has one",
+    "Wrapper": "a base class",
+    "MaxNumBoundingBoxes": "takes bounding boxes, not arrays",
+    "Pipeline": "a list of other layers",
+    "StringLookup": "takes text: use Categories",
+    "TextVectorization": "takes text: use the bytes of a text, see `jukebox-orch new --kind text`",
+    "FlaxLayer": "not Keras",
+    "JaxLayer": "not Keras",
+    "TFSMLayer": "not Keras",
+    "TorchModuleWrapper": "not Keras",
+}
+"""Layers without a row, and why."""
 
 
 def table() -> str:
     """Return docs/layers.md."""
-    return HEAD + "".join(f"| {case.name} | {result(case)} |\n" for case in cases())
+    rows = [(case.name, result(case)) for case in cases()]
+    rows += [(name, f"not tried: {reason}") for name, reason in NOT_TRIED.items()]
+    return HEAD + "".join(f"| {name} | {text} |\n" for name, text in rows)
 
 
 if __name__ == "__main__":
