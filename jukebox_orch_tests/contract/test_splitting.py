@@ -1,6 +1,7 @@
 """Rows are split by shares or by time; rows with the same key stay in one split."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_split_by_time_refuses_too_few_times_and_missing_ones() -> None:
 
 
 def features_of(times: dict[str, np.ndarray | None]) -> Features:
-    splits = {
+    splits: dict[str, Any] = {
         name: replace(
             Split.of_rows(np.zeros((4, 1), "float32"), np.zeros(4, "int64"), np.arange(4)), times=values
         )

@@ -24,7 +24,7 @@ HEAD = """\
 # Keras layers
 
 A project's network may use every layer of Keras with a `yes`: it is stored, loaded and converted to ONNX with the
-initial weights before the fit, and both give the same outputs. Those with a `no` are refused at that moment, in seconds.
+initial weights before the fit, and both give the same outputs. Those with a `no` are refused then, in seconds.
 This table is the output of `python -m jukebox_orch_tests.support.layer_table`; a test compares them.
 
 | layer | in ONNX |
