@@ -187,7 +187,8 @@ def test_every_trigger_trains_on_data_of_deployment(tmp_path):
     key = dg.AssetKey(["jukebox", "dataset"])
     made = deployment.instance.fetch_materializations(key, limit=100).records
     names = {record.run_id: record.asset_materialization.metadata["dataset name"].value for record in made}  # pyright: ignore[reportOptionalMemberAccess]
-    assert names == {run.run_id: str(charts) for run in runs}
+    assert set(names.values()) == {str(charts)}
+    assert {run.run_id for run in runs} <= names.keys()  # another scheduled run may have begun
     started_by_data = next(run for run in runs if event_of(run) == "new_data")
     (version,) = (v for v in versions if v.tags["jukebox/event"] == "new_data")
     for tag in ("jukebox/event_id", "jukebox/file_digests"):
