@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from jukebox_orch.contract import Gates, Hyperparameters, ModelProject, Settings, Source, SourceFile, Task
 
@@ -120,14 +120,27 @@ def _attribute_problems(project: type[ModelProject]) -> list[str]:
             problems.append(f"has the illegal rule name {rule!r}")
         elif rule in _PRODUCT_CHECKS:
             problems.append(f"has the rule name {rule!r}, which is a check of the product")
+    return problems + _optional_attribute_problems(project) + _settings_problems(project)
+
+
+def _optional_attribute_problems(project: type[ModelProject]) -> list[str]:
+    problems = []
+    if not isinstance(project.limitations, str):
+        problems.append(f"has limitations {project.limitations!r}, not a text")
+    tolerance = project.parity_tolerance
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
+        problems.append(f"has the parity_tolerance {tolerance!r}, not a number of 0 or more")
     if not isinstance(project.owners, list | tuple):
-        problems.append("has owners that are not a list")
-    else:
-        problems += [
-            f"has the illegal owner {owner!r} (an e-mail address or team:name)"
-            for owner in project.owners
-            if not isinstance(owner, str) or not _OWNER.fullmatch(owner)
-        ]
+        return [*problems, "has owners that are not a list"]
+    return problems + [
+        f"has the illegal owner {owner!r} (an e-mail address or team:name)"
+        for owner in project.owners
+        if not isinstance(owner, str) or not _OWNER.fullmatch(owner)
+    ]
+
+
+def _settings_problems(project: type[ModelProject]) -> list[str]:
+    problems: list[str] = []
     for attribute, base in _SETTINGS.items():
         settings = getattr(project, attribute, None)
         if not (inspect.isclass(settings) and issubclass(settings, base)):
@@ -135,7 +148,7 @@ def _attribute_problems(project: type[ModelProject]) -> list[str]:
         elif required := [n for n, info in settings.model_fields.items() if info.is_required()]:
             problems.append(f"has no default for {attribute}.{', '.join(required)}")
         else:
-            problems += _schema_problems(attribute, settings)
+            problems += _schema_problems(attribute, settings) + _default_problems(attribute, settings)
             problems += [] if attribute == "source" else _unpinned(attribute, settings)
     return problems
 
@@ -148,6 +161,18 @@ def _schema_problems(attribute: str, settings: type[BaseModel]) -> list[str]:
         config_schema(settings)
     except TypeError as error:
         return [f"has {attribute} that the launchpad cannot show: {error}"]
+    return []
+
+
+def _default_problems(attribute: str, settings: type[BaseModel]) -> list[str]:
+    """Return the defaults that are out of their own bounds: pydantic does not check a default."""
+    try:
+        settings.model_validate(settings().model_dump())
+    except ValidationError as error:
+        return [
+            f"has the default {attribute}.{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}"
+            for e in error.errors(include_url=False)
+        ]
     return []
 
 

@@ -81,12 +81,12 @@ def _real_data(project: ModelProject, loaded: LoadedData) -> Outcome:
 
 def _drift(project: ModelProject, loaded: LoadedData) -> Outcome:
     from jukebox_orch.assets import figures
-    from jukebox_orch.ml import drift
+    from jukebox_orch.ml import drift, project_calls
 
     threshold = loaded.drift_warn
     if not loaded.profile:
         return Outcome(True, 0.0, threshold, "no registered model to compare with")
-    values = drift.psi(dict(loaded.profile), project.drift_table(loaded.dataset))
+    values = drift.psi(dict(loaded.profile), project_calls.drift_table(project, loaded.dataset))
     if not values:
         return Outcome(True, 0.0, threshold, "the project monitors no column")
     worst = max(values, key=lambda name: values[name])
@@ -129,15 +129,14 @@ def dataset_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
 
     @graph.asset(NODE, CHECKS)
     def dataset(context: dg.AssetExecutionContext, model_store: ModelStore):
+        from jukebox_orch.ml import project_calls
         from jukebox_orch.ml.artifact_formats import format_of
-        from jukebox_orch.ml.door import dataset_problems, refuse
 
         settings = graph.settings(NODE, context)
         refuse_mixed_data(settings)
         origin = origin_of(settings.source, graph.dataset_name(settings))
         name = graph.model_name(settings, origin.sample)
-        tables = graph.project.load(settings.source)
-        refuse("load()", graph.project, dataset_problems(graph.project, tables))
+        tables = project_calls.load(graph.project, settings.source)
         latest = model_store.latest(name)
         profile = model_store.side_file(name, latest, "profile.json") if latest else None
         loaded = LoadedData(tables, origin, name, latest, profile, settings.gates.drift_warn)

@@ -204,7 +204,8 @@ def _figures(
 ) -> dict[str, bytes]:
     """Return the figures as PNG, rendered once for both the event log and MLflow."""
     from jukebox_orch.assets import figures
+    from jukebox_orch.ml import project_calls
 
-    plots = dict(project.figures(features.features, prediction))
+    plots = project_calls.figures(project, features.features, prediction)
     plots |= project.task.figures(features.features.test, prediction, report.details)
     return {name: figures.png(figure) for name, figure in plots.items()}

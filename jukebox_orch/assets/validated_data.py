@@ -54,9 +54,10 @@ def validated_data_asset(graph: TrainingGraph) -> dg.AssetsDefinition:
 
     @graph.asset(NODE, checks(project))
     def validated_data(context: dg.AssetExecutionContext, dataset: SourcedDataset):
+        from jukebox_orch.ml import project_calls
         from jukebox_orch.ml.artifact_formats import format_of
 
-        validation = project.validate(dataset.tables)
+        validation = project_calls.validate(project, dataset.tables)
         report = ValidationReport(
             dataset_digest=format_of(dataset).digest(dataset),
             rows=validation.rows,

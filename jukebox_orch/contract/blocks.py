@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from typing_extensions import override
 
+from jukebox_orch.contract.settings import InputError
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -168,7 +170,18 @@ class Categories(Block):
         """Use the distinct values of the training split, sorted; missing ones (None, NaN) are unknown values."""
         import pandas as pd
 
-        return cls(name, tuple(sorted(pd.Series(raw).dropna().unique().tolist())))
+        values = pd.Series(raw).dropna().unique().tolist()
+        if all(isinstance(value, float) and value.is_integer() for value in values):
+            # pandas reads whole numbers with missing ones as floats
+            values = [int(value) for value in values]
+        kinds = {type(value) for value in values}
+        if kinds not in ({str}, {int}) or (kinds == {int} and max(values) >= 2**63 - 1):
+            found = ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+            raise InputError(
+                f"categories {name!r} have values of type {found}: use texts, or whole numbers below 2**63 - 1, for "
+                "example values.astype(str)"
+            )
+        return cls(name, tuple(sorted(values)))
 
     @property
     def size(self) -> int:

@@ -75,6 +75,9 @@ def split_by_time(
 
     if pd.isna(times).any():
         raise InputError(f"{int(pd.isna(times).sum())} rows have no time: drop them before the split")
+    if gap is not None and (times.dtype.kind == "M") != isinstance(gap, np.timedelta64):
+        unit = f"np.timedelta64({gap}, 'h')" if times.dtype.kind == "M" else "a number"
+        raise InputError(f"gap = {gap!r}: the times are {times.dtype}, so give {unit}")
     distinct = np.unique(times)
     test = max(1, round(test_share * len(distinct)))
     validation = max(1, round(validation_share * len(distinct)))

@@ -13,10 +13,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from jukebox_orch.contract import Block, Categories, Columns, Features, InputError, ModelProject, Split
+from jukebox_orch.contract import (
+    Block,
+    Categories,
+    Columns,
+    Features,
+    InputError,
+    ModelProject,
+    Normalization,
+    Split,
+)
 
 _SHOWN = 5
 _MAX_NAME = 200
+_MAX_ITEM = 8
+"""Bytes of a number that is stored and read back by every library."""
 # Names that the product gives to tensors of its own.
 _RESERVED = frozenset({"raw", "features", "serving", "batch", "probabilities", "prediction", "output"})
 
@@ -44,8 +55,11 @@ def dataset_problems(project: ModelProject, dataset: Any) -> list[str]:
         elif isinstance(data, pd.DataFrame):
             problems += [f"table {name!r}: {problem}" for problem in _table_problems(data)]
         elif isinstance(data, np.ndarray):
-            if data.dtype.hasobject:
-                problems.append(f"array {name!r} has Python objects: use a number type or a table")
+            problems += [f"array {name!r} {problem}" for problem in _stored_array_problems(data)]
+            if project.tables.get(name):
+                problems.append(
+                    f"{name!r} is an array, but `tables` declares its columns: return a DataFrame"
+                )
         else:
             problems.append(f"table {name!r} is {type(data).__name__} instead of a DataFrame or an array")
     return problems
@@ -55,7 +69,7 @@ def features_problems(project: ModelProject, features: Any) -> list[str]:
     """Return what is wrong with the value of `build_features`: names, types, shapes, targets, constants."""
     if not isinstance(features, Features):
         return [f"returned {type(features).__name__} instead of Features"]
-    problems = list(_name_problems(features))
+    problems = list(_split_type_problems(features)) or list(_name_problems(features))
     if problems:
         return problems
     problems += _label_problems(features.labels)
@@ -68,8 +82,28 @@ def features_problems(project: ModelProject, features: Any) -> list[str]:
     return problems or list(_constant_problems(features))
 
 
+def _stored_array_problems(array: np.ndarray) -> Iterator[str]:
+    if array.dtype.hasobject:
+        yield "has Python objects: use a number type or a table"
+    elif isinstance(array, np.ma.MaskedArray):
+        yield "is masked: fill or drop the missing values"
+    elif not array.ndim:
+        yield "has no dimension: return an array with one entry per row"
+    elif array.dtype.kind not in "biufMmUS" or (
+        array.dtype.itemsize > _MAX_ITEM and array.dtype.kind in "iuf"
+    ):
+        yield f"is {array.dtype}: use numbers of at most 64 bits, dates or texts"
+
+
 def _table_problems(table: pd.DataFrame) -> Iterator[str]:
     columns = list(table.columns)
+    if not isinstance(table.index, pd.RangeIndex) and (
+        table.index.names != [None] or not pd.api.types.is_integer_dtype(table.index.dtype)
+    ):
+        yield (
+            f"has the index {', '.join(map(str, table.index.names))} ({type(table.index).__name__}), which is not "
+            "stored: use reset_index()"
+        )
     if bad := [column for column in columns if not isinstance(column, str) or not column]:
         yield f"column names {_list(bad)} are not texts"
         return
@@ -86,6 +120,28 @@ def _table_problems(table: pd.DataFrame) -> Iterator[str]:
                 yield f"column {column!r} mixes {', '.join(kinds)}: convert it to one type"
             elif kinds and kinds[0] in ("list", "dict", "set", "tuple", "ndarray"):
                 yield f"column {column!r} has values of type {kinds[0]}: use one column or row per value"
+            else:
+                yield from _storage_problem(column, values)
+        elif not isinstance(values.dtype, np.dtype):
+            yield from _storage_problem(column, values)
+
+
+def _storage_problem(column: str, values: pd.Series) -> Iterator[str]:
+    """Say why a column of Python objects or of a type of pandas cannot be stored as a plain Parquet column."""
+    import pyarrow as pa
+
+    try:
+        stored = pa.Array.from_pandas(values)
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        yield f"column {column!r} ({values.dtype}) cannot be stored: {' '.join(str(error).split())[:150]}"
+        return
+    inner = stored.type.value_type if pa.types.is_dictionary(stored.type) else stored.type
+    if (
+        pa.types.is_nested(inner)
+        or isinstance(stored, pa.ExtensionArray)
+        or isinstance(values.dtype, pd.SparseDtype)
+    ):
+        yield f"column {column!r} is {values.dtype}: use numbers, texts or dates"
 
 
 def _name_problems(features: Features) -> Iterator[str]:
@@ -132,13 +188,33 @@ def _label_problems(labels: Any) -> Iterator[str]:
         yield f"labels {_list(repeated)} occur more than once"
 
 
+def _split_type_problems(features: Features) -> Iterator[str]:
+    """Find what is not even an array, before anything looks at shapes."""
+    for name, split in features.splits.items():
+        if not isinstance(split, Split):
+            yield f"{name} is {_kind(split)} instead of a Split"
+            continue
+        arrays = split.x if isinstance(split.x, Mapping) else {"": split.x}
+        fields = {f"x[{block!r}]" if block else "x": array for block, array in arrays.items()}
+        for field, value in {**fields, "y": split.y, "weight": split.weight, "keys": split.keys}.items():
+            if not isinstance(value, np.ndarray):
+                yield f"{name}.{field} is {_kind(value)} instead of an array"
+            elif isinstance(value, np.ma.MaskedArray):
+                yield f"{name}.{field} is a masked array: fill or drop the missing values"
+            elif not value.ndim:
+                yield f"{name}.{field} has no dimension: use one entry per row"
+        if not isinstance(split.slices, Mapping) or not all(isinstance(s, str) for s in split.slices):
+            keys = list(split.slices) if isinstance(split.slices, Mapping) else split.slices
+            yield f"{name}.slices is {_kind(split.slices)} of {keys!r:.60}: use a dict of text -> bool array"
+    normalization = features.normalization
+    blocks = features.inputs if isinstance(features.inputs, tuple) else ()
+    constants = [normalization, *(getattr(block, "normalization", None) for block in blocks)]
+    for value in constants:
+        if value is not None and not isinstance(value, Normalization):
+            yield f"normalization is {_kind(value)}: use Normalization.standard() or unit(), or None"
+
+
 def _split_problems(split: Split, features: Features) -> Iterator[str]:
-    if not isinstance(split, Split):
-        yield f"is {type(split).__name__} instead of a Split"
-        return
-    if not isinstance(split.y, np.ndarray):
-        yield f"y is {type(split.y).__name__} instead of an array"
-        return
     rows = len(split.y)
     if not rows:
         yield "y has no entries: add data, or change the split"
@@ -174,7 +250,6 @@ def _time_problems(features: Features) -> Iterator[str]:
     kinds = {
         name: "no times" if split.times is None else getattr(split.times, "dtype", type(split.times).__name__)
         for name, split in features.splits.items()
-        if isinstance(split, Split)
     }
     if len({str(kind) for kind in kinds.values()}) > 1:
         found = ", ".join(f"{name} has {kind}" for name, kind in kinds.items())
@@ -204,8 +279,9 @@ def _array_problems(block: Block, x: Any, rows: int, features: Features) -> Iter
         yield from _category_problems(block, x)
         return
     allowed = ("float32",) if isinstance(block, Columns) else ("float32", "uint8")
-    if x.dtype.name not in allowed:
-        yield f"is {x.dtype}: use {' or '.join(allowed)}, for example x.astype('float32')"
+    if x.dtype not in [np.dtype(name) for name in allowed]:
+        kind = x.dtype if x.dtype.isnative else x.dtype.str
+        yield f"is {kind}: use {' or '.join(allowed)}, for example x.astype('float32')"
     elif isinstance(block, Columns) and (x.ndim != 2 or x.shape[1] != len(block.names)):
         yield f"has shape {x.shape}, and the block has {len(block.names)} column names"
     elif x.ndim < 2 or 0 in x.shape[1:]:
@@ -248,8 +324,8 @@ def _constant_problems(features: Features) -> Iterator[str]:
                 yield f"normalization.{field} has shape {values.shape}, an entry has {shape}"
             elif not np.isfinite(values).all():
                 yield f"normalization.{field} is not finite"
-        if not np.asarray(constants.scale).all():
-            yield "normalization.scale has zeros: a division by them gives infinite inputs"
+        if (np.asarray(constants.scale) <= 0).any():
+            yield "normalization.scale has values of 0 or below: use deviations, or a range from low to high"
 
 
 def _kind(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jukebox_orch.contract import Features, Gates, ModelProject, Split
+from jukebox_orch.ml import project_calls
 from jukebox_orch.ml.artifacts import (
     ChampionScores,
     ComparisonBasis,
@@ -42,7 +43,7 @@ def evaluate(
     with project_keras(project, seed=0):
         prediction = predict(trained.keras_model, features.arrays(test))
     name, baseline = task.baseline(features.train, test)
-    baselines = {name: baseline, **project.baselines(features)}
+    baselines = {name: baseline, **project_calls.baselines(project, features, name)}
     champion_scores, problem = score_champion(project, features, champion)
     basis = ComparisonBasis(
         dataset_name=stored.origin.name if stored.origin else "",

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jukebox_orch.contract import ModelProject
-from jukebox_orch.ml import drift
+from jukebox_orch.ml import drift, project_calls
 from jukebox_orch.ml.artifacts import SourcedDataset, StoredFeatures
-from jukebox_orch.ml.door import features_problems, refuse
 
 
 def make_features(
@@ -19,8 +18,7 @@ def make_features(
         InputError: the data cannot be split by these settings, or the features break the contract.
     """
     tables = dataset.tables
-    features = project.build_features(tables, split, seed)
-    refuse("build_features()", project, features_problems(project, features))
-    profile = drift.profile(project.drift_table(tables))
-    kind = project.split_kind(tables, split)
+    features = project_calls.build_features(project, tables, split, seed)
+    profile = drift.profile(project_calls.drift_table(project, tables))
+    kind = project_calls.split_kind(project, tables, split)
     return StoredFeatures(features, dataset_digest, profile, kind, dataset.origin)

@@ -148,11 +148,13 @@ def load_verified_keras(path: Path, sha256: str) -> keras.Model:
 @contextmanager
 def project_keras(project: ModelProject, seed: int) -> Iterator[Any]:
     """Yield a seeded Keras that knows the project's own classes; undo the global settings that the project changes."""
+    from jukebox_orch.ml.project_calls import custom_objects
+
     keras = seeded_keras(seed)
     config = keras.config
     before = config.floatx(), config.epsilon(), config.image_data_format()
     try:
-        with keras.saving.custom_object_scope(dict(project.custom_objects())):
+        with keras.saving.custom_object_scope(custom_objects(project)):
             yield keras
     finally:
         config.set_dtype_policy("float32")

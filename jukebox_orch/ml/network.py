@@ -102,8 +102,11 @@ def _layers(config: object) -> Iterator[Mapping[str, Any]]:
 def _shape_problems(project: ModelProject, network: Any, features: Features) -> Iterator[str]:
     arrays = features.arrays(features.train)
     outputs = project.task.outputs(features.train, features.labels)
-    if not isinstance(network.output_shape, tuple) or len(network.outputs) != 1:
-        yield f"has the outputs {network.output_shape}: return one tensor of shape (None, {outputs})"
+    # A Sequential model has no `output`, and always one tensor.
+    output = getattr(network, "output", None) if hasattr(network, "operations") else None
+    if isinstance(output, Mapping | list | tuple):
+        kind = type(output).__name__
+        yield f"has a {kind} as output, {network.output_shape}: return one tensor of shape (None, {outputs})"
     elif tuple(network.output_shape) != (None, outputs):
         yield (
             f"has the output shape {network.output_shape}; {project.task.kind} needs (None, {outputs})"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from jukebox_orch.ml.artifacts import OPSET, OnnxModel, OnnxReport, TrainedModel
 from jukebox_orch.ml.keras_runtime import load_keras, model_input, predict, project_keras
 from jukebox_orch.ml.onnx_operators import insert_label_encoder, rewrite_operators, unsupported_operators
 from jukebox_orch.ml.onnx_predictor import OnnxPredictor
+from jukebox_orch.ml.project_calls import custom_objects, error_text
 
 if TYPE_CHECKING:
     import keras
@@ -56,37 +57,82 @@ def try_export(project: ModelProject, model: keras.Model, features: Features) ->
     Raises:
         InputError: names the layer and operator, or what Keras says, and what to do.
     """
-    some = {name: array[:_TRIED_ENTRIES] for name, array in features.arrays(features.train).items()}
+    where = f"{project.name}: build_model():"
+    some, raw = _tried_entries(features)
     try:
-        ours = predict(model, some)
-    except ValueError as error:
+        ours, again = predict(model, some), predict(model, some)
+    except Exception as error:
+        hint = (
+            "; a category that the training split does not have is the code `size - 1`"
+            if _categories(features)
+            else ""
+        )
         raise InputError(
-            f"{project.name}: build_model(): the network cannot predict: {_first_line(error)}; correct its layers"
+            f"{where} the network cannot predict: {error_text(error)}; correct its layers{hint}"
         ) from error
+    if difference := _difference(again, ours):
+        raise InputError(
+            f"{where} the network predicts differently each time, by {difference:.3g}: be random in training only"
+        )
     with tempfile.TemporaryDirectory(prefix="keras-") as folder:
         path = Path(folder) / "model.keras"
         try:
             model.save(path)
-            loaded = load_keras(path)
+            with _only_custom_objects(project):
+                loaded = load_keras(path)
         except Exception as error:
             raise InputError(
-                f"{project.name}: build_model(): the model cannot be stored and loaded without code: "
-                f"{_first_line(error)}; "
-                "name own layers and functions in custom_objects()"
+                f"{where} the model cannot be stored and loaded without code: {error_text(error)}; "
+                "name own layers and functions in custom_objects(); a lambda has no name"
             ) from error
     if difference := _difference(predict(loaded, some), ours):
         raise InputError(
-            f"{project.name}: build_model(): the stored model predicts otherwise, by {difference:.3g}: "
+            f"{where} the stored model predicts otherwise, by {difference:.3g}: "
             "own layers need get_config() with all their arguments"
         )
     predictor = OnnxPredictor(convert(project, model, features, {}))
-    theirs = predictor.predict(features.raw(features.train, slice(_TRIED_ENTRIES)))
-    if (difference := _difference(theirs, ours)) > project.parity_tolerance:
+    if (difference := _difference(predictor.predict(raw), ours)) > project.parity_tolerance:
         raise InputError(
-            f"{project.name}: build_model(): the ONNX file predicts otherwise than Keras, by {difference:.3g} with the "
+            f"{where} the ONNX file predicts otherwise than Keras, by {difference:.3g} with the "
             f"initial weights (parity_tolerance {project.parity_tolerance:g}): replace the layer that differs, or "
             "raise the tolerance"
         )
+
+
+def _tried_entries(features: Features) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the first training entries as the Keras model and as the ONNX file take them.
+
+    The last one has an unknown value in every category: no split may have one, but a client will send it.
+    """
+    x = features.train.x
+    tensors, raw = {}, {}
+    for block in features.blocks:
+        values = (x[block.name] if isinstance(x, Mapping) else x)[:_TRIED_ENTRIES]
+        last = np.array([block.size - 1], np.int32) if isinstance(block, Categories) else values[-1:]
+        values = np.concatenate([values, last])
+        tensors[block.name] = block.tensor(values)
+        raw |= block.raw(values)
+    return tensors, raw
+
+
+def _categories(features: Features) -> bool:
+    return any(isinstance(block, Categories) for block in features.blocks)
+
+
+@contextmanager
+def _only_custom_objects(project: ModelProject) -> Iterator[None]:
+    """Load as another process does: classes that importing the project's layers registers with Keras are unknown."""
+    import keras
+
+    registered = keras.saving.get_custom_objects()
+    before = dict(registered)
+    registered.clear()
+    try:
+        with keras.saving.custom_object_scope(custom_objects(project)):
+            yield
+    finally:
+        registered.clear()
+        registered.update(before)
 
 
 def compare(project: ModelProject, content: bytes, features: Features, keras_test: np.ndarray) -> OnnxReport:
@@ -195,12 +241,6 @@ def _difference(ours: np.ndarray, theirs: np.ndarray, sized_by: np.ndarray | Non
     """
     size = max(1.0, float(np.abs(theirs if sized_by is None else sized_by).max()))
     return float(np.abs(ours - theirs).max()) / size
-
-
-def _first_line(error: Exception) -> str:
-    """Return what Keras says without the colours of a terminal and the values of the call's arguments."""
-    text = re.sub(r"\x1b\[\d*m", "", str(error)).partition("Arguments received by")[0]
-    return " ".join(text.removeprefix("Exception encountered when ").split())[:300]
 
 
 def _renumber_names(graph: onnx.GraphProto) -> None:

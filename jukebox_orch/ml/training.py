@@ -12,6 +12,7 @@ import numpy as np
 
 from jukebox_orch.contract import Features, Hyperparameters, InputError, ModelProject, Split
 from jukebox_orch.contract.memmap import array_digest, release_pages, take_rows
+from jukebox_orch.ml import project_calls
 from jukebox_orch.ml.artifacts import StoredFeatures, TrainedModel, TrainingReport
 from jukebox_orch.ml.keras_runtime import model_input, predict, project_keras, scoring_batch
 from jukebox_orch.ml.network import serving_model
@@ -20,6 +21,7 @@ from jukebox_orch.ml.onnx_export import try_export
 if TYPE_CHECKING:
     import keras
 
+_TRIED_ENTRIES = 8
 _SCORED_ENTRIES, _SCORED_BYTES = 20_000, 256 << 20
 # TensorFlow holds splits up to this size in memory; larger ones are read from their file batch by batch.
 _IN_MEMORY_BYTES = 32 << 20
@@ -74,7 +76,10 @@ def train(
         ).hexdigest(),
         seconds=seconds,
     )
-    return TrainedModel(training, model)
+    import keras
+
+    # The same layers, not compiled: a compiled model would be stored with its loss, which is code and not needed again.
+    return TrainedModel(training, keras.Model(model.input, model.output, name=model.name))
 
 
 def _fit(
@@ -96,12 +101,16 @@ def _fit(
     model = serving_model(project, features, hyperparameters)
     if not refit:
         try_export(project, model, features)
+    first = {name: array[:_TRIED_ENTRIES] for name, array in features.arrays(features.train).items()}
+    loss = project_calls.loss(project, features, hyperparameters, predict(model, first))
     splits = [features.train, features.validation] if refit else [features.train]
     batches, rest = divmod(sum(map(len, splits)), hyperparameters.batch_size)
     model.compile(
         # A refit has the schedule of all epochs too, so its learning rates repeat those of the first training.
-        optimizer=project.optimizer(hyperparameters, hyperparameters.epochs * (batches + bool(rest))),
-        loss=project.loss(features, hyperparameters),
+        optimizer=project_calls.optimizer(
+            project, hyperparameters, hyperparameters.epochs * (batches + bool(rest))
+        ),
+        loss=loss,
         weighted_metrics=list(project.task.keras_metrics),
         steps_per_execution=max(1, min(16, batches)),
         jit_compile=False,  # pyright: ignore[reportArgumentType] # Keras annotates its own default only
@@ -110,7 +119,7 @@ def _fit(
     callbacks: list[keras.callbacks.Callback] = [
         _progress(keras, epochs, "refit epoch" if refit else "epoch", log),
         keras.callbacks.TerminateOnNaN(),
-        *project.callbacks(hyperparameters),
+        *project_calls.callbacks(project, hyperparameters),
     ]
     if hyperparameters.early_stopping_patience and not refit:
         callbacks.append(
@@ -123,14 +132,16 @@ def _fit(
     validation = _batches(
         features, [features.validation], scoring_batch(features.arrays(features.validation))
     )
-    history = model.fit(
-        _training_batches(project, features, splits, hyperparameters, seed),
-        epochs=epochs,
-        validation_data=None if refit else validation,
-        shuffle=False,  # the pipeline shuffles with the seed
-        verbose=0,  # pyright: ignore[reportArgumentType]
-        callbacks=callbacks,
-    ).history
+    batched = _training_batches(project, features, splits, hyperparameters, seed)
+    with project_calls.project_code(project, "the fit, with the project's loss, augmentation and callbacks,"):
+        history = model.fit(
+            batched,
+            epochs=epochs,
+            validation_data=None if refit else validation,
+            shuffle=False,  # the pipeline shuffles with the seed
+            verbose=0,  # pyright: ignore[reportArgumentType]
+            callbacks=callbacks,
+        ).history
     return model, {metric: [float(v) for v in values] for metric, values in history.items()}
 
 
@@ -152,10 +163,15 @@ def _training_batches(
 
     batches = _batches(features, splits, hyperparameters.batch_size, seed)
     if type(project).augment is not ModelProject.augment:
+        project_calls.try_augment(project, next(iter(batches))[0], hyperparameters)
         seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
-        batches = tf.data.Dataset.zip(batches, seeds).map(
-            lambda row, pair: (project.augment(row[0], hyperparameters, tf.cast(pair, tf.int32)), *row[1:])
-        )
+        with project_calls.project_code(project, "augment()"):
+            batches = tf.data.Dataset.zip(batches, seeds).map(
+                lambda row, pair: (
+                    project.augment(row[0], hyperparameters, tf.cast(pair, tf.int32)),
+                    *row[1:],
+                )
+            )
     return batches.prefetch(tf.data.AUTOTUNE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import re
+from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -31,6 +32,8 @@ def write_project(name: str, folder: Path, kind: str = "table") -> Path:
             f"{name!r} is not a valid project name: use lower-case letters, digits and underscores, a letter first, "
             "at most 40 characters, not a Python keyword"
         )
+    if any(entry.name == name for entry in metadata.entry_points(group="jukebox_orch.projects")):
+        raise InputError(f"{name!r} is the name of an installed project: choose another one")
     if importlib.util.find_spec(name) is not None:
         raise InputError(f"{name!r} is the name of an installed package: choose another one")
     target = folder / name
