@@ -27,4 +27,5 @@ for entry in session.get_inputs():
 labels = json.loads(session.get_modelmeta().custom_metadata_map.get("labels", "[]"))
 (outputs,) = session.run(None, inputs)
 for output in outputs:
-    print(", ".join(f"{label}: {value:.2f}" for label, value in zip(labels, output, strict=True)))
+    names = labels or range(len(output))  # a regression may have no names
+    print(", ".join(f"{name}: {value:.2f}" for name, value in zip(names, output, strict=True)))

@@ -24,6 +24,10 @@ class NoDefault(Settings):
     day: str = Field(description="Day of the test split")
 
 
+class TooLong(Hyperparameters):
+    epochs: int = Field(default=0, ge=1, description="Passes over the training split")
+
+
 class Unpinned(Hyperparameters):
     backbones: list[SourceFile] = Field(default_factory=list, description="Pre-trained weights")
 
@@ -69,6 +73,13 @@ PROBLEMS = {
         broken(hyperparameters=Unpinned),
         "has the SourceFile hyperparameters.backbones: use a PinnedFile, whose sha256 is required",
     ),
+    "default out of bounds": (
+        broken(hyperparameters=TooLong),
+        "has the default hyperparameters.epochs = 0: Input should be",
+    ),
+    "limitations None": (broken(limitations=None), "has limitations None, not a text"),
+    "tolerance text": (broken(parity_tolerance="small"), "has the parity_tolerance 'small', not a number"),
+    "tolerance NaN": (broken(parity_tolerance=float("nan")), "has the parity_tolerance nan, not a number"),
     "too few arguments": (
         broken(load=lambda self: {}),
         "has load(self), expected load(self, source)",

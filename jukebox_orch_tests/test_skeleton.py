@@ -83,6 +83,12 @@ def test_name_of_installed_package_is_refused(name: str, tmp_path: Path) -> None
         write_project(name, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["jukebox", "image_processor"])
+def test_name_of_installed_project_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"'{name}' is the name of an installed project"):
+        write_project(name, tmp_path)
+
+
 @pytest.mark.parametrize("name", ["Acme", "1st", "acme-things", "class", "", "../x", "a" * 41])
 def test_invalid_name_is_refused(name: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["new", name, "--folder", str(tmp_path)])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jukebox_orch.contract import Columns, Features, InputError, ModelProject, Tensor
+from jukebox_orch.ml import project_calls
 from jukebox_orch.ml.keras_runtime import model_input
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def serving_model(project: ModelProject, features: Features, hyperparameters: An
         InputError: `build_model` returns something else than a functional network that fits the features; the message
             names every problem and what to do.
     """
-    network = project.build_model(features, hyperparameters)
+    network = project_calls.build_model(project, features, hyperparameters)
     if problems := list(_problems(project, network, features)):
         raise InputError(f"{project.name}: build_model(): {'; '.join(problems)}")
     import keras

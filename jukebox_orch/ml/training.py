@@ -60,6 +60,10 @@ def train(
             )
         seconds += time.perf_counter() - started
         history |= {f"refit_{metric}": values for metric, values in refit.items()}
+    import keras
+
+    # The same layers, not compiled: a compiled model is stored with its loss, which is code and not needed again.
+    model = keras.Model(model.input, model.output, name=model.name)
     name, baseline = project.task.baseline(features.train, features.validation)
     training = TrainingReport(
         features_digest=stored.digest,
@@ -76,10 +80,7 @@ def train(
         ).hexdigest(),
         seconds=seconds,
     )
-    import keras
-
-    # The same layers, not compiled: a compiled model would be stored with its loss, which is code and not needed again.
-    return TrainedModel(training, keras.Model(model.input, model.output, name=model.name))
+    return TrainedModel(training, model)
 
 
 def _fit(

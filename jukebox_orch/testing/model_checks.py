@@ -9,6 +9,7 @@ import numpy as np
 
 from jukebox_orch.contract import Features, ModelProject
 from jukebox_orch.contract.splitting import late_entries
+from jukebox_orch.ml import project_calls
 from jukebox_orch.ml.door import features_problems
 from jukebox_orch.ml.keras_runtime import model_input
 from jukebox_orch.testing.data_checks import Trained
@@ -51,13 +52,9 @@ def check_floor(project: ModelProject, features: Features) -> None:
 
 def check_baselines(project: ModelProject, features: Features) -> None:
     """Check that baselines give finite predictions of the expected shape."""
-    shape = (len(features.test), project.task.outputs(features.test, features.labels))
-    for name, prediction in project.baselines(features).items():
-        assert np.shape(prediction) == shape, (
-            f"baseline {name!r} has shape {np.shape(prediction)}, not {shape}"
-        )
-        assert np.isfinite(prediction).all(), f"baseline {name!r} is not finite"
-        project.task.score(features.test, np.asarray(prediction))
+    own, _ = project.task.baseline(features.train, features.test)
+    for prediction in project_calls.baselines(project, features, own).values():
+        project.task.score(features.test, prediction)
 
 
 def check_augmentation(project: ModelProject, features: Features) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jukebox_orch.contract import Features, InputError, Split, split_by_share, split_by_time
+from jukebox_orch.contract import Categories, Features, InputError, Split, split_by_share, split_by_time
 from jukebox_orch.contract.splitting import late_entries
 
 
@@ -99,6 +99,12 @@ def test_split_by_time_refuses_too_few_times_and_missing_ones() -> None:
         split_by_time(np.array([1, 1, 2]), 0.2, 0.2)
     with pytest.raises(InputError, match="1 rows have no time"):
         split_by_time(np.array([1, np.nan, 3]), 0.2, 0.2)
+    with pytest.raises(
+        InputError, match=r"gap = 51: the times are datetime64\[h\], so give np.timedelta64\(51, 'h'\)"
+    ):
+        split_by_time(HOURS, 0.2, 0.1, gap=51)
+    with pytest.raises(InputError, match="so give a number"):
+        split_by_time(np.arange(100), 0.2, 0.1, gap=np.timedelta64(5, "h"))
     with pytest.raises(InputError, match="a gap of 50 leaves no rows for validation"):
         split_by_time(np.arange(100), 0.2, 0.1, gap=50)
 
@@ -123,3 +129,14 @@ def test_leak_by_time_is_counted_and_told() -> None:
         "test begins 2026-01-05T07",
     )
     assert late_entries(features_of(dict.fromkeys(("train", "validation", "test"))))[0] == 0
+
+
+def test_categories_are_texts_or_whole_numbers() -> None:
+    block = Categories.of_train("code", np.array([20.0, np.nan, 10.0]))
+    assert block.values == (10, 20)
+    assert block.codes(np.array([10.0, np.nan, 30.0, 20.0])).tolist() == [0, 2, 2, 1]
+    for values in (["a", 1], [True, False], [0.5, 1.0], [None], [2**63 - 1, 1]):
+        with pytest.raises(
+            InputError, match="categories 'code' have values of type .*: use texts, or whole numbers"
+        ):
+            Categories.of_train("code", np.array(values, object))
