@@ -137,6 +137,6 @@ def test_categories_are_texts_or_whole_numbers() -> None:
     assert block.codes(np.array([10.0, np.nan, 30.0, 20.0])).tolist() == [0, 2, 2, 1]
     for values in (["a", 1], [True, False], [0.5, 1.0], [None], [2**63 - 1, 1]):
         with pytest.raises(
-            InputError, match="categories 'code' have values of type .*: use texts, or whole numbers"
+            InputError, match=r"categories 'code' have values of type .*: use texts, or whole numbers"
         ):
             Categories.of_train("code", np.array(values, object))
