@@ -8,6 +8,7 @@ LIBRARIES = {
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "pandas": "pandas",
+    "pyarrow": "pyarrow",
     "pydantic": "pydantic",
     "sklearn": "scikit-learn",
     "tensorflow": "tensorflow",
