@@ -29,7 +29,7 @@ class Normalization:
         kind: "standard": zero mean and unit variance per feature over the training split;
             "unit": a fixed range scaled to 0..1.
         offset, scale: float64 arrays that broadcast against one entry of shape `x.shape[1:]`.
-        axis: with "standard", the axis of `x` whose positions have constants of their own, for example -1 for the
+        axis: with "standard", the axis of `x` whose positions each have constants, for example -1 for the
             channels of an image; None: every position of an entry has.
     """
 

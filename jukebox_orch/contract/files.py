@@ -66,7 +66,7 @@ def read_csv(source: Source, sample: Path, **options: Any) -> pd.DataFrame:
         options: for `pandas.read_csv`, for example `dtype={"code": "str"}`.
 
     Raises:
-        InputError: a file is no CSV file; or as `read_bytes`.
+        InputError: a file is not a CSV file; or as `read_bytes`.
         OSError: a server or network failed; a retry may succeed.
     """
     import pandas as pd

@@ -52,5 +52,5 @@ def array_digest(*arrays: np.ndarray) -> str:
     for array in arrays:
         state.update(f"{array.dtype.str}{array.shape}".encode())
         for _, chunk in iter_chunks(np.ascontiguousarray(array).reshape(-1), _DIGEST_CHUNK_ENTRIES):
-            state.update(chunk.view(np.uint8).data)  # as bytes: datetime64 has no buffer of its own
+            state.update(chunk.view(np.uint8).data)  # as bytes: datetime64 has no buffer
     return state.hexdigest()

@@ -28,7 +28,7 @@ _SHOWN = 5
 _MAX_NAME = 200
 _MAX_ITEM = 8
 """Bytes of a number that is stored and read back by every library."""
-# Names that the product gives to tensors of its own.
+# Names that the product gives to its own tensors.
 _RESERVED = frozenset({"raw", "features", "serving", "batch", "probabilities", "prediction", "output"})
 
 

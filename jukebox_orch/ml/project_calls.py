@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import keras
     from matplotlib.figure import Figure
 
+# TensorFlow's errors of memory and of devices have no common base with Python's.
+_SHORTAGES = frozenset({"ResourceExhaustedError", "UnavailableError", "AbortedError"})
 # Errors of other packages in `load` may be those of a server, which a retry may cure.
 _OWN_ERRORS = frozenset({"builtins", "numpy", "pandas", "pyarrow", "keras", "tensorflow"})
 
@@ -149,7 +151,8 @@ def loss(project: ModelProject, features: Features, hyperparameters: Any, predic
         prediction: (k, outputs) float32, of the first k entries of the training split.
 
     Raises:
-        InputError: it is no loss, cannot be computed, or has one value for all entries, so that weights had no effect.
+        InputError: it is not a loss, cannot be computed, or has one value for all entries, so weights would have no
+            effect.
     """
     import keras
 
@@ -248,6 +251,8 @@ def project_code(project: ModelProject, method: str) -> Iterator[None]:
     except (InputError, OSError, MemoryError):
         raise
     except Exception as error:
+        if type(error).__name__ in _SHORTAGES:
+            raise
         if method == "load()" and type(error).__module__.partition(".")[0] not in _OWN_ERRORS:
             raise
         raise InputError(

@@ -164,7 +164,8 @@ def _training_batches(
 
     batches = _batches(features, splits, hyperparameters.batch_size, seed)
     if type(project).augment is not ModelProject.augment:
-        project_calls.try_augment(project, next(iter(batches))[0], hyperparameters)
+        first = {name: tf.constant(x[:_TRIED_ENTRIES]) for name, x in features.arrays(features.train).items()}
+        project_calls.try_augment(project, model_input(first), hyperparameters)
         seeds = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
         with project_calls.project_code(project, "augment()"):
             batches = tf.data.Dataset.zip(batches, seeds).map(

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 
 from jukebox_orch.contract import (
     Categories,
@@ -508,6 +509,14 @@ def test_failing_server_may_be_retried():
 
     with pytest.raises(ConnectionError):
         project_calls.load(calls(load=load), None)
+
+
+def test_shortage_of_memory_may_be_retried():
+    def full(features: Features, hyperparameters: Any) -> Any:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM")
+
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        project_calls.build_model(calls(build_model=full), blob_features(), None)
 
 
 def test_embedding_without_room_for_unknown_values_is_refused():
